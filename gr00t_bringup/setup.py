@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+from glob import glob
+
+from setuptools import find_packages, setup
+
+package_name = "gr00t_bringup"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    description="Launch files, robot configuration, simulated robot and demo of the GR00T suite",
+    license="Apache-2.0",
+    maintainer="GR00T ROS 2 suite contributors",
+    maintainer_email="maintainers@users.noreply.github.com",
+    # An editable install from the suite's root would else be shadowed by the folder of the same name.
+    package_dir={"": "."},
+    packages=find_packages(include=[package_name, package_name + ".*"]),
+    package_data={
+        "gr00t_bringup": [
+            "py.typed",
+            "config/*.xml",
+            "config/*/*.yaml",
+            "sim/*.xml",
+            "checkpoints/*/*",
+            "checkpoints/*/*/*",
+        ],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
+        ("share/" + package_name + "/launch", sorted(glob("launch/*.launch.py"))),
+    ],
+    python_requires=">=3.10",
+    install_requires=[
+        "gr00t_policy_node",
+        "gr00t_training[train]",
+        "mujoco>=3.1",
+        "matplotlib>=3.7",
+    ],
+    extras_require={
+        "test": ["pytest"],
+    },
+    entry_points={
+        "console_scripts": [
+            "sim_node = gr00t_bringup.ros.sim_node:main",
+            "expert_node = gr00t_bringup.ros.expert_node:main",
+            "gr00t_lifecycle = gr00t_bringup.ros.lifecycle:main",
+            "gr00t_demo = gr00t_bringup.demo:main",
+            "gr00t_loop = gr00t_bringup.loop:main",
+        ],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+from setuptools import find_packages, setup
+
+package_name = "gr00t_policy_node"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    description="Drives a robot with a GR00T policy over ROS 2",
+    license="Apache-2.0",
+    maintainer="GR00T ROS 2 suite contributors",
+    maintainer_email="maintainers@users.noreply.github.com",
+    # An editable install from the suite's root would else be shadowed by the folder of the same name.
+    package_dir={"": "."},
+    packages=find_packages(include=[package_name, package_name + ".*"]),
+    package_data={
+        "gr00t_policy_node": [
+            "py.typed",
+        ],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
+    ],
+    python_requires=">=3.10",
+    install_requires=[
+        "gr00t_training[model]",
+        "gr00t_recorder",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "test": ["pytest"],
+    },
+    entry_points={
+        "console_scripts": [
+            "policy_node = gr00t_policy_node.ros.policy_node:main",
+        ],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+from setuptools import find_packages, setup
+
+package_name = "gr00t_recorder"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    description="Records topics or bags into GR00T-flavoured LeRobot datasets",
+    license="Apache-2.0",
+    maintainer="GR00T ROS 2 suite contributors",
+    maintainer_email="maintainers@users.noreply.github.com",
+    # An editable install from the suite's root would else be shadowed by the folder of the same name.
+    package_dir={"": "."},
+    packages=find_packages(include=[package_name, package_name + ".*"]),
+    package_data={
+        "gr00t_recorder": [
+            "py.typed",
+        ],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
+    ],
+    python_requires=">=3.10",
+    install_requires=[
+        "gr00t_training",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.6",
+        "rosbags>=0.11",
+        "mcap>=1.1",
+        "zstandard>=0.21",
+        "lz4>=4.0",
+    ],
+    extras_require={
+        "test": ["pytest"],
+    },
+    entry_points={
+        "console_scripts": [
+            "recorder_node = gr00t_recorder.ros.recorder_node:main",
+            "gr00t_convert_bag = gr00t_recorder.bag.convert_cli:main",
+            "gr00t_play_bag = gr00t_recorder.ros.play_bag:main",
+        ],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a robot is to a policy: keys, their order, channel names, units and how each is normalised.
+
+The embodiment travels with dataset and checkpoint. Where a key comes from on a running robot is the topic map's
+business (`gr00t_recorder.topics.bindings`), never the embodiment's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gr00t_training.errors import ConfigError
+from gr00t_training.settings import load_settings, setting
+
+STATE_COLUMN = "observation.state"
+ACTION_COLUMN = "action"
+IMAGE_COLUMN_PREFIX = "observation.images."
+
+
+class Normalization(str, Enum):
+    """How a key is scaled for the model (formulas: `gr00t_training.transforms.state_action`)."""
+
+    MIN_MAX = "min_max"
+    Q99 = "q99"
+    MEAN_STD = "mean_std"
+    SCALE = "scale"
+    BINARY = "binary"
+    SIN_COS = "sin_cos"
+
+
+class Rotation(str, Enum):
+    """Rotation form of a key; quaternions of datasets are (w, x, y, z)."""
+
+    QUATERNION = "quaternion"
+    ROTATION_6D = "rotation_6d"
+    AXIS_ANGLE = "axis_angle"
+    MATRIX = "matrix"
+    EULER_RPY = "euler_angles_rpy"
+    EULER_RYP = "euler_angles_ryp"
+    EULER_PRY = "euler_angles_pry"
+    EULER_PYR = "euler_angles_pyr"
+    EULER_YRP = "euler_angles_yrp"
+    EULER_YPR = "euler_angles_ypr"
+
+
+class Interpolation(str, Enum):
+    """How a controller may move between two actions of a key."""
+
+    LINEAR = "linear"
+    STEP = "step"
+    SLERP = "slerp"
+
+
+@dataclass(frozen=True)
+class VectorKey:
+    """One named group of channels of the state or the action."""
+
+    names: tuple[str, ...] = setting(description="Channel names in order; joint names where channels are joints.")
+    unit: str = setting("rad", "Unit of every channel (SI; joints in radians, REP 103).")
+    normalization: Normalization | None = setting(None, "How the model's input is scaled; absent: as it is.")
+    rotation: Rotation | None = setting(None, "Rotation form in the dataset; absent: not a rotation.")
+    target_rotation: Rotation | None = setting(None, "Rotation form that the model sees; absent: as in the dataset.")
+    is_absolute: bool = setting(True, "Whether values are absolute; relative actions pad an episode's end with zeros.")
+    interpolation: Interpolation = setting(Interpolation.LINEAR, "How a controller moves between two actions.")
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("names is empty, expected at least one channel name")
+        repeated = {name for name in self.names if self.names.count(name) > 1}
+        if repeated:
+            raise ValueError(f"channel '{min(repeated)}' stands twice in names")
+
+    @property
+    def dim(self) -> int:
+        """Number of channels."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class VideoKey:
+    """One camera as it is stored in the dataset."""
+
+    height: int = setting(description="Stored height [px], even.", ge=2, le=8192)
+    width: int = setting(description="Stored width [px], even.", ge=2, le=8192)
+
+    def __post_init__(self) -> None:
+        if self.height % 2 or self.width % 2:
+            raise ValueError(f"size {self.width}x{self.height} is odd; yuv420p video needs even width and height")
+
+
+@dataclass(frozen=True)
+class ModelKeys:
+    """Which of the recorded keys the model uses, in the order in which it concatenates them."""
+
+    state: tuple[str, ...] = setting((), "State keys; empty: all, in order.")
+    action: tuple[str, ...] = setting((), "Action keys; empty: all, in order.")
+    video: tuple[str, ...] = setting((), "Cameras; empty: all, in order.")
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """A robot's modality layout. Order of `state` and `action` is the order of the dataset's columns."""
+
+    name: str = setting(description="Name of the embodiment, as in the file name.")
+    tag: str = setting(description="GR00T embodiment tag; chooses the model's projector (gr1, new_embodiment).")
+    fps: int = setting(description="Tick rate of dataset and policy [Hz].", ge=1, le=1000)
+    state: Mapping[str, VectorKey] = setting(description="State keys in column order.")
+    action: Mapping[str, VectorKey] = setting(description="Action keys in column order.")
+    video: Mapping[str, VideoKey] = setting(description="Cameras.")
+    language: str = setting("human.task_description", "Annotation key that holds the instruction.")
+    robot_type: str = setting("", "Robot name written to the dataset; empty: the embodiment's name.")
+    action_horizon: int = setting(16, "Ticks in one action chunk.", ge=1, le=1000)
+    model: ModelKeys = setting(default_factory=ModelKeys, description="Keys the model uses; absent: all.")
+
+    def __post_init__(self) -> None:
+        for kind in ("state", "action", "video"):
+            declared = getattr(self, kind)
+            if not declared:
+                raise ValueError(f"{kind} is empty, expected at least one key")
+            for key in getattr(self.model, kind):
+                if key not in declared:
+                    raise ValueError(f"model.{kind}: '{key}' is not declared under {kind} ({', '.join(declared)})")
+            for key in declared:
+                if not key.replace("_", "").isalnum():
+                    raise ValueError(f"{kind} key '{key}': use letters, digits and '_' (no '.' or '/')")
+        for kind in ("state", "action"):
+            names = column_names(getattr(self, kind))
+            repeated = {name for name in names if names.count(name) > 1}
+            if repeated:
+                raise ValueError(f"{kind}: channel '{min(repeated)}' stands in two keys; a channel has one place")
+
+    @property
+    def step_ns(self) -> int:
+        """Tick period, nanoseconds (rounded; use `tick_ns` for the k-th tick)."""
+        return round(1e9 / self.fps)
+
+    @property
+    def state_keys(self) -> tuple[str, ...]:
+        """State keys that the model uses, in order of concatenation."""
+        return self.model.state or tuple(self.state)
+
+    @property
+    def action_keys(self) -> tuple[str, ...]:
+        """Action keys that the model produces, in order of concatenation."""
+        return self.model.action or tuple(self.action)
+
+    @property
+    def video_keys(self) -> tuple[str, ...]:
+        """Cameras that the model sees, in order."""
+        return self.model.video or tuple(self.video)
+
+    def fingerprint(self) -> str:
+        """Return a short hash of everything that must agree between dataset, checkpoint and robot."""
+        text = json.dumps(to_mapping(self), sort_keys=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_embodiment(name_or_path: str | Path) -> Embodiment:
+    """Load a shipped embodiment by name, or any embodiment from its YAML or JSON file.
+
+    Raises:
+        ConfigError: no such embodiment, or the file is wrong (names file and line).
+    """
+    shipped = shipped_embodiments()
+    if str(name_or_path) in shipped:
+        with resources.as_file(_shipped_folder() / f"{name_or_path}.yaml") as path:
+            return load_settings(Embodiment, path)
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            f"embodiment '{name_or_path}': neither a file nor a shipped embodiment ({', '.join(shipped)})"
+        )
+    return load_settings(Embodiment, path)
+
+
+def shipped_embodiments() -> list[str]:
+    """Names of the embodiments that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped_folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def to_mapping(embodiment: Embodiment) -> dict[str, Any]:
+    """Return the embodiment as plain JSON types; `load_embodiment` reads them back equal."""
+    return json.loads(json.dumps(dataclasses.asdict(embodiment)))
+
+
+def modality_layout(embodiment: Embodiment) -> dict[str, Any]:
+    """Derive GR00T's `meta/modality.json` (spec: lerobot_dataset, section `modality.json`)."""
+
+    def slices(keys: Mapping[str, VectorKey]) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        start = 0
+        for key, vector in keys.items():
+            entries[key] = {"start": start, "end": start + vector.dim, "absolute": vector.is_absolute}
+            if vector.rotation:
+                entries[key]["rotation_type"] = vector.rotation.value
+            start += vector.dim
+        return entries
+
+    return {
+        "state": slices(embodiment.state),
+        "action": slices(embodiment.action),
+        "video": {key: {"original_key": IMAGE_COLUMN_PREFIX + key} for key in embodiment.video},
+        "annotation": {embodiment.language: {"original_key": "task_index"}},
+    }
+
+
+def column_names(keys: Mapping[str, VectorKey]) -> list[str]:
+    """Channel names of a whole column, keys concatenated in order."""
+    return [name for vector in keys.values() for name in vector.names]
+
+
+def differences(found: Embodiment, expected: Embodiment) -> list[str]:
+    """List what two embodiments disagree on, one item with both values per entry; empty when they agree."""
+    return _differences(to_mapping(found), to_mapping(expected), "")
+
+
+def _differences(found: Any, expected: Any, place: str) -> list[str]:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        items = []
+        if list(found) != list(expected):
+            items.append(f"{place or 'keys'}: found [{', '.join(found)}], expected [{', '.join(expected)}]")
+        for key in [key for key in expected if key in found]:
+            items += _differences(found[key], expected[key], f"{place}.{key}" if place else key)
+        return items
+    return [] if found == expected else [f"{place}: found {found}, expected {expected}"]
+
+
+def _shipped_folder() -> Any:
+    return resources.files("gr00t_training") / "embodiments"

@@ -1,0 +1,271 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Typed settings: one frozen dataclass per concern, filled from YAML, a command line or ROS parameters.
+
+The dataclass is the only place that knows a name, a type, a default, a unit and a bound. A YAML file is read with
+its line numbers, so that every complaint names the file and the line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from gr00t_training.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    description: str = "",
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    read_only: bool = False,
+    default_factory: Any = dataclasses.MISSING,
+) -> Any:
+    """Declare a dataclass field that documents and checks itself.
+
+    Args:
+        default: value when none is given; leave out for a required setting.
+        description: one sentence, with the unit in square brackets.
+        ge: smallest allowed value.
+        le: largest allowed value.
+        read_only: whether a ROS parameter of this name is refused after start.
+        default_factory: makes the default where it is a container.
+    """
+    metadata = {"description": description, "ge": ge, "le": le, "read_only": read_only}
+    return dataclasses.field(default=default, default_factory=default_factory, kw_only=True, metadata=metadata)
+
+
+def load_settings(cls: type[T], path: str | Path) -> T:
+    """Read a YAML file into the dataclass `cls`.
+
+    Raises:
+        ConfigError: file missing, not YAML, unknown or missing key, wrong type or value; names file and line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return parse_settings(cls, text, str(path))
+
+
+def parse_settings(cls: type[T], text: str, source: str) -> T:
+    """Read YAML text into the dataclass `cls`; `source` names the text in errors."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem}") from error
+    if node is None:
+        raise ConfigError(f"{source}:1: the file is empty, expected the keys of {cls.__name__}")
+    return _build(cls, node, _Place(source, ""))
+
+
+def check_bounds(instance: Any) -> None:
+    """Hold every bounded field of a settings dataclass against its bounds; ValueError names the field."""
+    for field in dataclasses.fields(instance):
+        _check_bound(field, getattr(instance, field.name))
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add one `--option` per field of a settings dataclass; nothing is set unless given."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        option = "--" + field.name.replace("_", "-")
+        default = _default_of(field)
+        text = field.metadata.get("description", "").replace("%", "%%")
+        if default is not dataclasses.MISSING:
+            text += f" (default: {default.value if isinstance(default, Enum) else default})"
+        kind = _plain_type(hints[field.name])
+        common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
+        elif isinstance(kind, type) and issubclass(kind, Enum):
+            parser.add_argument(option, choices=[member.value for member in kind], **common)
+        elif kind is tuple:
+            parser.add_argument(option, nargs="*", **common)
+        else:
+            required = default is dataclasses.MISSING
+            parser.add_argument(option, type=kind, required=required, metavar=field.name.upper(), **common)
+
+
+def from_arguments(cls: type[T], namespace: argparse.Namespace) -> T:
+    """Build the settings dataclass from parsed arguments.
+
+    Raises:
+        ConfigError: a value is outside its bounds.
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if hasattr(namespace, field.name):
+            value = getattr(namespace, field.name)
+            kind = _plain_type(hints[field.name])
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                value = kind(value)
+            values[field.name] = tuple(value) if kind is tuple else value
+    return build_settings(cls, values)
+
+
+def build_settings(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Make the dataclass from plain values and check its bounds.
+
+    Raises:
+        ConfigError: a value is outside its bounds, unknown or missing.
+    """
+    try:
+        instance = cls(**values)
+        check_bounds(instance)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{cls.__name__}: {error}") from error
+    return instance
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    source: str
+    path: str
+
+    def inside(self, key: str | int) -> _Place:
+        return _Place(self.source, f"{self.path}.{key}" if self.path else str(key))
+
+    def error(self, node: yaml.Node, message: str) -> ConfigError:
+        subject = f" {self.path}:" if self.path else ""
+        return ConfigError(f"{self.source}:{node.start_mark.line + 1}:{subject} {message}")
+
+
+def _build(hint: Any, node: yaml.Node, place: _Place) -> Any:
+    """Turn a YAML node into a value of the type `hint`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return yaml.SafeLoader("").construct_document(node)
+    if origin in (typing.Union, types.UnionType):
+        return _build_union(arguments, node, place)
+    if dataclasses.is_dataclass(hint):
+        return _build_dataclass(hint, node, place)  # type: ignore[arg-type]
+    if origin is tuple:
+        return tuple(_build(arguments[0], item, place.inside(i)) for i, item in enumerate(_items(node, place)))
+    if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])):
+        return {key: _build(arguments[1], value, place.inside(key)) for key, _, value in _entries(node, place)}
+    return _build_scalar(hint, node, place)
+
+
+def _build_union(options: Sequence[Any], node: yaml.Node, place: _Place) -> Any:
+    is_null = isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+    if is_null and type(None) in options:
+        return None
+    options = [option for option in options if option is not type(None)]
+    if len(options) == 1:
+        return _build(options[0], node, place)
+    for option in options:
+        is_scalar_type = isinstance(option, type) and not dataclasses.is_dataclass(option)
+        if is_scalar_type == isinstance(node, yaml.ScalarNode):
+            return _build(option, node, place)
+    raise place.error(node, f"expected {' or '.join(_type_name(option) for option in options)}")
+
+
+def _build_dataclass(cls: type[T], node: yaml.Node, place: _Place) -> T:
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, key_node, value_node in _entries(node, place):
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(fields)}"
+            raise place.error(key_node, f"unknown key '{key}'; {remedy}")
+        values[key] = _build(hints[key], value_node, place.inside(key))
+        try:
+            _check_bound(fields[key], values[key])
+        except ValueError as error:
+            raise place.error(value_node, str(error)) from error
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise place.error(node, f"missing key '{missing[0]}': {fields[missing[0]].metadata.get('description', '')}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise place.error(node, str(error)) from error
+
+
+def _build_scalar(hint: Any, node: yaml.Node, place: _Place) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise place.error(node, f"expected {_type_name(hint)}, found a {node.id}")
+    value = yaml.SafeLoader("").construct_document(node)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        allowed = [member.value for member in hint]
+        if value not in allowed:
+            raise place.error(node, f"'{node.value}' is not one of {', '.join(map(str, allowed))}")
+        return hint(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
+        raise place.error(node, f"expected {_type_name(hint)}, found '{node.value}'")
+    return value
+
+
+def _entries(node: yaml.Node, place: _Place) -> list[tuple[str, yaml.Node, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        raise place.error(node, f"expected a mapping of keys to values, found a {node.id}")
+    seen: dict[str, int] = {}
+    entries = []
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        if key in seen:
+            raise place.error(key_node, f"key '{key}' stands twice, first on line {seen[key]}")
+        seen[key] = key_node.start_mark.line + 1
+        entries.append((key, key_node, value_node))
+    return entries
+
+
+def _items(node: yaml.Node, place: _Place) -> list[yaml.Node]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise place.error(node, f"expected a list, found a {node.id}")
+    return node.value
+
+
+def _check_bound(field: dataclasses.Field, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low, high = field.metadata.get("ge"), field.metadata.get("le")
+    # negated comparisons, so that NaN is refused too
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        limits = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+        raise ValueError(f"{field.name} is {value}, expected {limits}")
+
+
+def _plain_type(hint: Any) -> Any:
+    """`X | None` -> X, `tuple[X, ...]` -> tuple, anything else unchanged."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    return tuple if typing.get_origin(hint) is tuple else hint
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _type_name(hint: Any) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))

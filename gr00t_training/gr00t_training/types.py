@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Values that cross the boundaries between packages.
+
+Arrays in them are to be treated as read-only: they are shared, not copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Everything a robot showed and was told at one tick: one row of an episode."""
+
+    tick_ns: int  # time of the row on the robot's clock
+    state: Mapping[str, np.ndarray]  # key -> (D,) float64, embodiment units
+    action: Mapping[str, np.ndarray]  # key -> (D,) float64, embodiment units; empty when only observing
+    images: Mapping[str, np.ndarray]  # key -> (H, W, 3) uint8 RGB
+    task: str = ""
+    ages_ns: Mapping[str, int] = field(default_factory=dict)  # "state.arm" -> tick - stamp of the sample used
+    filled: frozenset[str] = frozenset()  # bindings whose sample was older than their tolerance
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy is asked about."""
+
+    images: Mapping[str, np.ndarray]  # key -> (T, H, W, 3) uint8 RGB, oldest first
+    state: Mapping[str, np.ndarray]  # key -> (T, D) float64, embodiment units
+    instruction: str
+    stamp_ns: int = 0  # tick of the newest row
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Actions for `H` consecutive ticks, in robot units, already un-normalised and absolute."""
+
+    actions: Mapping[str, np.ndarray]  # key -> (H, D) float64
+    start_ns: int  # stamp of the observation this answers; row i is due at start_ns + i * step_ns
+    step_ns: int  # tick period the policy was trained at
+
+    @property
+    def horizon(self) -> int:
+        """Number of ticks in the chunk."""
+        return next(iter(self.actions.values())).shape[0]
+
+    @property
+    def end_ns(self) -> int:
+        """Time at which the last row is due."""
+        return self.start_ns + (self.horizon - 1) * self.step_ns

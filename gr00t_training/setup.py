@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+from setuptools import find_packages, setup
+
+package_name = "gr00t_training"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    description="GR00T models, LeRobot datasets, fine-tuning and the policy, without ROS",
+    license="Apache-2.0",
+    maintainer="GR00T ROS 2 suite contributors",
+    maintainer_email="maintainers@users.noreply.github.com",
+    # An editable install from the suite's root would else be shadowed by the folder of the same name.
+    package_dir={"": "."},
+    packages=find_packages(include=[package_name, package_name + ".*"]),
+    package_data={
+        "gr00t_training": [
+            "py.typed",
+            "embodiments/*.yaml",
+            "tokenizers/*/*.json",
+        ],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
+    ],
+    python_requires=">=3.10",
+    install_requires=[
+        "numpy>=1.26",
+        "PyYAML>=6",
+        "pyarrow>=14",
+        "av>=12",
+    ],
+    extras_require={
+        "test": ["pytest"],
+        "model": [
+            "torch>=2.4",
+            "safetensors>=0.4",
+            "tokenizers>=0.20",
+        ],
+        "train": [
+            "torch>=2.4",
+            "safetensors>=0.4",
+            "tokenizers>=0.20",
+            "tensorboard>=2.14",
+            "tqdm>=4.60",
+            "matplotlib>=3.7",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "gr00t_finetune = gr00t_training.cli.finetune:main",
+            "gr00t_evaluate = gr00t_training.cli.evaluate:main",
+            "gr00t_validate_dataset = gr00t_training.cli.validate_dataset:main",
+        ],
+    },
+    zip_safe=False,
+)
