@@ -184,7 +184,9 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
 
 def shipped_embodiments() -> list[str]:
     """Names of the embodiments that come with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped_folder().iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in _shipped_folder().iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def to_mapping(embodiment: Embodiment) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def from_arguments(cls: type[T], namespace: argparse.Namespace) -> T:
         if hasattr(namespace, field.name):
             value = getattr(namespace, field.name)
             kind = _plain_type(hints[field.name])
-            if isinstance(kind, type) and issubclass(kind, Enum):
+            if kind is tuple or (isinstance(kind, type) and issubclass(kind, Enum)):
                 value = kind(value)
-            values[field.name] = tuple(value) if kind is tuple else value
+            values[field.name] = value
     return build_settings(cls, values)
 
 
@@ -203,7 +203,7 @@ def _build_dataclass(cls: type[T], node: yaml.Node, place: _Place) -> T:
 
 def _build_scalar(hint: Any, node: yaml.Node, place: _Place) -> Any:
     if not isinstance(node, yaml.ScalarNode):
-        raise place.error(node, f"expected {_type_name(hint)}, found a {node.id}")
+        raise place.error(node, f"expected {_type_name(hint)}, found a {_node_kind(node)}")
     value = yaml.SafeLoader("").construct_document(node)
     if isinstance(hint, type) and issubclass(hint, Enum):
         allowed = [member.value for member in hint]
@@ -214,14 +214,14 @@ def _build_scalar(hint: Any, node: yaml.Node, place: _Place) -> Any:
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
+    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise place.error(node, f"expected {_type_name(hint)}, found '{node.value}'")
     return value
 
 
 def _entries(node: yaml.Node, place: _Place) -> list[tuple[str, yaml.Node, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
-        raise place.error(node, f"expected a mapping of keys to values, found a {node.id}")
+        raise place.error(node, f"expected a mapping of keys to values, found a {_node_kind(node)}")
     seen: dict[str, int] = {}
     entries = []
     for key_node, value_node in node.value:
@@ -235,8 +235,12 @@ def _entries(node: yaml.Node, place: _Place) -> list[tuple[str, yaml.Node, yaml.
 
 def _items(node: yaml.Node, place: _Place) -> list[yaml.Node]:
     if not isinstance(node, yaml.SequenceNode):
-        raise place.error(node, f"expected a list, found a {node.id}")
+        raise place.error(node, f"expected a list, found a {_node_kind(node)}")
     return node.value
+
+
+def _node_kind(node: yaml.Node) -> str:
+    return {yaml.ScalarNode: "single value", yaml.SequenceNode: "list", yaml.MappingNode: "mapping"}[type(node)]
 
 
 def _check_bound(field: dataclasses.Field, value: Any) -> None:
