@@ -35,7 +35,9 @@ setup(
     install_requires=[
         "gr00t_policy_node",
         "gr00t_training[train]",
-        "mujoco>=3.1",
+        "mujoco>=3.2",
+        "opencv-python-headless>=4.6",
+        "numpy>=1.26",
         "matplotlib>=3.7",
     ],
     extras_require={
@@ -45,7 +47,7 @@ setup(
         "console_scripts": [
             "sim_node = gr00t_bringup.ros.sim_node:main",
             "expert_node = gr00t_bringup.ros.expert_node:main",
-            "gr00t_lifecycle = gr00t_bringup.ros.lifecycle:main",
+            "demo_driver = gr00t_bringup.ros.demo_driver:main",
             "gr00t_demo = gr00t_bringup.demo:main",
             "gr00t_loop = gr00t_bringup.loop:main",
         ],

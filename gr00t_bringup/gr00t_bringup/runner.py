@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Start and stop the suite's executables without `ros2 launch`, which does not exist outside a ROS installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from gr00t_bringup.robots import fastdds_profile
+from gr00t_training.errors import Gr00tError
+
+# How long a process may take to end after each signal before the next, harsher one.
+STOP_SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+LOCAL_DOMAIN = "87"
+
+
+class ProcessError(Gr00tError):
+    """A process ended with an error or did not start."""
+
+
+class Runner:
+    """Processes of one run; as a context it stops them all at the end, the newest first."""
+
+    def __init__(self, log_folder: Path, *, domain_id: str | None = None) -> None:
+        """Write each process's output to `<log_folder>/<name>.log`.
+
+        Args:
+            log_folder: is made.
+            domain_id: ROS domain; None: that of the environment, or one of our own so that no real robot is met.
+        """
+        self._logs = log_folder
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = ros_environment(domain_id)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_all()
+
+    def start(self, name: str, command: Sequence[str | Path]) -> None:
+        """Start an executable of the suite in the background.
+
+        Raises:
+            ProcessError: there is no such executable.
+        """
+        log = (self._logs / f"{name}.log").open("wb")
+        with log:
+            self._processes[name] = subprocess.Popen(
+                [executable(str(command[0])), *map(str, command[1:])],
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this program only, which then stops them in order
+            )
+
+    def run(self, name: str, command: Sequence[str | Path], *, timeout_s: float) -> None:
+        """Start an executable and wait for its end.
+
+        Raises:
+            ProcessError: it failed or took too long; names its log.
+        """
+        self.start(name, command)
+        self.wait(name, timeout_s=timeout_s)
+
+    def wait(self, name: str, *, timeout_s: float) -> None:
+        """Wait for the end of a process, while every other one must live.
+
+        Raises:
+            ProcessError: it or another one failed, or it took too long; names the log.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        process = self._processes[name]
+        while process.poll() is None:
+            self.check()
+            if time.monotonic() > deadline_s:
+                self.stop(name)
+                raise ProcessError(f"{name} did not end within {timeout_s:.0f} s; see {self._log(name)}")
+            time.sleep(0.05)
+        del self._processes[name]
+        if process.returncode != 0:
+            raise ProcessError(f"{name} failed with exit code {process.returncode}: {self._last_line(name)}")
+
+    def check(self) -> None:
+        """Raise ProcessError when a background process has failed."""
+        for name, process in self._processes.items():
+            if process.poll() not in (None, 0):
+                raise ProcessError(f"{name} failed with exit code {process.returncode}: {self._last_line(name)}")
+
+    def stop(self, name: str) -> None:
+        """Let a process finish, with growing insistence."""
+        process = self._processes.pop(name)
+        for number, patience_s in STOP_SIGNALS:
+            if process.poll() is not None:
+                return
+            os.killpg(process.pid, number)
+            try:
+                process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def stop_all(self) -> None:
+        """Stop every process, the newest first."""
+        for name in reversed(list(self._processes)):
+            self.stop(name)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def _last_line(self, name: str) -> str:
+        lines = self._log(name).read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'no output'} (log: {self._log(name)})"
+
+
+def ros_environment(domain_id: str | None = None) -> dict[str, str]:
+    """Return the environment for nodes that talk on this host only, with room for images in shared memory."""
+    environment = dict(os.environ)
+    environment["ROS_DOMAIN_ID"] = domain_id or environment.get("ROS_DOMAIN_ID", LOCAL_DOMAIN)
+    if environment.get("ROS_DISTRO") == "humble":
+        environment.setdefault("ROS_LOCALHOST_ONLY", "1")
+    else:
+        environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    environment.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(fastdds_profile()))
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def executable(name: str) -> str:
+    """Return the path of one of the suite's executables.
+
+    Raises:
+        ProcessError: it is installed neither beside this Python nor on the PATH.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise ProcessError(f"executable '{name}' not found beside {sys.executable} or on the PATH; install the suite")
+    return found

@@ -1,0 +1,338 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of the simulated robot as processes of their own, seen from another one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from builtin_interfaces.msg import Duration  # noqa: E402
+from geometry_msgs.msg import Pose, PoseArray  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from rclpy.time import Time  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
+from std_msgs.msg import Float64MultiArray, Header, String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
+
+from gr00t_bringup.ros.sim_node import SimSettings  # noqa: E402
+from gr00t_bringup.sim.kinematics import JOINTS, home_positions  # noqa: E402
+from gr00t_bringup.sim.robot import HOME_NOISE_RAD  # noqa: E402
+from gr00t_recorder.topics.bindings import load_topic_map  # noqa: E402
+from gr00t_training.settings import load_settings  # noqa: E402
+
+CONFIG = resources.files("gr00t_bringup") / "config" / "sim_arm"
+DEADLINE_S = 30.0
+
+
+def _launch(domain, module, *arguments, **variables):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    command = [sys.executable, "-c", f"from gr00t_bringup.ros.{module} import main; main()", "--ros-args", *arguments]
+    return subprocess.Popen(command, env={**environment, **variables}, stderr=subprocess.PIPE, text=True)
+
+
+def _stop(process):
+    """End a node as Ctrl-C does; returns its exit code."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+    return process.returncode
+
+
+class Peer:
+    """The other side of the simulated robot's topics."""
+
+    def __init__(self, domain):
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = rclpy.create_node("peer", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def listen(self, message_type, topic, qos=50):
+        received = []
+        self.node.create_subscription(message_type, topic, received.append, qos)
+        return received
+
+    def until(self, condition, what):
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen within {DEADLINE_S} s"
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def call(self, name):
+        client = self.node.create_client(Trigger, name)
+        self.until(client.service_is_ready, f"service {name}")
+        future = client.call_async(Trigger.Request())
+        self.until(future.done, f"answer of {name}")
+        return future.result()
+
+    def close(self):
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_discovery():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield
+
+
+@pytest.fixture(scope="module")
+def sim():
+    process = _launch(61, "sim_node", "-p", "seed:=10")
+    peer = Peer(61)
+    joints = peer.listen(JointState, "joint_states")
+    try:
+        peer.until(lambda: joints, "the first joint state")
+        yield peer
+    finally:
+        peer.close()
+        exit_code = _stop(process)
+    assert exit_code == 0
+
+
+def _stamp_ns(message):
+    return Time.from_msg(message.header.stamp).nanoseconds
+
+
+def _fresh(peer, joints):
+    """Return the positions of a joint state that arrives after now."""
+    count = len(joints)
+    peer.until(lambda: len(joints) > count, "a joint state")
+    return dict(zip(joints[-1].name, joints[-1].position, strict=True))
+
+
+def _trajectory(names, positions, seconds):
+    point = JointTrajectoryPoint(positions=positions)
+    point.time_from_start = Duration(sec=int(seconds), nanosec=round(seconds % 1 * 1e9))
+    return JointTrajectory(joint_names=names, points=[point])
+
+
+def _publisher(peer, message_type, topic):
+    publisher = peer.node.create_publisher(message_type, topic, 1)
+    peer.until(lambda: publisher.get_subscription_count() == 1, f"a subscriber of {topic}")
+    return publisher
+
+
+def test_joint_states_keep_their_rate_while_both_cameras_stream(sim):
+    joints = sim.listen(JointState, "joint_states")
+    cameras = {camera: sim.listen(Image, f"{camera}/image_raw") for camera in ("front", "wrist")}
+    sim.until(lambda: len(joints) >= 300, "300 joint states")
+    stamps = [_stamp_ns(message) for message in joints]
+    rate_hz = (len(joints) - 1) / (stamps[-1] - stamps[0]) * 1e9
+    assert 95.0 < rate_hz < 105.0
+    assert np.median(np.diff(stamps)) == pytest.approx(1e7, rel=0.05)
+    assert list(joints[-1].name) == list(JOINTS)
+    assert len(joints[-1].position) == len(joints[-1].velocity) == 6
+    for images in cameras.values():
+        assert 52 <= len(images) <= 65  # 20 Hz for 3 s, without the moment in which subscriptions match
+
+
+def test_images_are_rgb_and_stamped_with_the_joint_state_they_show(sim):
+    joints = sim.listen(JointState, "joint_states")
+    front, wrist = (sim.listen(Image, f"{camera}/image_raw") for camera in ("front", "wrist"))
+    sim.until(lambda: len(front) >= 10 and len(wrist) >= 10, "ten images")
+    sim.until(lambda: _stamp_ns(joints[-1]) >= _stamp_ns(front[-1]), "the joint state of the last image")
+    for camera, images in (("front", front), ("wrist", wrist)):
+        image = images[-1]
+        assert (image.encoding, image.height, image.width, image.step) == ("rgb8", 240, 320, 960)
+        assert len(image.data) == 240 * 960
+        assert image.header.frame_id == f"{camera}_optical_frame"
+    assert np.median(np.diff([_stamp_ns(image) for image in front])) == pytest.approx(5e7, rel=0.05)
+    assert {_stamp_ns(image) for image in front[-5:]} & {_stamp_ns(image) for image in wrist}
+    assert {_stamp_ns(image) for image in front[-5:]} <= {_stamp_ns(message) for message in joints}
+    # the floor of the bin, left of the centre in the front image, is bluish: channels are not swapped
+    pixels = np.frombuffer(front[-1].data, np.uint8).reshape(240, 320, 3).astype(int)
+    red, _, blue = pixels[140:150, 60:80].mean(axis=(0, 1))
+    assert blue > red + 10
+
+
+def test_a_trajectory_takes_its_time(sim):
+    sim.call("sim/reset")
+    joints = sim.listen(JointState, "joint_states")
+    commands = _publisher(sim, JointTrajectory, "arm_controller/joint_trajectory")
+    start = _fresh(sim, joints)
+    commands.publish(_trajectory(["shoulder_pan"], [0.8], 1.0))
+    joints.clear()
+    sim.until(lambda: joints and joints[-1].position[0] > 0.78, "arrival")
+    stamps = np.array([_stamp_ns(message) for message in joints]) / 1e9
+    pan = np.array([message.position[0] for message in joints])
+    moving_s = stamps[pan > start["shoulder_pan"] + 0.02][0]
+    assert 0.8 < stamps[-1] - moving_s < 1.5
+    halfway = np.interp(moving_s + 0.5, stamps, pan)
+    assert 0.25 < halfway < 0.55
+    assert joints[-1].position[1] == pytest.approx(start["shoulder_lift"], abs=0.02)
+
+
+def test_a_point_at_time_zero_is_gone_to_at_once(sim):
+    sim.call("sim/reset")
+    joints = sim.listen(JointState, "joint_states")
+    commands = _publisher(sim, JointTrajectory, "arm_controller/joint_trajectory")
+    joints.clear()
+    commands.publish(_trajectory(["wrist_roll", "gripper"], [0.4, 0.6], 0.0))
+    sim.until(lambda: joints and joints[-1].position[4] > 0.38 and joints[-1].position[5] > 0.57, "arrival")
+    assert _stamp_ns(joints[-1]) - _stamp_ns(joints[0]) < 1e9
+
+
+def test_positions_as_an_array_are_obeyed_and_faulty_commands_ignored(sim):
+    sim.call("sim/reset")
+    joints = sim.listen(JointState, "joint_states")
+    array_commands = _publisher(sim, Float64MultiArray, "forward_position_controller/commands")
+    trajectories = _publisher(sim, JointTrajectory, "arm_controller/joint_trajectory")
+    target = home_positions()
+    target[0] = -0.5
+    array_commands.publish(Float64MultiArray(data=target.tolist()))
+    sim.until(lambda: joints and abs(joints[-1].position[0] + 0.5) < 0.01, "arrival")
+    array_commands.publish(Float64MultiArray(data=[1.0, 2.0]))
+    array_commands.publish(Float64MultiArray(data=[float("nan")] * 6))
+    trajectories.publish(_trajectory(["no_such_joint"], [1.0], 0.0))
+    trajectories.publish(_trajectory(["shoulder_pan"], [1.0, 2.0], 0.0))
+    trajectories.publish(_trajectory(["shoulder_pan"], [float("inf")], 0.0))
+    trajectories.publish(JointTrajectory())
+    count = len(joints)
+    sim.until(lambda: len(joints) > count + 50, "half a second")
+    np.testing.assert_allclose(joints[-1].position, target, atol=0.03)
+
+
+def test_reset_starts_the_next_seed_and_tells_the_task_to_those_who_come_late(sim):
+    first = json.loads(sim.call("sim/reset").message)
+    second = json.loads(sim.call("sim/reset").message)
+    assert second["seed"] == first["seed"] + 1
+    tasks = sim.listen(String, "task", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    sim.until(lambda: tasks, "the task")
+    assert tasks[-1].data == second["task"]
+    joints = sim.listen(JointState, "joint_states")
+    sim.until(lambda: joints and _stamp_ns(joints[-1]) >= second["stamp_ns"], "a joint state of the new scene")
+    np.testing.assert_allclose(joints[-1].position, home_positions(), atol=HOME_NOISE_RAD + 0.005)
+    verdict = sim.call("sim/success")
+    assert not verdict.success
+    assert "does not lie in the bin" in verdict.message
+
+
+def test_the_expert_demonstrates_marks_the_episodes_and_ends():
+    robot = _launch(
+        62, "sim_node", "-p", "clock:=sim", "-p", "speed:=4.0", "-p", "camera_hz:=5", "-p", "image_format:=jpeg"
+    )
+    peer = Peer(62)
+    events = peer.listen(String, "episode/events")
+    leader = peer.listen(JointState, "leader/joint_states", 1000)
+    images = peer.listen(CompressedImage, "wrist/image_raw/compressed")
+    clock = peer.listen(Clock, "/clock")
+    expert = None
+    try:
+        arguments = ("-p", "use_sim_time:=true", "-p", "episodes:=2", "-p", "wait_for_recorder:=true")
+        expert = _launch(62, "expert_node", *arguments, "-p", "pause_s:=0.5")
+        peer.until(lambda: expert.poll() is not None, "the end of the expert")
+        assert expert.returncode == 0
+        peer.until(lambda: len(events) >= 4, "four events")
+        assert peer.call("sim/success").success
+    finally:
+        peer.close()
+        if expert is not None:
+            _stop(expert)
+        assert _stop(robot) == 0
+    marks = [json.loads(event.data) for event in events]
+    assert [mark["event"] for mark in marks] == ["start", "stop", "start", "stop"]
+    assert all(mark["task"].startswith("put the ") for mark in marks)
+    assert list(leader[-1].name) == list(JOINTS)
+    spans_s = np.diff([_stamp_ns(message) / 1e9 for message in leader])
+    assert np.median(spans_s) == pytest.approx(0.02, abs=0.002)
+    ticks = np.array([Time.from_msg(message.clock).nanoseconds for message in clock])
+    assert np.all(ticks % 10_000_000 == 0)
+    assert np.all(np.diff(ticks) > 0)
+    assert bytes(images[-1].data[:2]) == b"\xff\xd8"  # a JPEG
+
+
+def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
+    peer = Peer(64)
+    events = peer.listen(String, "episode/events")
+    peer.listen(JointTrajectory, "arm_controller/joint_trajectory")
+    joints = peer.node.create_publisher(JointState, "joint_states", 1)
+    cubes = peer.node.create_publisher(PoseArray, "cubes", 1)
+    away = Pose()
+    away.position.x = 0.5  # out of reach
+    away.orientation.w = 1.0
+
+    def publish():
+        header = Header(stamp=peer.node.get_clock().now().to_msg())
+        joints.publish(JointState(header=header, name=JOINTS, position=home_positions().tolist()))
+        cubes.publish(PoseArray(header=header, poses=[away] * 3))
+
+    def reset(request, response):
+        stamp_ns = peer.node.get_clock().now().nanoseconds
+        response.message = json.dumps({"seed": 1, "task": "put the red cube in the bin", "stamp_ns": stamp_ns})
+        return response
+
+    peer.node.create_timer(0.02, publish)
+    peer.node.create_service(Trigger, "sim/reset", reset)
+    peer.node.create_service(Trigger, "sim/success", lambda request, response: response)
+    expert = _launch(64, "expert_node", "-p", "max_failures:=1", "-p", "pause_s:=0.0")
+    try:
+        peer.until(lambda: expert.poll() is not None, "the end of the expert")
+        peer.until(lambda: len(events) >= 4, "four events")
+    finally:
+        peer.close()
+        _stop(expert)
+    assert [json.loads(event.data)["event"] for event in events] == ["start", "discard", "start", "discard"]
+    assert expert.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "camera_hz:=30"], "camera_hz is 30, expected a divisor of 100"),
+        (["-p", "cube:=pink"], "cube is 'pink', expected one of red, green, blue"),
+        (["-p", "speed:=2.0"], "set clock to sim"),
+        (["-p", "use_sim_time:=true"], "nothing would publish /clock"),
+    ],
+)
+def test_a_wrong_parameter_ends_the_node_with_one_line(arguments, message):
+    process = _launch(63, "sim_node", *arguments)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_an_unusable_opengl_choice_ends_the_node_with_one_line():
+    process = _launch(63, "sim_node", MUJOCO_GL="glfw")
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert "expected egl or osmesa" in errors
+    assert "Traceback" not in errors
+
+
+def test_shipped_topic_map_names_what_the_nodes_publish():
+    topic_map, embodiment = load_topic_map(str(CONFIG / "topics.yaml"))
+    assert embodiment.name == "sim_arm"
+    topics = {name: stream.topic for name, stream in topic_map.streams.items()}
+    assert topics["joints"] == "joint_states"
+    assert topics["leader"] == "leader/joint_states"
+    assert {binding.stream for binding in topic_map.action.values()} == {"leader"}
+    assert {binding.stream for binding in topic_map.state.values()} == {"joints"}
+    assert [command.topic for command in topic_map.commands] == ["arm_controller/joint_trajectory"]
+
+
+def test_shipped_parameters_are_parameters_of_the_node(tmp_path):
+    import yaml
+
+    parameters = yaml.safe_load((CONFIG / "sim.yaml").read_text())["/**"]["ros__parameters"]
+    path = tmp_path / "parameters.yaml"
+    path.write_text(yaml.safe_dump(parameters))
+    assert load_settings(SimSettings, path).seed == parameters["seed"]

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Query the policy beside the control loop, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from gr00t_training.errors import ObservationError
+from gr00t_training.types import ActionChunk, Observation
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.05  # longest sleep: an input that stops arriving wakes nobody
+CLOSE_TIMEOUT_S = 10.0
+
+
+class Infers(Protocol):
+    """What the loop needs of a policy."""
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Answer one observation."""
+        ...
+
+
+class InferenceLoop:
+    """Turns the newest observation into a chunk, again and again, while it is enabled."""
+
+    def __init__(
+        self,
+        policy: Infers,
+        observe: Callable[[], Observation],
+        *,
+        on_chunk: Callable[[ActionChunk, Observation, float], None],
+        on_refusal: Callable[[str], None],
+        period_s: float,
+    ) -> None:
+        """Start the thread, disabled.
+
+        Args:
+            policy: answers one observation at a time.
+            observe: makes the newest observation; raises ObservationError when an input is not usable.
+            on_chunk: called in the thread with the chunk, its observation and the latency [s].
+            on_refusal: called in the thread when there was no usable observation.
+            period_s: shortest time between the starts of two queries.
+        """
+        self._policy = policy
+        self._observe = observe
+        self._on_chunk = on_chunk
+        self._on_refusal = on_refusal
+        self._period_s = period_s
+        self._is_enabled = False
+        self._is_closed = False
+        self._has_news = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def enable(self, is_enabled: bool) -> None:
+        """Begin or cease to query."""
+        with self._has_news:
+            self._is_enabled = is_enabled
+            self._has_news.notify()
+
+    def wake(self) -> None:
+        """Tell that a new input has arrived."""
+        with self._has_news:
+            self._has_news.notify()
+
+    def close(self) -> None:
+        """End the thread after the query that is running."""
+        with self._has_news:
+            self._is_closed = True
+            self._has_news.notify()
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        last_stamp_ns: int | None = None
+        earliest_s = 0.0
+        while self._wait_until(earliest_s):
+            try:
+                observation = self._observe()
+            except ObservationError as error:
+                self._on_refusal(str(error))
+                self._sleep(POLL_S)
+                continue
+            if observation.stamp_ns == last_stamp_ns:
+                self._sleep(POLL_S)
+                continue
+            last_stamp_ns = observation.stamp_ns
+            started_s = time.perf_counter()
+            earliest_s = started_s + self._period_s
+            self._query(observation, started_s)
+
+    def _query(self, observation: Observation, started_s: float) -> None:
+        try:
+            chunk = self._policy.infer(observation)
+        except ObservationError as error:
+            self._on_refusal(str(error))
+        except Exception as error:  # a fault of the model must end in a hold with its reason, not in a silent thread
+            logger.exception("policy query failed")
+            self._on_refusal(f"policy query failed: {type(error).__name__}: {error}")
+        else:
+            self._on_chunk(chunk, observation, time.perf_counter() - started_s)
+
+    def _wait_until(self, earliest_s: float) -> bool:
+        """Wait until a query may start; False when the loop is closed."""
+        with self._has_news:
+            while not self._is_closed:
+                remaining_s = earliest_s - time.perf_counter()
+                if self._is_enabled and remaining_s <= 0.0:
+                    return True
+                self._has_news.wait(remaining_s if self._is_enabled else None)
+            return False
+
+    def _sleep(self, timeout_s: float) -> None:
+        with self._has_news:
+            if not self._is_closed:
+                self._has_news.wait(timeout_s)
+
+
+class LatencyWindow:
+    """Quantiles of what was measured during the last minute."""
+
+    def __init__(self, window_s: float = 60.0, size: int = 10_000) -> None:
+        """Keep at most `size` values for `window_s`."""
+        self._window_s = window_s
+        self._values: deque[tuple[float, float]] = deque(maxlen=size)
+        self._lock = threading.Lock()
+
+    def add(self, value_s: float) -> None:
+        """Take a measurement [s]."""
+        with self._lock:
+            self._values.append((time.monotonic(), value_s))
+
+    def newest(self) -> float:
+        """Return the last measurement [s]; zero when there is none."""
+        with self._lock:
+            return self._values[-1][1] if self._values else 0.0
+
+    def quantiles(self, *shares: float) -> list[float]:
+        """Return the value [s] at each share (0..1); zeros when nothing was measured."""
+        oldest = time.monotonic() - self._window_s
+        with self._lock:
+            while self._values and self._values[0][0] < oldest:
+                self._values.popleft()
+            values = [value for _, value in self._values]
+        return [float(value) for value in np.quantile(values, shares)] if values else [0.0] * len(shares)

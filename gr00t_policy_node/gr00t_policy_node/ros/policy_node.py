@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Drive a robot with a GR00T policy: the lifecycle around `PolicyRuntime`.
+
+It takes its inputs through the recorder's topic map and ingest, so the policy sees what was recorded.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from gr00t_policy_node.ros.parameters import PolicyParameters
+from gr00t_policy_node.ros.runtime import PolicyRuntime
+from gr00t_recorder.ros.parameters import declare
+from gr00t_recorder.ros.spin import run_node
+from gr00t_training.errors import Gr00tError
+
+SWITCH_INTERVAL_S = 0.0005  # a thread that computes in Python must not delay a control tick by the default 5 ms
+
+
+class PolicyNode(LifecycleNode):
+    """Cameras and joint states in, `~/action_chunk` and commands out."""
+
+    def __init__(self) -> None:
+        super().__init__("policy_node")
+        self._runtime: PolicyRuntime | None = None
+        if declare(self, PolicyParameters).autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and validate everything; subscribe."""
+        try:
+            self._runtime = PolicyRuntime(self, declare(self, PolicyParameters))
+        except Gr00tError as error:
+            self.get_logger().error(f"not configured: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it
+            self.get_logger().fatal(f"not configured: {error!r}")
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to infer and command; refused when inputs arrive that cannot be used, such as wrong joint names."""
+        assert self._runtime is not None
+        invalid = self._runtime.invalid_inputs()
+        if invalid:
+            self.get_logger().error(f"not activated: {'; '.join(invalid)}")
+            return TransitionCallbackReturn.FAILURE
+        result = super().on_activate(state)
+        self._runtime.activate(declare(self, PolicyParameters).instruction)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Make the robot safe, then stop publishing."""
+        if self._runtime is not None:
+            self._runtime.deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model and the subscriptions."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from any state."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything; the node can be configured again."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Make the robot safe and free everything; tolerates a node that is not configured."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            runtime.deactivate()
+            runtime.close()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until a signal."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return run_node(PolicyNode, args)

@@ -1,0 +1,318 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node as a process of its own, on a made-up robot that this process plays."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+torch = pytest.importorskip("torch")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from gr00t_msgs.action import RunPolicy  # noqa: E402
+from gr00t_msgs.msg import ActionChunk, PolicyStatus  # noqa: E402
+from gr00t_msgs.srv import SetInstruction  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from rclpy.action.client import ActionClient  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from sensor_msgs.msg import Image, JointState  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
+from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain, parameter_arguments  # noqa: E402
+from gr00t_training.checkpoint import new_checkpoint, save_checkpoint  # noqa: E402
+from gr00t_training.dataset.stats import KeyStatistics  # noqa: E402
+from gr00t_training.embodiment import Embodiment, to_mapping  # noqa: E402
+from gr00t_training.model.gr00t import Gr00tModel  # noqa: E402
+from gr00t_training.testing import make_embodiment  # noqa: E402
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+JOINTS = ["grip", "j2", "j0", "j1"]  # not the embodiment's order: joints go by name
+POSE = {"j0": 0.5, "j1": -0.5, "j2": 0.25, "grip": 0.1}
+MAX_VELOCITY = 0.5
+CONTROL_HZ = 50.0
+TOPICS = """
+embodiment: {embodiment}
+streams:
+  joints: {{topic: joint_states, type: sensor_msgs/msg/JointState, max_age_s: 0.5}}
+  front: {{topic: front/image_raw, type: sensor_msgs/msg/Image, max_age_s: 0.5}}
+state:
+  arm: {{stream: joints}}
+  gripper: {{stream: joints}}
+video:
+  front: {{stream: front}}
+commands:
+  - {{topic: arm/joint_trajectory, type: trajectory_msgs/msg/JointTrajectory, keys: [arm]}}
+  - {{topic: gripper/commands, type: std_msgs/msg/Float64MultiArray, keys: [gripper]}}
+"""
+
+
+def make_checkpoint(folder: Path, embodiment: Embodiment) -> Path:
+    torch.manual_seed(0)
+
+    def statistics(dim: int) -> KeyStatistics:
+        one = np.ones(dim)
+        return KeyStatistics(min=-one, max=one, mean=0 * one, std=one, q01=-one, q99=one)
+
+    keys = {"state": embodiment.state, "action": embodiment.action}
+    described = {kind: {key: statistics(vector.dim) for key, vector in keys[kind].items()} for kind in keys}
+    checkpoint = new_checkpoint("n1_compact", embodiment, described)
+    return save_checkpoint(folder, checkpoint, Gr00tModel(checkpoint.config))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("robot")
+    embodiment = make_embodiment()
+    (folder / "embodiment.json").write_text(json.dumps(to_mapping(embodiment)))
+    (folder / "topics.yaml").write_text(TOPICS.format(embodiment="embodiment.json"))
+    limits = {name: {"min": -2.0, "max": 2.0, "max_velocity": MAX_VELOCITY} for name in POSE}
+    (folder / "limits.yaml").write_text(json.dumps({"joints": limits}))
+    return {
+        "checkpoint_path": make_checkpoint(folder / "checkpoint", embodiment),
+        "topics_file": folder / "topics.yaml",
+        "limits_file": folder / "limits.yaml",
+    }
+
+
+class Robot(Peer):
+    """Publishes a camera at 20 Hz and joint states at 50 Hz while it spins, and listens to the policy node."""
+
+    def __init__(self, domain: int) -> None:
+        super().__init__(domain)
+        self.joints, self.pose, self.size = list(JOINTS), dict(POSE), (32, 48)
+        self.has_camera = self.has_joints = True
+        self._joint_publisher = self.node.create_publisher(JointState, "joint_states", 10)
+        self._image_publisher = self.node.create_publisher(Image, "front/image_raw", 5)
+        self.node.create_timer(0.02, self._publish_joints)
+        self.node.create_timer(0.05, self._publish_image)
+        self.chunks = self.listen(ActionChunk, "policy_node/action_chunk")
+        self.commands = self.listen(JointTrajectory, "arm/joint_trajectory")
+        self.statuses = self.listen(PolicyStatus, "policy_node/status", LATCHED)
+
+    @property
+    def status(self) -> PolicyStatus:
+        return self.statuses[-1] if self.statuses else PolicyStatus(state=99)
+
+    def until_state(self, state: int, reason: str = "") -> PolicyStatus:
+        def is_there() -> bool:
+            return self.status.state == state and reason in self.status.reason
+
+        try:
+            self.until(is_there, f"state {state}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; last: {self.status.state} '{self.status.reason}'") from None
+        return self.status
+
+    def instruct(self, text: str = "lift the cube") -> SetInstruction.Response:
+        return self.call(SetInstruction, "policy_node/set_instruction", instruction=text)
+
+    def new_commands(self, count: int) -> np.ndarray:
+        """Wait for so many commands from now on; (count, 3)."""
+        start = len(self.commands)
+        self.until(lambda: len(self.commands) >= start + count, f"{count} commands")
+        return np.array([message.points[0].positions for message in self.commands[start:]])
+
+    def _publish_joints(self) -> None:
+        if self.has_joints:
+            message = JointState(name=self.joints, position=[self.pose.get(name, 0.0) for name in self.joints])
+            message.header.stamp = self.node.get_clock().now().to_msg()
+            self._joint_publisher.publish(message)
+
+    def _publish_image(self) -> None:
+        if self.has_camera:
+            height, width = self.size
+            message = Image(height=height, width=width, encoding="rgb8", step=width * 3)
+            message.header.stamp = self.node.get_clock().now().to_msg()
+            message.data = array.array("B", bytes(height * width * 3))
+            self._image_publisher.publish(message)
+
+
+def start_node(files: dict[str, Path], domain: int, **parameters: object) -> NodeProcess:
+    values = {"autostart": True, "control_rate_hz": CONTROL_HZ, "inference_period_s": 0.1, "seed": 0, "device": "cpu"}
+    arguments = parameter_arguments(**{**files, **values, **parameters})
+    # one thread: two cores are shared with the robot
+    return NodeProcess("gr00t_policy_node.ros.policy_node", *arguments, domain=domain, OMP_NUM_THREADS="1")
+
+
+@pytest.fixture(scope="module")
+def shared(files: dict[str, Path]) -> Iterator[tuple[Robot, NodeProcess]]:
+    domain = next_domain()
+    with Robot(domain) as robot, start_node(files, domain) as node:
+        robot.until_state(PolicyStatus.IDLE)
+        yield robot, node
+
+
+@pytest.fixture
+def robot(shared: tuple[Robot, NodeProcess]) -> Iterator[Robot]:
+    """The shared robot, healthy, with an idle policy node."""
+    robot = shared[0]
+    robot.joints, robot.pose, robot.size = list(JOINTS), dict(POSE), (32, 48)
+    robot.has_camera = robot.has_joints = True
+    robot.call(Trigger, "policy_node/reset")
+    robot.until_state(PolicyStatus.IDLE)
+    robot.until(lambda: robot.status.streams and all(s.state == 0 for s in robot.status.streams), "healthy streams")
+    yield robot
+    robot.call(Trigger, "policy_node/reset")
+
+
+def test_chunk_names_every_key_and_answers_a_past_observation(robot: Robot) -> None:
+    assert robot.instruct().success
+    robot.chunks.clear()
+    chunk = robot.until(lambda: robot.chunks, "chunk")[-1]
+    embodiment = make_embodiment()
+    assert (chunk.embodiment, chunk.embodiment_fingerprint) == (embodiment.name, embodiment.fingerprint())
+    assert (list(chunk.keys), list(chunk.dims)) == (["arm", "gripper"], [3, 1])
+    assert list(chunk.names) == ["j0", "j1", "j2", "grip"]
+    assert (chunk.step.sec, chunk.step.nanosec) == (0, 100_000_000)
+    rows = np.array(chunk.data).reshape(chunk.horizon, 4)
+    assert rows.shape == (16, 4)
+    assert np.isfinite(rows).all()
+    assert 0.0 < chunk.inference_latency <= chunk.observation_latency < 2.0
+
+
+def test_first_motion_starts_at_the_measured_pose_and_keeps_the_velocity_limit(robot: Robot) -> None:
+    robot.commands.clear()
+    robot.instruct()
+    positions = robot.new_commands(30)
+    # the guard forgives up to two late ticks
+    reach = 2 * MAX_VELOCITY / CONTROL_HZ + 1e-6
+    assert (abs(positions[0] - [POSE["j0"], POSE["j1"], POSE["j2"]]) <= reach).all()
+    assert (abs(np.diff(positions, axis=0)) <= reach).all()
+    assert list(robot.commands[-1].joint_names) == ["j0", "j1", "j2"]
+
+
+def test_camera_that_stops_means_hold_with_its_name_and_recovery(robot: Robot) -> None:
+    robot.instruct()
+    robot.until_state(PolicyStatus.RUNNING)
+    robot.has_camera = False
+    status = robot.until_state(PolicyStatus.HOLDING, "'front'")
+    assert "0.5 s" in status.reason
+    positions = robot.new_commands(5)
+    assert (np.ptp(positions, axis=0) == 0.0).all()
+    robot.has_camera = True
+    robot.until_state(PolicyStatus.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda robot: robot.pose.update(j1=float("nan")), "j1"),
+        (lambda robot: setattr(robot, "joints", ["a", "b", "c", "d"]), "messages arrive, but carry a, b, c, d"),
+        (lambda robot: setattr(robot, "size", (64, 48)), "48x64"),
+        (lambda robot: setattr(robot, "has_joints", False), "'joints'"),
+    ],
+)
+def test_unusable_input_means_hold_with_the_reason(robot: Robot, spoil, reason: str) -> None:
+    robot.instruct()
+    robot.until_state(PolicyStatus.RUNNING)
+    spoil(robot)
+    robot.until_state(PolicyStatus.HOLDING, reason)
+    assert (np.ptp(robot.new_commands(5), axis=0) == 0.0).all()
+
+
+def test_stop_is_latched_until_reset(robot: Robot) -> None:
+    robot.instruct()
+    robot.until_state(PolicyStatus.RUNNING)
+    assert robot.call(Trigger, "policy_node/stop").success
+    robot.until_state(PolicyStatus.STOPPED)
+    assert (np.ptp(robot.new_commands(5), axis=0) == 0.0).all()
+    answer = robot.instruct()
+    assert not answer.success
+    assert "reset" in answer.message
+    robot.call(Trigger, "policy_node/reset")
+    robot.until_state(PolicyStatus.IDLE)
+    assert robot.instruct().success
+
+
+def test_empty_instruction_is_refused(robot: Robot) -> None:
+    answer = robot.instruct("  ")
+    assert not answer.success
+    assert "empty" in answer.message
+
+
+def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
+    client = ActionClient(robot.node, RunPolicy, "policy_node/run_policy")
+    robot.until(client.server_is_ready, "action server")
+    feedback: list[RunPolicy.Feedback] = []
+    goal = RunPolicy.Goal(instruction="lift the cube", time_limit=1.0)
+    handle = robot.result(client.send_goal_async(goal, lambda m: feedback.append(m.feedback)), "goal")
+    result = robot.result(handle.get_result_async(), "result").result
+    assert result.error_code == RunPolicy.Result.TIME_LIMIT
+    assert 1.0 <= result.duration < 3.0
+    assert result.chunks > 0
+    assert feedback
+    assert robot.until_state(PolicyStatus.IDLE).instruction == ""
+
+    handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="lift the cube")), "goal")
+    robot.until_state(PolicyStatus.RUNNING)
+    robot.result(handle.cancel_goal_async(), "cancel")
+    assert robot.result(handle.get_result_async(), "result").result.error_code == RunPolicy.Result.CANCELLED
+    robot.until_state(PolicyStatus.IDLE)
+
+    handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="")), "goal")
+    refused = robot.result(handle.get_result_async(), "result").result
+    assert refused.error_code == RunPolicy.Result.NOT_READY
+    client.destroy()
+
+
+def test_diagnostics_tell_latencies_and_streams(robot: Robot) -> None:
+    arrays = robot.listen(DiagnosticArray, "/diagnostics")
+    robot.until(lambda: arrays, "diagnostics")
+    names = [status.name for status in arrays[-1].status]
+    assert names == ["/policy_node: policy", "/policy_node: joints", "/policy_node: front"]
+    assert "observation to chunk p95 [s]" in [entry.key for entry in arrays[-1].status[0].values]
+
+
+def test_deactivation_holds_and_ends_with_exit_code_zero(files: dict[str, Path]) -> None:
+    domain = next_domain()
+    with Robot(domain) as robot, start_node(files, domain, instruction="lift the cube") as node:
+        robot.until_state(PolicyStatus.RUNNING)
+        response = robot.call(
+            ChangeState, "policy_node/change_state", transition=Transition(id=Transition.TRANSITION_DEACTIVATE)
+        )
+        assert response.success
+        count = len(robot.commands)
+        robot.until_state(PolicyStatus.IDLE)
+        end_s = time.monotonic() + 0.3
+        robot.until(lambda: time.monotonic() > end_s, "quiet time")
+        assert len(robot.commands) <= count + 1
+        assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checkpoint_path": "/nowhere"}, "/nowhere"),
+        ({"topics_file": ""}, "parameter 'topics_file' is empty"),
+        ({"limits_file": "short.yaml"}, "joint 'j1' has no entry"),
+        ({"topics_file": "other/topics.yaml"}, "fps"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_configure(
+    files: dict[str, Path], tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    (tmp_path / "short.yaml").write_text("joints:\n  j0: {min: -1.0, max: 1.0, max_velocity: 1.0}\n")
+    (tmp_path / "other").mkdir()
+    other = dataclasses.replace(make_embodiment(), fps=30)
+    (tmp_path / "other/embodiment.json").write_text(json.dumps(to_mapping(other)))
+    (tmp_path / "other/topics.yaml").write_text(TOPICS.format(embodiment="embodiment.json"))
+    name, value = next(iter(change.items()))
+    parameter = str(tmp_path / value) if value.endswith(".yaml") else value
+    domain = next_domain()
+    with Peer(domain) as peer, start_node(files, domain, **{name: parameter or "''"}) as node:
+        peer.until(lambda: "not configured" in node.output(), "refusal")
+        line = next(line for line in node.output().splitlines() if "not configured" in line)
+        assert message in line
+        assert "Traceback" not in node.output()
+        assert node.stop() == 0
