@@ -49,7 +49,7 @@ def _start(context: LaunchContext) -> list[Node]:
     node = Node(
         package="gr00t_policy_node",
         executable="policy_node",
-        name="policy_node",
+        name="policy",
         namespace=given["namespace"],
         parameters=[given["params_file"] or str(robot_file(robot, "policy.yaml")), overrides],
         arguments=["--ros-args", "--log-level", given["log_level"]],

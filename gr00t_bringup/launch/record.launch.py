@@ -44,7 +44,7 @@ def _start(context: LaunchContext) -> list[Node]:
     node = Node(
         package="gr00t_recorder",
         executable="recorder_node",
-        name="recorder_node",
+        name="recorder",
         namespace=given["namespace"],
         parameters=[given["params_file"] or str(robot_file(robot, "recorder.yaml")), overrides],
         arguments=["--ros-args", "--log-level", given["log_level"]],

@@ -17,6 +17,7 @@ rclpy = pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Duration  # noqa: E402
 from geometry_msgs.msg import Pose, PoseArray  # noqa: E402
+from gr00t_msgs.msg import RecorderStatus  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from rclpy.time import Time  # noqa: E402
@@ -234,10 +235,16 @@ def test_the_expert_demonstrates_marks_the_episodes_and_ends():
     leader = peer.listen(JointState, "leader/joint_states", 1000)
     images = peer.listen(CompressedImage, "wrist/image_raw/compressed")
     clock = peer.listen(Clock, "/clock")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    recorder = peer.node.create_publisher(RecorderStatus, "recorder/status", latched)
+    recorder.publish(RecorderStatus(state=RecorderStatus.SAVING))
     expert = None
     try:
         arguments = ("-p", "use_sim_time:=true", "-p", "episodes:=2", "-p", "wait_for_recorder:=true")
         expert = _launch(62, "expert_node", *arguments, "-p", "pause_s:=0.5")
+        peer.until(lambda: recorder.get_subscription_count(), "the expert looks for the recorder")
+        assert not events
+        recorder.publish(RecorderStatus(state=RecorderStatus.IDLE))
         peer.until(lambda: expert.poll() is not None, "the end of the expert")
         assert expert.returncode == 0
         peer.until(lambda: len(events) >= 4, "four events")

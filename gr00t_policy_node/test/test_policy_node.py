@@ -15,26 +15,22 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
-torch = pytest.importorskip("torch")
 
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from gr00t_msgs.action import RunPolicy  # noqa: E402
-from gr00t_msgs.msg import ActionChunk, PolicyStatus  # noqa: E402
-from gr00t_msgs.srv import SetInstruction  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from rclpy.action.client import ActionClient  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
-from sensor_msgs.msg import Image, JointState  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray
+from gr00t_msgs.action import RunPolicy
+from gr00t_msgs.msg import ActionChunk, PolicyStatus
+from gr00t_msgs.srv import SetInstruction
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.action.client import ActionClient
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
-from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain, parameter_arguments  # noqa: E402
-from gr00t_training.checkpoint import new_checkpoint, save_checkpoint  # noqa: E402
-from gr00t_training.dataset.stats import KeyStatistics  # noqa: E402
-from gr00t_training.embodiment import Embodiment, to_mapping  # noqa: E402
-from gr00t_training.model.gr00t import Gr00tModel  # noqa: E402
-from gr00t_training.testing import make_embodiment  # noqa: E402
+from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain, parameter_arguments
+from gr00t_training.embodiment import to_mapping
+from gr00t_training.testing import make_checkpoint, make_embodiment
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 JOINTS = ["grip", "j2", "j0", "j1"]  # not the embodiment's order: joints go by name
@@ -55,19 +51,6 @@ commands:
   - {{topic: arm/joint_trajectory, type: trajectory_msgs/msg/JointTrajectory, keys: [arm]}}
   - {{topic: gripper/commands, type: std_msgs/msg/Float64MultiArray, keys: [gripper]}}
 """
-
-
-def make_checkpoint(folder: Path, embodiment: Embodiment) -> Path:
-    torch.manual_seed(0)
-
-    def statistics(dim: int) -> KeyStatistics:
-        one = np.ones(dim)
-        return KeyStatistics(min=-one, max=one, mean=0 * one, std=one, q01=-one, q99=one)
-
-    keys = {"state": embodiment.state, "action": embodiment.action}
-    described = {kind: {key: statistics(vector.dim) for key, vector in keys[kind].items()} for kind in keys}
-    checkpoint = new_checkpoint("n1_compact", embodiment, described)
-    return save_checkpoint(folder, checkpoint, Gr00tModel(checkpoint.config))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +79,9 @@ class Robot(Peer):
         self._image_publisher = self.node.create_publisher(Image, "front/image_raw", 5)
         self.node.create_timer(0.02, self._publish_joints)
         self.node.create_timer(0.05, self._publish_image)
-        self.chunks = self.listen(ActionChunk, "policy_node/action_chunk")
+        self.chunks = self.listen(ActionChunk, "policy/action_chunk")
         self.commands = self.listen(JointTrajectory, "arm/joint_trajectory")
-        self.statuses = self.listen(PolicyStatus, "policy_node/status", LATCHED)
+        self.statuses = self.listen(PolicyStatus, "policy/status", LATCHED)
 
     @property
     def status(self) -> PolicyStatus:
@@ -115,7 +98,7 @@ class Robot(Peer):
         return self.status
 
     def instruct(self, text: str = "lift the cube") -> SetInstruction.Response:
-        return self.call(SetInstruction, "policy_node/set_instruction", instruction=text)
+        return self.call(SetInstruction, "policy/set_instruction", instruction=text)
 
     def new_commands(self, count: int) -> np.ndarray:
         """Wait for so many commands from now on; (count, 3)."""
@@ -159,11 +142,11 @@ def robot(shared: tuple[Robot, NodeProcess]) -> Iterator[Robot]:
     robot = shared[0]
     robot.joints, robot.pose, robot.size = list(JOINTS), dict(POSE), (32, 48)
     robot.has_camera = robot.has_joints = True
-    robot.call(Trigger, "policy_node/reset")
+    robot.call(Trigger, "policy/reset")
     robot.until_state(PolicyStatus.IDLE)
     robot.until(lambda: robot.status.streams and all(s.state == 0 for s in robot.status.streams), "healthy streams")
     yield robot
-    robot.call(Trigger, "policy_node/reset")
+    robot.call(Trigger, "policy/reset")
 
 
 def test_chunk_names_every_key_and_answers_a_past_observation(robot: Robot) -> None:
@@ -224,13 +207,13 @@ def test_unusable_input_means_hold_with_the_reason(robot: Robot, spoil, reason: 
 def test_stop_is_latched_until_reset(robot: Robot) -> None:
     robot.instruct()
     robot.until_state(PolicyStatus.RUNNING)
-    assert robot.call(Trigger, "policy_node/stop").success
+    assert robot.call(Trigger, "policy/stop").success
     robot.until_state(PolicyStatus.STOPPED)
     assert (np.ptp(robot.new_commands(5), axis=0) == 0.0).all()
     answer = robot.instruct()
     assert not answer.success
     assert "reset" in answer.message
-    robot.call(Trigger, "policy_node/reset")
+    robot.call(Trigger, "policy/reset")
     robot.until_state(PolicyStatus.IDLE)
     assert robot.instruct().success
 
@@ -242,7 +225,7 @@ def test_empty_instruction_is_refused(robot: Robot) -> None:
 
 
 def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
-    client = ActionClient(robot.node, RunPolicy, "policy_node/run_policy")
+    client = ActionClient(robot.node, RunPolicy, "policy/run_policy")
     robot.until(client.server_is_ready, "action server")
     feedback: list[RunPolicy.Feedback] = []
     goal = RunPolicy.Goal(instruction="lift the cube", time_limit=1.0)
@@ -270,7 +253,7 @@ def test_diagnostics_tell_latencies_and_streams(robot: Robot) -> None:
     arrays = robot.listen(DiagnosticArray, "/diagnostics")
     robot.until(lambda: arrays, "diagnostics")
     names = [status.name for status in arrays[-1].status]
-    assert names == ["/policy_node: policy", "/policy_node: joints", "/policy_node: front"]
+    assert names == ["/policy: policy", "/policy: joints", "/policy: front"]
     assert "observation to chunk p95 [s]" in [entry.key for entry in arrays[-1].status[0].values]
 
 
@@ -279,7 +262,7 @@ def test_deactivation_holds_and_ends_with_exit_code_zero(files: dict[str, Path])
     with Robot(domain) as robot, start_node(files, domain, instruction="lift the cube") as node:
         robot.until_state(PolicyStatus.RUNNING)
         response = robot.call(
-            ChangeState, "policy_node/change_state", transition=Transition(id=Transition.TRANSITION_DEACTIVATE)
+            ChangeState, "policy/change_state", transition=Transition(id=Transition.TRANSITION_DEACTIVATE)
         )
         assert response.success
         count = len(robot.commands)

@@ -58,6 +58,25 @@ def make_frames(embodiment: Embodiment, count: int, *, seed: int = 0, task: str 
     return frames
 
 
+def make_checkpoint(folder: Path, embodiment: Embodiment) -> Path:
+    """Write a compact policy with seeded random weights; its statistics are those of values between -1 and 1."""
+    import torch
+
+    from gr00t_training.checkpoint import new_checkpoint, save_checkpoint
+    from gr00t_training.dataset.stats import KeyStatistics
+    from gr00t_training.model.gr00t import Gr00tModel
+
+    def statistics(dim: int) -> KeyStatistics:
+        one = np.ones(dim)
+        return KeyStatistics(min=-one, max=one, mean=0 * one, std=one, q01=-one, q99=one)
+
+    torch.manual_seed(0)
+    keys = {"state": embodiment.state, "action": embodiment.action}
+    described = {kind: {key: statistics(vector.dim) for key, vector in keys[kind].items()} for kind in keys}
+    checkpoint = new_checkpoint("n1_compact", embodiment, described)
+    return save_checkpoint(folder, checkpoint, Gr00tModel(checkpoint.config))
+
+
 def _reference_folder(variable: str, root: Path, name: str) -> Path:
     # a colcon build tests each package alone: the suite's root is then one level up
     candidates = [Path(os.environ[variable])] if variable in os.environ else []

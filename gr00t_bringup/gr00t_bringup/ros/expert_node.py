@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from geometry_msgs.msg import PoseArray
+from gr00t_msgs.msg import RecorderStatus
 from rclpy.client import Client
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -41,6 +42,7 @@ SETTLE_S = 0.4  # from the end of the movement until a dropped cube has come to 
 ACKNOWLEDGE_S = 2.0
 ANSWER_S = 10.0
 WARN_PERIOD_S = 5.0
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ExpertSettings:
         1.5, "Rest after each episode, for a recorder to save it [s].", ge=0.0, le=600.0, read_only=True
     )
     wait_for_recorder: bool = setting(
-        False, "Whether to begin only when a node listens to episode/events.", read_only=True
+        False, "Whether to begin each demonstration only when the recorder is idle and has its streams.", read_only=True
     )
 
 
@@ -80,12 +82,14 @@ class ExpertNode(Node):
         self._target: np.ndarray | None = None  # (6,) commanded at each tick; None: nothing yet
         self._joints: JointState | None = None
         self._cubes: PoseArray | None = None
+        self._recorder: RecorderStatus | None = None
         self.is_done = False
         self._leader = self.create_publisher(JointState, "leader/joint_states", 10)
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
         self._events = self.create_publisher(String, "episode/events", QoSProfile(depth=10))
         self.create_subscription(JointState, "joint_states", self._on_joints, 1)
         self.create_subscription(PoseArray, "cubes", self._on_cubes, 1)
+        self.create_subscription(RecorderStatus, "recorder/status", self._on_recorder, LATCHED)
         self._reset = self.create_client(Trigger, "sim/reset")
         self._success = self.create_client(Trigger, "sim/success")
         self._script = self._demonstrate_all()
@@ -96,6 +100,9 @@ class ExpertNode(Node):
 
     def _on_cubes(self, message: PoseArray) -> None:
         self._cubes = message
+
+    def _on_recorder(self, message: RecorderStatus) -> None:
+        self._recorder = message
 
     def _on_timer(self) -> None:
         """Advance the script by one tick and send what it commands."""
@@ -120,13 +127,13 @@ class ExpertNode(Node):
     # The script: each `yield` waits for the next tick.
 
     def _demonstrate_all(self) -> Generator[None, None, None]:
-        yield from self._wait_for_others()
         settings = self._settings
         successes = failures = 0
         while successes < settings.episodes:
             if failures > settings.max_failures:
                 self.get_logger().error(f"{failures} demonstrations failed, max_failures is {settings.max_failures}")
                 return
+            yield from self._wait_for_others()
             has_succeeded = yield from self._demonstrate(settings.seed + successes + failures)
             successes += has_succeeded
             failures += not has_succeeded
@@ -184,13 +191,20 @@ class ExpertNode(Node):
                 return f"the simulated robot ({self._reset.srv_name})"
             if not self._commands.get_subscription_count():
                 return f"a controller on {self._commands.topic_name}"
-            if self._settings.wait_for_recorder and not self._events.get_subscription_count():
-                return f"a recorder on {self._events.topic_name}"
-            return ""
+            return self._recorder_lacks() if self._settings.wait_for_recorder else ""
 
         while name := missing():
             self.get_logger().info(f"waiting for {name}", throttle_duration_sec=WARN_PERIOD_S)
             yield
+
+    def _recorder_lacks(self) -> str:
+        if self._recorder is None or not self._events.get_subscription_count():
+            return f"a recorder that listens to {self._events.topic_name}"
+        if self._recorder.state != RecorderStatus.IDLE:
+            return "the recorder to be idle"
+        own = (self._leader.topic_name, self._events.topic_name)
+        missing = [stream.topic for stream in self._recorder.streams if stream.state and stream.topic not in own]
+        return f"the recorder to receive {missing[0]}" if missing else ""
 
     def _call(self, client: Client) -> Generator[None, None, Any]:
         future = client.call_async(Trigger.Request())

@@ -24,7 +24,7 @@ class PolicyNode(LifecycleNode):
     """Cameras and joint states in, `~/action_chunk` and commands out."""
 
     def __init__(self) -> None:
-        super().__init__("policy_node")
+        super().__init__("policy")
         self._runtime: PolicyRuntime | None = None
         if declare(self, PolicyParameters).autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()

@@ -1,0 +1,9 @@
+#!/bin/bash
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+set -e
+source "/opt/ros/${ROS_DISTRO}/setup.bash"
+source /workspace/install/setup.bash
+# the environment's libraries for nodes that start with the system's Python
+export PYTHONPATH="$(echo /opt/gr00t/lib/python3.*/site-packages):${PYTHONPATH}"
+exec "$@"

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of vectors and images, in the three forms that readers of a dataset want.
+
+`KeyStatistics` is what a model normalises with (GR00T's `stats.json`); `describe_rows` and `ImageStatistics` give the
+per-episode entries of lerobot's `episodes_stats.jsonl`. Sums run in float64 over the float32 values that are stored, so
+that a joint that never moves has a deviation of exactly zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gr00t_training.errors import DatasetError
+
+STATISTIC_NAMES = ("min", "max", "mean", "std", "q01", "q99")
+
+# lerobot samples between these many images of an episode for its image statistics
+MIN_SAMPLED_IMAGES = 100
+MAX_SAMPLED_IMAGES = 10_000
+# and thins images whose longer side is at least the first number to about the second [px]
+THIN_FROM_PX = 300
+THIN_TO_PX = 150
+
+
+@dataclass(frozen=True, eq=False)
+class KeyStatistics:
+    """Statistics of one vector per channel: six `(D,)` float64 arrays in the dataset's units."""
+
+    min: np.ndarray
+    max: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray  # population (ddof 0)
+    q01: np.ndarray
+    q99: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        """Number of channels."""
+        return self.min.shape[0]
+
+    def part(self, start: int, end: int) -> KeyStatistics:
+        """Return the statistics of channels `start` to `end` (half open)."""
+        return KeyStatistics(**{name: getattr(self, name)[start:end] for name in STATISTIC_NAMES})
+
+    def to_mapping(self) -> dict[str, list[float]]:
+        """Return plain lists, as in `stats.json`."""
+        return {name: getattr(self, name).tolist() for name in STATISTIC_NAMES}
+
+    @classmethod
+    def from_mapping(cls, lists: Mapping[str, Any], subject: str) -> KeyStatistics:
+        """Read the lists of `stats.json`; `subject` names them in errors.
+
+        Raises:
+            DatasetError: a statistic is missing, not finite, or of another length than the others.
+        """
+        arrays = {}
+        for name in STATISTIC_NAMES:
+            if name not in lists:
+                raise DatasetError(f"{subject}: '{name}' is missing; delete stats.json to have it computed again")
+            arrays[name] = np.asarray(lists[name], dtype=np.float64).reshape(-1)
+            if arrays[name].shape != arrays["min"].shape:
+                raise DatasetError(
+                    f"{subject}: '{name}' has {arrays[name].size} channels, min has {arrays['min'].size}"
+                )
+            if not np.isfinite(arrays[name]).all():
+                raise DatasetError(f"{subject}: '{name}' holds NaN or infinity; correct the rows it comes from")
+        return cls(**arrays)
+
+
+def compute_statistics(rows: np.ndarray) -> KeyStatistics:
+    """Compute the statistics over `rows` `(N, D)`, N > 0, rounded to float32 first.
+
+    Quantiles are exact, with linear interpolation.
+    """
+    values = np.asarray(rows, dtype=np.float32).astype(np.float64)
+    q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
+    return KeyStatistics(
+        min=values.min(axis=0),
+        max=values.max(axis=0),
+        mean=values.mean(axis=0),
+        std=values.std(axis=0),
+        q01=q01,
+        q99=q99,
+    )
+
+
+def describe_rows(rows: np.ndarray) -> dict[str, list]:
+    """Return lerobot's per-episode statistics of a column `(N,)` or `(N, D)`; integers keep whole extremes."""
+    values = rows.reshape(len(rows), -1)
+    wide = values.astype(np.float64)
+    return {
+        "min": values.min(axis=0).tolist(),
+        "max": values.max(axis=0).tolist(),
+        "mean": wide.mean(axis=0).tolist(),
+        "std": wide.std(axis=0).tolist(),
+        "count": [len(rows)],
+    }
+
+
+class ImageStatistics:
+    """Lerobot's per-episode statistics of one camera, gathered while its images come in.
+
+    Which images are sampled depends on how many there will be, so four small vectors are kept of each.
+    """
+
+    def __init__(self) -> None:
+        self._per_image: list[np.ndarray] = []  # each (4, 3): min, max, mean, mean of squares of the values / 255
+
+    def add(self, image: np.ndarray) -> None:
+        """Take in one `(H, W, 3)` uint8 image."""
+        pixels = _thin(image).reshape(-1, 3)
+        counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])  # (3, 256)
+        levels = np.arange(256) / 255
+        mean = counts @ levels / len(pixels)
+        mean_square = counts @ levels**2 / len(pixels)
+        self._per_image.append(np.stack([pixels.min(axis=0) / 255, pixels.max(axis=0) / 255, mean, mean_square]))
+
+    def describe(self) -> dict[str, list]:
+        """Return `min`, `max`, `mean`, `std` of shape [3, 1, 1] and `count`."""
+        sampled = np.stack(self._per_image)[sampled_images(len(self._per_image))]  # (N, 4, 3)
+        low, high = sampled[:, 0].min(axis=0), sampled[:, 1].max(axis=0)
+        mean, mean_square = sampled[:, 2].mean(axis=0), sampled[:, 3].mean(axis=0)
+        std = np.sqrt(np.maximum(mean_square - mean**2, 0))
+        entry: dict[str, list] = {
+            name: value.reshape(3, 1, 1).tolist()
+            for name, value in zip(("min", "max", "mean", "std"), (low, high, mean, std), strict=True)
+        }
+        entry["count"] = [len(sampled)]
+        return entry
+
+
+def sampled_images(num_images: int) -> np.ndarray:
+    """Return which of `num_images` images lerobot takes its statistics from: evenly spaced, both ends included."""
+    count = int(min(max(num_images**0.75, min(num_images, MIN_SAMPLED_IMAGES)), MAX_SAMPLED_IMAGES))
+    return np.round(np.linspace(0, num_images - 1, count)).astype(int)
+
+
+def stack_rows(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Join the rows of several episodes, each `(n,)` or `(n, D)`, into one `(N, D)` float32 array."""
+    return np.concatenate([np.asarray(part, dtype=np.float32).reshape(len(part), -1) for part in parts])
+
+
+def _thin(image: np.ndarray) -> np.ndarray:
+    longer = max(image.shape[:2])
+    factor = int(longer / THIN_TO_PX) if longer >= THIN_FROM_PX else 1
+    return image[::factor, ::factor]

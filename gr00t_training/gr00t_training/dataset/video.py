@@ -1,0 +1,302 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Constant-rate mp4 files whose frames are addressed by index.
+
+Frame k is shown at exactly k / fps, without audio. Reading is by index: the packets' presentation times, sorted, name
+the frames, so that B-frames (other people's files have them) and any time base come out right. Colour is RGB outside
+and yuv420p inside, converted by ffmpeg's defaults on both ways.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import av
+import av.error
+import numpy as np
+from av.video.stream import VideoStream
+
+from gr00t_training.errors import DatasetError
+from gr00t_training.settings import setting
+
+
+class VideoCodec(str, Enum):
+    """Codec of the written videos, by the codec's own name."""
+
+    H264 = "h264"
+    AV1 = "av1"
+
+
+# encoder, and options that keep packets in the order of presentation
+_ENCODERS: dict[VideoCodec, tuple[str, dict[str, str]]] = {
+    VideoCodec.H264: ("libx264", {"bf": "0"}),
+    VideoCodec.AV1: ("libsvtav1", {}),
+}
+
+# ffmpeg's decoders that are not called after their codec
+_DECODERS = {"libdav1d": "av1", "libaom-av1": "av1"}
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How images are encoded."""
+
+    codec: VideoCodec = setting(VideoCodec.H264, "Codec; av1 files are smaller and take longer to write.")
+    crf: int = setting(20, "Constant rate factor: lower is better and larger.", ge=0, le=51)
+    gop: int = setting(2, "Distance of key frames [frames]; small values make random access fast.", ge=1, le=250)
+    preset: str = setting("", "Encoder preset; empty: veryfast for h264, 8 for av1.")
+
+    @property
+    def encoder_options(self) -> dict[str, str]:
+        """Options for the encoder."""
+        preset = self.preset or ("veryfast" if self.codec is VideoCodec.H264 else "8")
+        return {"crf": str(self.crf), "g": str(self.gop), "preset": preset, **_ENCODERS[self.codec][1]}
+
+
+class VideoWriter:
+    """Encodes images into one mp4 file as they come."""
+
+    def __init__(self, path: Path, height: int, width: int, fps: int, settings: VideoSettings) -> None:
+        """Open `path` for writing.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self.num_frames = 0
+        self._file = _OutputFile(path)
+        self._container = av.open(self._file, "w", format="mp4")
+        stream = self._container.add_stream(_ENCODERS[settings.codec][0], rate=fps, options=settings.encoder_options)
+        self._stream = cast(VideoStream, stream)  # the encoder's name says so; the stubs cannot
+        self._stream.height, self._stream.width = height, width
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, fps)
+        self._is_open = True
+
+    def add(self, image: np.ndarray) -> None:
+        """Append one `(H, W, 3)` uint8 RGB image.
+
+        Raises:
+            OSError: the file cannot be written; possibly some images later, since encoder and muxer keep some back.
+        """
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format="yuv420p")
+        picture.pts = self.num_frames
+        picture.time_base = self._stream.codec_context.time_base
+        self._container.mux(self._stream.encode(picture))
+        self.num_frames += 1
+        self._file.raise_error()
+
+    def close(self) -> None:
+        """Finish the file; a second call does nothing.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            if self.num_frames:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+        finally:
+            self._file.close()
+        self._file.raise_error()
+
+
+class _OutputFile:
+    """A file that keeps write errors to itself until asked: ffmpeg's mp4 muxer crashes when a write fails."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._error: OSError | None = None
+
+    def write(self, block: bytes) -> int:
+        rest = memoryview(block)
+        try:
+            while self._error is None and rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            self._error = error
+        return len(block)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class VideoReader:
+    """Reads frames of one video file by index."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` and list its frames without decoding them.
+
+        Raises:
+            DatasetError: missing, damaged, or without a video stream.
+        """
+        self._path = path
+        try:
+            self._container = av.open(str(path))
+            if not self._container.streams.video:
+                raise DatasetError(f"{path}: holds no video stream; record or copy the file again")
+            self._stream = self._container.streams.video[0]
+            # Random access wants one frame at once, not many in flight: frame threads would decode ahead in vain.
+            self._stream.codec_context.thread_count = 1
+            shown = [
+                (packet.pts, packet.is_keyframe)
+                for packet in self._container.demux(self._stream)
+                if packet.pts is not None and not packet.is_discard
+            ]
+        except (OSError, av.error.FFmpegError) as error:
+            raise DatasetError(f"{path}: not a readable video ({error}); record or copy the file again") from error
+        shown.sort()
+        self._times = [pts for pts, _ in shown]
+        self._key_times = [pts for pts, is_key in shown if is_key]
+        self._index_of = {pts: index for index, pts in enumerate(self._times)}
+        self._decoded: Iterator[av.VideoFrame] = iter(())
+        self._next = -1  # index of the frame that the decoder yields next; -1: it has to seek
+        self._last: tuple[int, np.ndarray] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames in the file."""
+        return len(self._times)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self._stream.codec_context.height, self._stream.codec_context.width
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec (h264, av1), whichever decoder is used."""
+        name = self._stream.codec_context.codec.name
+        return _DECODERS.get(name, name)
+
+    @property
+    def presentation_s(self) -> np.ndarray:
+        """Presentation time of every frame, `(num_frames,)` float64 seconds."""
+        base = self._stream.time_base
+        if base is None:
+            raise DatasetError(f"{self._path}: its video stream has no time base; record the file again")
+        return np.array([float(pts * base) for pts in self._times])
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the frames `indices` as `(T, H, W, 3)` uint8 RGB.
+
+        Raises:
+            DatasetError: an index outside the file, or a frame that does not decode.
+        """
+        frames: dict[int, np.ndarray] = {}
+        for index in sorted({int(index) for index in indices}):
+            frames[index] = self._frame(index)
+        return np.stack([frames[int(index)] for index in indices])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._decoded = iter(())
+        self._container.close()
+
+    def _frame(self, index: int) -> np.ndarray:
+        if not 0 <= index < self.num_frames:
+            raise DatasetError(
+                f"{self._path}: frame {index} asked, the file has {self.num_frames}; validate the dataset"
+            )
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
+        try:
+            image = self._decode(index)
+        except (OSError, av.error.FFmpegError) as error:
+            self._next = -1
+            raise DatasetError(f"{self._path}: frame {index} does not decode ({error}); record it again") from error
+        self._last = (index, image)
+        return image
+
+    def _decode(self, index: int) -> np.ndarray:
+        wanted = self._times[index]
+        key = bisect_right(self._key_times, wanted) - 1
+        # Decoding on is cheaper than seeking as long as no key frame lies between here and the wanted frame.
+        if self._next < 0 or self._next > index or (key >= 0 and self._times[self._next] < self._key_times[key]):
+            self._seek(key)
+        while True:
+            for picture in self._decoded:
+                found = self._index_of.get(picture.pts, -1) if picture.pts is not None else -1
+                if found == index:
+                    self._next = index + 1 if index + 1 < self.num_frames else -1
+                    return picture.to_ndarray(format="rgb24")
+                if found > index:
+                    break
+            # Landed behind the wanted frame (open groups of pictures do that): start one key frame earlier.
+            key -= 1
+            if key < -1:
+                raise DatasetError(f"{self._path}: frame {index} is in the index but is never decoded; record it again")
+            self._seek(key)
+
+    def _seek(self, key: int) -> None:
+        """Restart decoding at the key frame number `key`; below 0 at the start of the file."""
+        target = self._key_times[key] if key >= 0 else self._times[0]
+        self._container.seek(target, stream=self._stream, backward=True, any_frame=False)
+        self._decoded = self._container.decode(self._stream)
+        self._next = self._index_of[target]
+
+
+class VideoCache:
+    """Keeps the most recently used video files open; one per process, not shared between threads."""
+
+    def __init__(self, capacity: int = 8) -> None:
+        self._capacity = capacity
+        self._readers: OrderedDict[Path, VideoReader] = OrderedDict()
+
+    def open(self, path: Path) -> VideoReader:
+        """Return the reader of `path`, opening it if need be.
+
+        Raises:
+            DatasetError: missing or damaged.
+        """
+        reader = self._readers.pop(path, None) or VideoReader(path)
+        self._readers[path] = reader
+        if len(self._readers) > self._capacity:
+            self._readers.popitem(last=False)[1].close()
+        return reader
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._readers:
+            self._readers.popitem()[1].close()
+
+    def __enter__(self) -> VideoCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def count_frames(path: Path) -> int:
+    """Count the frames of a video by reading all its packets.
+
+    Raises:
+        DatasetError: missing or damaged.
+    """
+    reader = VideoReader(path)
+    try:
+        return reader.num_frames
+    finally:
+        reader.close()

@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.errors import DatasetError
+from gr00t_training.testing import make_embodiment, make_frames
+
+# delta rows of the reference samples
+DELTAS = {"video": [-2, 0], "state": [-3, 0], "action": list(range(16))}
+TASK = "human.action.task_description"
+
+
+@pytest.fixture(scope="module")
+def reference(fixtures_dir):
+    folder = fixtures_dir / "n1_dataset_tiny"
+    return LeRobotDataset(folder / "dataset"), json.loads((folder / "expected_n1.json").read_text()), folder
+
+
+def test_every_sample_is_what_the_n1_loader_reads(reference):
+    from safetensors.numpy import load_file
+
+    dataset, described, folder = reference
+    expected = load_file(folder / "expected_n1.safetensors")
+    for name, values in expected.items():
+        episode, base, kind, key = name.split(".")[:4]
+        rows = [int(base) + delta for delta in DELTAS[kind]]
+        if kind == "video":
+            found = dataset.images(int(episode), key, rows)
+            assert found.shape == (2, 48, 64, 3)
+            np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), values, atol=1.0)
+            levels = [16 + (7 * max(row, 0) + 31 * int(episode)) % 220 for row in rows]
+            np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), levels, atol=1.5)
+        else:
+            found = dataset.window(kind, int(episode), key, rows)
+            assert found.dtype == np.float64
+            assert np.array_equal(found, values), name
+    assert len(expected) == 14 * 7  # points x keys: all were compared
+    for point, texts in described["language"].items():
+        episode, row = map(int, point.split("."))
+        assert [dataset.task(episode, row, TASK)] == texts
+
+
+def test_statistics_are_computed_where_none_are_stored(reference):
+    dataset, described, _ = reference
+    for kind, keys in described["metadata"]["statistics"].items():
+        for key, lists in keys.items():
+            found = dataset.statistics(kind, key).to_mapping()
+            for name, values in lists.items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-7)
+    assert not (dataset.path / "meta/stats.json").exists()
+
+
+def test_modality_is_read_as_by_the_n1_loader(reference):
+    dataset, described, _ = reference
+    modalities = described["metadata"]["modalities"]
+    for kind in ("state", "action"):
+        for key, entry in modalities[kind].items():
+            part = dataset.slice_of(kind, key)
+            found = {
+                "absolute": part.is_absolute,
+                "rotation_type": part.rotation,
+                "shape": [part.dim],
+                "continuous": part.is_continuous,
+            }
+            assert found == entry
+    assert list(dataset.video_size("front"))[::-1] == modalities["video"]["front"]["resolution"]
+    assert dataset.fps == modalities["video"]["front"]["fps"]
+    assert sum(episode.length for episode in dataset.episodes) == described["all_steps"]
+
+
+def test_gr1_sample_with_its_oddities(data_dir):
+    dataset = LeRobotDataset(data_dir / "lerobot_v20_gr1")
+    assert [episode.length for episode in dataset.episodes] == [416, 470, 470, 412, 328]
+    assert dataset.embodiment is None
+    table = pq.read_table(dataset.data_file(2))
+    assert np.array_equal(dataset.state(2, "right_arm"), np.array(table["observation.state"].to_pylist())[:, 22:29])
+    assert np.array_equal(dataset.action(2, "waist"), np.array(table["action"].to_pylist())[:, 41:44])
+    assert dataset.task(2, 100) == "pick the meat from the counter and place it in the plate"
+    assert dataset.task(2, 100, "human.validity") == "valid"
+    assert dataset.images(2, "ego_view", [469]).shape == (1, 256, 256, 3)
+    assert dataset.video_size("ego_view") == (256, 256)
+    stored = json.loads((dataset.path / "meta/stats.json").read_text())["action"]["q99"][35:41]
+    assert dataset.statistics("action", "right_leg").q99.tolist() == stored
+    with pytest.raises(DatasetError, match=r"video.egoview: not in meta/modality.json \(ego_view\)"):
+        dataset.images(0, "egoview", [0])
+
+
+def test_v21_written_by_lerobot(data_dir):
+    dataset = LeRobotDataset(data_dir / "lerobot_v21_reference")
+    assert [dataset.task(i, 0) for i in range(3)] == [dataset.episodes[i].tasks[0] for i in range(3)]
+    assert dataset.task(1, 0) == "press the button"
+    assert dataset.action(1, "arm").shape == (45, 7)
+    assert dataset.images(2, "wrist", [0, 49]).shape == (2, 120, 160, 3)
+    per_episode = [json.loads(line) for line in (dataset.path / "meta/episodes_stats.jsonl").read_text().splitlines()]
+    lows = np.min([line["stats"]["action"]["min"] for line in per_episode], axis=0)
+    assert dataset.statistics("action", "gripper").min.tolist() == lows[7:].tolist()
+
+
+def test_v30_is_refused(data_dir):
+    with pytest.raises(DatasetError, match=r"is LeRobot v3.0.*convert it to v2.1"):
+        LeRobotDataset(data_dir / "lerobot_v30_reference")
+
+
+def test_written_dataset_reads_back_equal(tmp_path):
+    embodiment = make_embodiment()
+    episodes = [make_frames(embodiment, count, seed=count, task=task) for count, task in ((7, "lift"), (12, "放下"))]
+    with DatasetWriter(tmp_path, embodiment) as writer:
+        for frames in episodes:
+            episode = writer.start_episode(frames[0].task)
+            for frame in frames:
+                episode.add_frame(frame)
+            episode.save()
+    dataset = LeRobotDataset(tmp_path)
+    assert dataset.embodiment == embodiment
+    assert (dataset.fps, dataset.num_frames) == (10, 19)
+    for number, frames in enumerate(episodes):
+        for key in ("arm", "gripper"):
+            for kind in ("state", "action"):
+                expected = np.stack([getattr(frame, kind)[key] for frame in frames]).astype(np.float32)
+                assert np.array_equal(dataset.vectors(kind, number, key), expected)
+        levels = [frame.images["front"][0, 0, 0] for frame in frames]
+        found = dataset.images(number, "front", range(len(frames)))
+        np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), levels, atol=1.5)
+        assert {dataset.task(number, row) for row in range(len(frames))} == {frames[0].task}
+    expected = np.stack([frame.state["arm"] for frames in episodes for frame in frames]).mean(axis=0)
+    np.testing.assert_allclose(dataset.statistics("state", "arm").mean, expected, rtol=1e-6)
+
+
+def test_statistics_stored_are_preferred_and_incomplete_ones_computed(tmp_path):
+    embodiment = make_embodiment()
+    with DatasetWriter(tmp_path, embodiment) as writer:
+        episode = writer.start_episode("lift")
+        for frame in make_frames(embodiment, 5):
+            episode.add_frame(frame)
+        episode.save()
+    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    computed = list(stats["action"]["q01"])
+    stats["action"]["q01"] = [7.0, 8.0, 9.0, 10.0]
+    (tmp_path / "meta/stats.json").write_text(json.dumps(stats))
+    assert LeRobotDataset(tmp_path).statistics("action", "gripper").q01.tolist() == [10.0]
+    del stats["action"]["q01"]
+    (tmp_path / "meta/stats.json").write_text(json.dumps(stats))
+    assert LeRobotDataset(tmp_path).statistics("action", "gripper").q01.tolist() == computed[3:]
+
+
+def test_damage_is_named(tmp_path, fixtures_dir):
+    root = tmp_path / "dataset"
+    shutil.copytree(fixtures_dir / "n1_dataset_tiny/dataset", root)
+    for path in root.rglob("*"):
+        path.chmod(0o755)
+    dataset = LeRobotDataset(root)
+    with pytest.raises(DatasetError, match=r"state.leg: not in meta/modality.json \(arm, quat, hand\)"):
+        dataset.state(0, "leg")
+    with pytest.raises(DatasetError, match="no episode 3; it has 3"):
+        dataset.state(3, "arm")
+    with pytest.raises(DatasetError, match=r"annotation.x: not in meta/modality.json"):
+        dataset.task(0, 0, "x")
+    dataset.data_file(1).unlink()
+    with pytest.raises(DatasetError, match=r"episode_000001.parquet: cannot be read"):
+        dataset.state(1, "arm")
+    dataset.video_file(1, "front").unlink()
+    with pytest.raises(DatasetError, match=r"episode_000001.mp4: not a readable video"):
+        dataset.images(1, "front", [0])
+    episodes = root / "meta/episodes.jsonl"
+    episodes.write_text(episodes.read_text().replace('"length": 23', '"length": 24'))
+    with pytest.raises(DatasetError, match=r"episode_000000.parquet: 23 rows, meta/episodes.jsonl says 24"):
+        LeRobotDataset(root).state(0, "arm")
+    episodes.write_text('{"episode_index": 0\n')
+    with pytest.raises(DatasetError, match=r"episodes.jsonl:1: not valid JSON"):
+        LeRobotDataset(root)
+    (root / "meta/info.json").write_text('{"codebase_version": "v2.0"}')
+    with pytest.raises(DatasetError, match=r"damaged metadata: KeyError\('fps'\)"):
+        LeRobotDataset(root)
+    with pytest.raises(DatasetError, match=r"cannot be read.*is this a LeRobot"):
+        LeRobotDataset(tmp_path)

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.embodiment import Embodiment, ModelKeys, VectorKey, VideoKey
+from gr00t_training.errors import ConfigError
+from gr00t_training.evaluate import evaluate_episode, format_table, make_report, plot_evaluation
+from gr00t_training.types import ActionChunk
+
+
+def vector(prefix, dim, **options):
+    return VectorKey(names=tuple(f"{prefix}{i}" for i in range(dim)), **options)
+
+
+TINY = Embodiment(
+    name="tiny",
+    tag="new_embodiment",
+    fps=10,
+    state={"arm": vector("a", 4), "quat": vector("q", 4), "hand": vector("h", 2, is_absolute=False)},
+    action={"arm": vector("a", 4), "delta": vector("d", 3, is_absolute=False), "grip": vector("g", 1)},
+    video={"front": VideoKey(height=48, width=64)},
+    language="human.action.task_description",
+    model=ModelKeys(action=("arm", "grip")),
+)
+
+
+class DriftingPolicy:
+    """The reference's dummy: the arm drifts by 0.01 a row from where it is, the gripper stays half open."""
+
+    embodiment = TINY
+
+    def __init__(self):
+        self.asked_ns = []
+
+    def infer(self, observation):
+        self.asked_ns.append(observation.stamp_ns)
+        assert observation.images["front"].shape == (1, 48, 64, 3)
+        arm = observation.state["arm"][0] + 0.01 * np.arange(16)[:, None]
+        return ActionChunk({"arm": arm, "grip": np.full((16, 1), 0.5)}, observation.stamp_ns, TINY.step_ns)
+
+
+@pytest.fixture(scope="module")
+def dataset(fixtures_dir):
+    return LeRobotDataset(fixtures_dir / "n1_dataset_tiny/dataset")
+
+
+def test_mse_equals_that_of_the_reference(dataset, fixtures_dir):
+    folder = fixtures_dir / "n1_dataset_tiny"
+    compared = 0
+    for name in ("expected_n1.json", "expected_n15.json"):
+        for case, expected in json.loads((folder / name).read_text())["eval_mse"].items():
+            if isinstance(expected, str):
+                continue  # N1 wants a state of every action's name; we do not
+            episode, steps, horizon, keys = re.fullmatch(r"traj(\d+).steps(\d+).horizon(\d+).(.*)", case).groups()
+            found = evaluate_episode(
+                DriftingPolicy(), dataset, int(episode), steps=int(steps), horizon=int(horizon), keys=keys.split("+")
+            )
+            assert found.mse == pytest.approx(expected, rel=1e-6), case
+            compared += 1
+    assert compared == 12 + 24
+
+
+def test_policy_is_asked_at_every_chunk_start(dataset):
+    policy = DriftingPolicy()
+    found = evaluate_episode(policy, dataset, 0, horizon=5)
+    assert policy.asked_ns == [row * 10**8 for row in (0, 5, 10, 15, 20)]
+    assert found.num_rows == 23
+    assert found.predicted["arm"].shape == (23, 4)
+    np.testing.assert_allclose(found.predicted["arm"][7], dataset.state(0, "arm")[5] + 0.02)
+    assert list(found.state) == ["arm"]  # there is no state named grip
+
+
+def test_report_and_table(dataset):
+    evaluations = [evaluate_episode(DriftingPolicy(), dataset, episode) for episode in (0, 1)]
+    report = make_report(evaluations, TINY)
+    assert json.loads(json.dumps(report)) == report
+    assert report["mse"] == pytest.approx((evaluations[0].mse + evaluations[1].mse) / 2)
+    first = report["episodes"][0]
+    channels = [value["mse"] for key in first["keys"].values() for value in key["channels"].values()]
+    assert first["mse"] == pytest.approx(np.mean(channels))
+    grip = dataset.action(0, "grip")
+    assert first["keys"]["grip"]["mae"] == pytest.approx(np.abs(grip - 0.5).mean())
+    lines = format_table(report).splitlines()
+    assert len(lines) == 1 + 2 * (5 + 2 + 1) + 1
+    assert "a3" in lines[5]
+    assert lines[-1].split()[-2:] == [f"{report['mse']:.6g}", f"{report['mae']:.6g}"]
+
+
+def test_plot_is_a_png_with_ink_in_it(dataset, tmp_path):
+    from matplotlib.image import imread
+
+    evaluation = evaluate_episode(DriftingPolicy(), dataset, 0, horizon=5)
+    plot_evaluation(evaluation, TINY, tmp_path / "a.png")
+    pixels = imread(tmp_path / "a.png")[..., :3]
+    orange = np.abs(pixels - np.array([1.0, 0.498, 0.055])).max(axis=-1) < 0.05
+    blue = np.abs(pixels - np.array([0.122, 0.467, 0.706])).max(axis=-1) < 0.05
+    assert orange.sum() > 500
+    assert blue.sum() > 200
+
+
+def test_requests_beyond_the_data_are_refused(dataset):
+    with pytest.raises(ConfigError, match="steps is 24, episode 0 has 23 rows"):
+        evaluate_episode(DriftingPolicy(), dataset, 0, steps=24)
+    with pytest.raises(ConfigError, match="horizon is 17, a chunk of the policy has 16 ticks"):
+        evaluate_episode(DriftingPolicy(), dataset, 0, horizon=17)
+    with pytest.raises(ConfigError, match=r"action.delta: the policy does not produce it \(arm, grip\)"):
+        evaluate_episode(DriftingPolicy(), dataset, 0, keys=["delta"])

@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gr00t_training.checkpoint import new_checkpoint  # noqa: E402
+from gr00t_training.dataset.reader import LeRobotDataset  # noqa: E402
+from gr00t_training.dataset.writer import DatasetWriter  # noqa: E402
+from gr00t_training.embodiment import Normalization, VideoKey, load_embodiment  # noqa: E402
+from gr00t_training.errors import DatasetError  # noqa: E402
+from gr00t_training.loader import (  # noqa: E402
+    BatchOrder,
+    StepDataset,
+    check_match,
+    dataset_statistics,
+    make_loader,
+    mismatches,
+)
+from gr00t_training.observation import observation_from_frames  # noqa: E402
+from gr00t_training.testing import make_embodiment, make_frames  # noqa: E402
+
+torch.set_num_threads(1)
+EMBODIMENT = make_embodiment()
+LENGTHS = (6, 5)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("dataset")
+    with DatasetWriter(root, EMBODIMENT) as writer:
+        for count in LENGTHS:
+            episode = writer.start_episode("lift the cube")
+            for frame in make_frames(EMBODIMENT, count, seed=count):
+                episode.add_frame(frame)
+            episode.save()
+    return LeRobotDataset(root)
+
+
+@pytest.fixture(scope="module")
+def samples(dataset):
+    checkpoint = new_checkpoint("n1_compact", EMBODIMENT, dataset_statistics(dataset, EMBODIMENT))
+    return StepDataset(dataset, checkpoint.pipeline(), seed=3)
+
+
+def test_every_epoch_has_every_sample_once_in_another_order():
+    positions = [position for batch in BatchOrder(7, 3, 1, 0, 7) for position in batch]
+    first, second, third = positions[:7], positions[7:14], positions[14:]
+    assert {epoch for epoch, _ in first} == {0}
+    assert {epoch for epoch, _ in second} == {1}
+    assert sorted(sample for _, sample in first) == list(range(7))
+    assert sorted(sample for _, sample in second) == list(range(7))
+    assert len({tuple(sample for _, sample in part) for part in (first, second, third)}) == 3
+
+
+def test_order_depends_on_seed_and_place_only():
+    whole = list(BatchOrder(7, 3, 1, 0, 9))
+    assert list(BatchOrder(7, 3, 1, 4, 9)) == whole[4:]
+    assert list(BatchOrder(7, 3, 2, 0, 9)) != whole
+    assert all(len(batch) == 3 for batch in whole)
+    assert len(list(BatchOrder(2, 5, 1, 0, 2))) == 2  # a batch may hold several epochs
+
+
+def test_sample_is_the_row_it_names(samples, dataset):
+    assert len(samples) == sum(LENGTHS)
+    pipeline = samples.pipeline
+    for sample, (episode, row) in {0: (0, 0), 5: (0, 5), 6: (1, 0), 10: (1, 4)}.items():
+        found = samples[(0, sample)]
+        decoded = pipeline.decode(found["action"])
+        for key in ("arm", "gripper"):
+            rows = np.minimum(np.arange(row, row + 16), LENGTHS[episode] - 1)
+            np.testing.assert_allclose(decoded[key], dataset.action(episode, key)[rows], atol=1e-5)
+
+
+def test_loader_and_policy_encode_the_same_row_equally(samples):
+    """Without augmentation: state and prompt are equal bit by bit; the image differs by the video's loss only."""
+    frame = make_frames(EMBODIMENT, 6, seed=6)[2]
+    live = samples.pipeline.encode(observation_from_frames([frame], EMBODIMENT, ""))
+    trained = samples[(0, 2)]
+    assert torch.equal(live["state"], trained["state"])
+    assert torch.equal(live["input_ids"], trained["input_ids"])
+    assert torch.equal(live["embodiment_id"], trained["embodiment_id"])
+    assert live["pixel_values"].shape == trained["pixel_values"].shape
+
+
+def test_augmentation_depends_on_epoch_and_sample(samples):
+    pixels = samples[(0, 2)]["pixel_values"]
+    assert torch.equal(samples[(0, 2)]["pixel_values"], pixels)
+    assert not torch.equal(samples[(1, 2)]["pixel_values"], pixels)
+
+
+def test_batches_are_the_same_with_workers(samples):
+    def batches(num_workers):
+        loader = make_loader(samples, batch_size=2, seed=5, start=1, stop=4, num_workers=num_workers)
+        return list(loader)
+
+    alone, helped = batches(0), batches(1)
+    assert len(alone) == len(helped) == 3
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert alone[0]["action"].shape == (2, 16, 32)
+
+
+def test_loader_leaves_the_global_random_state_alone(samples):
+    before = torch.get_rng_state()
+    next(iter(make_loader(samples, batch_size=2, seed=5, start=0, stop=1, num_workers=0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_matching_dataset_has_no_mismatch(dataset, data_dir):
+    assert mismatches(dataset, EMBODIMENT) == []
+    assert mismatches(LeRobotDataset(data_dir / "lerobot_v20_gr1"), load_embodiment("gr1_arms_only")) == []
+
+
+def test_normalization_is_free_but_layout_is_not(dataset):
+    arm = dataclasses.replace(EMBODIMENT.state["arm"], normalization=Normalization.Q99)
+    assert mismatches(dataset, dataclasses.replace(EMBODIMENT, state={**EMBODIMENT.state, "arm": arm})) == []
+    other = dataclasses.replace(EMBODIMENT, fps=20, video={"front": VideoKey(height=64, width=48)})
+    assert mismatches(dataset, other) == [
+        "fps: found 10, expected 20",
+        "video.front.height: found 32, expected 64",
+    ]
+
+
+def test_foreign_dataset_that_does_not_fit_is_refused_naming_each_item(data_dir):
+    dataset = LeRobotDataset(data_dir / "lerobot_v21_reference")
+    arm = dataclasses.replace(EMBODIMENT.state["arm"], names=tuple(f"panda_joint{i}" for i in range(2, 9)))
+    state = {**EMBODIMENT.state, "arm": arm}
+    with pytest.raises(DatasetError) as caught:
+        check_match(dataset, dataclasses.replace(EMBODIMENT, state=state, language="human.coarse"))
+    message = str(caught.value)
+    assert "fps: found 30, expected 10" in message
+    assert "state.arm.names: found [panda_joint1," in message
+    assert "state.gripper.names: found [panda_finger_joint1], expected [grip]" in message
+    assert "action.arm: found 7 channels, expected 3" in message
+    assert "video.front: found height and width (120, 160), expected (32, 48)" in message
+    assert "language: found human.task_description, expected human.coarse" in message
+
+
+def test_empty_dataset_is_refused(samples):
+    empty = StepDataset.__new__(StepDataset)
+    empty.__dict__.update(samples.__dict__, _steps=[])
+    with pytest.raises(DatasetError, match="has no rows"):
+        make_loader(empty, batch_size=1, seed=0, start=0, stop=1, num_workers=0)

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.embodiment import ModelKeys, load_embodiment
+from gr00t_training.errors import ObservationError
+from gr00t_training.observation import action_targets, observation_from_frames, observation_from_rows
+from gr00t_training.testing import make_embodiment, make_frames
+
+
+@pytest.fixture
+def embodiment():
+    base = make_embodiment()
+    relative = dataclasses.replace(base.action["gripper"], is_absolute=False)
+    return dataclasses.replace(base, action={**base.action, "gripper": relative}, action_horizon=4)
+
+
+def write(path, embodiment, frames):
+    with DatasetWriter(path, embodiment) as writer:
+        episode = writer.start_episode("lift")
+        for frame in frames:
+            episode.add_frame(frame)
+        episode.save()
+    return LeRobotDataset(path)
+
+
+def test_rows_and_frames_give_the_same_observation(tmp_path, embodiment):
+    frames = make_frames(embodiment, 6)
+    dataset = write(tmp_path, embodiment, frames)
+    for row, frame in enumerate(frames):
+        recorded = observation_from_rows(dataset, 0, row, embodiment)
+        live = observation_from_frames([frame], embodiment, "")
+        assert list(recorded.state) == list(live.state) == ["arm", "gripper"]
+        for key in live.state:
+            assert live.state[key].dtype == recorded.state[key].dtype == np.float64
+            assert np.array_equal(live.state[key], recorded.state[key])
+        np.testing.assert_allclose(recorded.images["front"], live.images["front"], atol=2)  # lossy video
+        assert recorded.images["front"].shape == live.images["front"].shape == (1, 32, 48, 3)
+        assert recorded.instruction == live.instruction == "lift the cube"
+        assert recorded.stamp_ns == live.stamp_ns == row * 10**8
+
+
+def test_instruction_given_rules(embodiment):
+    assert observation_from_frames(make_frames(embodiment, 1), embodiment, "drop it").instruction == "drop it"
+
+
+def test_action_targets_are_padded_at_the_end(tmp_path, embodiment):
+    frames = make_frames(embodiment, 6)
+    dataset = write(tmp_path, embodiment, frames)
+    arm = np.stack([frame.action["arm"] for frame in frames]).astype(np.float32)
+    grip = np.stack([frame.action["gripper"] for frame in frames]).astype(np.float32)
+    whole = action_targets(dataset, 0, 1, embodiment)
+    assert np.array_equal(whole["arm"], arm[1:5])
+    last = action_targets(dataset, 0, 4, embodiment)
+    assert np.array_equal(last["arm"], arm[[4, 5, 5, 5]])  # absolute: the robot stays
+    assert np.array_equal(last["gripper"], [grip[4], grip[5], [0], [0]])  # relative: no motion
+
+
+def test_only_what_the_model_uses_is_read(data_dir):
+    embodiment = load_embodiment("gr1_arms_only")
+    dataset = LeRobotDataset(data_dir / "lerobot_v20_gr1")
+    observation = observation_from_rows(dataset, 3, 5, embodiment)
+    assert list(observation.state) == ["left_arm", "right_arm", "left_hand", "right_hand"]
+    assert observation.instruction == "pick the salt from the counter and place it in the plate"
+    assert action_targets(dataset, 3, 5, embodiment)["right_hand"].shape == (16, 6)
+
+
+def test_missing_inputs_are_named(embodiment):
+    frame = make_frames(embodiment, 1)[0]
+    with pytest.raises(ObservationError, match=r"video.front: missing, found nothing; check the topic map"):
+        observation_from_frames([dataclasses.replace(frame, images={})], embodiment, "")
+    without_arm = dataclasses.replace(frame, state={"gripper": frame.state["gripper"]})
+    with pytest.raises(ObservationError, match=r"state.arm: missing, found gripper"):
+        observation_from_frames([without_arm], embodiment, "")
+    with pytest.raises(ObservationError, match="no frame"):
+        observation_from_frames([], embodiment, "")
+    unused = dataclasses.replace(embodiment, model=ModelKeys(state=("gripper",)))
+    assert list(observation_from_frames([without_arm], unused, "").state) == ["gripper"]
