@@ -145,10 +145,9 @@ class Trainer:
         """
         try:
             state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
-            found = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
         except Exception as error:  # torch.load raises anything on a damaged file
             raise CheckpointError(f"{path}: no state to resume from ({error}); start anew from it") from error
-        expected = dataclasses.asdict(self.settings)
+        found, expected = saved_settings(path), dataclasses.asdict(self.settings)
         items = [
             f"{name}: found {found.get(name)}, expected {expected[name]}"
             for name in _FIXED_SETTINGS
@@ -225,6 +224,20 @@ class Trainer:
         torch.save(state, folder / STATE_FILE)
         text = json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n"
         (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+
+def saved_settings(path: Path) -> dict[str, Any]:
+    """Return the trainer settings that a checkpoint was made with.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    try:
+        found = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no settings to resume with ({error}); start anew from it") from error
+    known = {field.name for field in dataclasses.fields(TrainerSettings)}
+    return {name: value for name, value in found.items() if name in known}
 
 
 def make_optimizer(model: Gr00tModel, settings: TrainerSettings) -> torch.optim.AdamW:

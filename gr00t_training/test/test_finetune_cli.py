@@ -57,6 +57,7 @@ def test_gr1_sample_trains_with_a_shipped_embodiment(data_dir, tmp_path, capsys)
     assert output.splitlines()[-1] == f"saved {tmp_path / 'checkpoint-3'}"
     policy = Policy.from_checkpoint(tmp_path / "checkpoint-3", device="cpu")
     assert policy.embodiment == load_embodiment("gr1_arms_only")
+    assert json.loads((tmp_path / "checkpoint-3/trainer_settings.json").read_text())["tune_llm"] is True
 
 
 def test_recorded_dataset_needs_no_embodiment_and_can_be_resumed_and_built_on(recorded, tmp_path, capsys):

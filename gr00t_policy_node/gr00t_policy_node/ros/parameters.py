@@ -18,6 +18,7 @@ class PolicyParameters:
     limits_file: str = setting("", "Joint limits (YAML); empty is refused at configure.", read_only=True)
     instruction: str = setting("", "Task to start with at activation; empty: wait for one.")
     device: str = setting("auto", "Where the model runs: auto, cpu, cuda, cuda:1.", read_only=True)
+    num_threads: int = setting(0, "Threads of a model on the CPU; 0: PyTorch's choice.", ge=0, le=256, read_only=True)
     denoising_steps: int = setting(4, "Steps of the flow-matching sampler.", ge=1, le=100, read_only=True)
     seed: int = setting(-1, "Seed of the sampler's noise; -1: another one every time.", ge=-1, read_only=True)
     inference_period_s: float = setting(0.2, "Shortest time between policy queries [s].", ge=0.0, le=10.0)

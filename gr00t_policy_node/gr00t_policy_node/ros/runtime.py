@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from gr00t_msgs.msg import ActionChunk as ActionChunkMsg
 from gr00t_msgs.msg import PolicyStatus
@@ -238,6 +239,8 @@ def load_policy(settings: PolicyParameters, embodiment: Embodiment) -> Policy:
     Raises:
         Gr00tError: see `Policy.from_checkpoint`.
     """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
     policy = Policy.from_checkpoint(
         Path(settings.checkpoint_path),
         embodiment=embodiment,

@@ -20,7 +20,7 @@ from gr00t_training.loader import check_match, dataset_statistics
 from gr00t_training.model.config import VARIANTS
 from gr00t_training.model.gr00t import Gr00tModel
 from gr00t_training.settings import add_arguments, from_arguments
-from gr00t_training.trainer import Trainer, TrainerSettings, saved_checkpoints
+from gr00t_training.trainer import Trainer, TrainerSettings, saved_checkpoints, saved_settings
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ def finetune(options: argparse.Namespace) -> Path:
     Raises:
         Gr00tError: options, dataset and model do not fit each other, or training failed.
     """
-    settings = from_arguments(TrainerSettings, options)
-    dataset = LeRobotDataset(options.dataset_path)
-    embodiment = _embodiment(options, dataset)
-    check_match(dataset, embodiment)
     saved = saved_checkpoints(options.output_dir)
     if saved and not options.resume:
         raise ConfigError(f"{options.output_dir}: has {saved[-1].name} already; pass --resume or another --output-dir")
+    settings = from_arguments(TrainerSettings, _with_defaults(options, saved[-1] if saved else None))
+    dataset = LeRobotDataset(options.dataset_path)
+    embodiment = _embodiment(options, dataset)
+    check_match(dataset, embodiment)
     try:
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,6 +73,14 @@ def finetune(options: argparse.Namespace) -> Path:
     return trainer.train()
 
 
+def _with_defaults(options: argparse.Namespace, resumed: Path | None) -> argparse.Namespace:
+    """Fill in trainer settings that the command line leaves open: those of the run that goes on, if there is one."""
+    defaults = saved_settings(resumed) if resumed else {}
+    if options.variant and not resumed:
+        defaults["tune_llm"] = True  # fresh weights: a frozen part would stay noise
+    return argparse.Namespace(**{**defaults, **vars(options)})
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gr00t_finetune", description=__doc__)
     parser.add_argument("--dataset-path", type=Path, required=True, help="Folder of the dataset.")
@@ -82,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--base-model-path", type=Path, help="Folder of the checkpoint to start from.")
-    source.add_argument("--variant", choices=list(VARIANTS), help="Start from fresh weights of this size.")
+    source.add_argument(
+        "--variant",
+        choices=list(VARIANTS),
+        help="Start from fresh weights of this size; the language model trains too.",
+    )
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, for a model that has none.")
     parser.add_argument("--resume", action="store_true", help="Continue from the last checkpoint of --output-dir.")
     add_arguments(parser, TrainerSettings)

@@ -1,0 +1,142 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Command `gr00t_play_bag`: publish a bag's messages at the pace of their log times, where `ros2 bag` is not installed.
+
+The recorded bytes are published as they are. With `--clock`, `/clock` follows the log times, so that nodes with
+`use_sim_time` live in the time of the recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.utilities import ok, remove_ros_args, try_shutdown
+from rosgraph_msgs.msg import Clock
+
+from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.ros.ingest import message_class
+from gr00t_training.errors import ConfigError, DatasetError, Gr00tError
+
+EXIT_ERROR = 2
+CLOCK_STEP_S = 0.01
+TAIL_S = 2.0  # time that goes on after the last message: for nodes that wait for late ones, and for the middleware
+# Reliable and transient-local fits every subscriber; the depth lets bursts pass.
+OFFERED_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play a bag and return the exit code: 0, or 2 after an error."""
+    parser = argparse.ArgumentParser(
+        prog="gr00t_play_bag", description="Publish the messages of a bag as ROS 2 topics."
+    )
+    parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, or a storage file")
+    parser.add_argument("--clock", action="store_true", help="publish the log time on /clock")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed, a factor of real time (default: 1)")
+    parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="topics to play (default: all)")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end, until interrupted")
+    parser.add_argument("--allow-partial", action="store_true", help="play what can be read of a damaged bag")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="S", help="wait up to S seconds for a subscriber of each topic"
+    )
+    options = parser.parse_args(remove_ros_args(sys.argv)[1:] if arguments is None else arguments)
+    if not options.rate > 0:
+        parser.error(f"--rate is {options.rate}, expected more than 0")
+    rclpy.init()
+    try:
+        with Bag(options.bag, allow_partial=options.allow_partial) as bag:
+            player = BagPlayer(bag, options.topics, has_clock=options.clock)
+            player.wait_for_subscribers(options.wait)
+            player.play(options.rate)
+            while options.loop:
+                player.play(options.rate)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Gr00tError as error:
+        print(f"gr00t_play_bag: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    finally:
+        try_shutdown()
+    return 0
+
+
+class BagPlayer(Node):
+    """Publishers of a bag's topics."""
+
+    def __init__(self, bag: Bag, topics: Sequence[str] | None, *, has_clock: bool) -> None:
+        """Create a publisher per topic; topics whose type is not installed are skipped with a warning.
+
+        Raises:
+            DatasetError: a named topic is not in the bag, or nothing is left to play.
+        """
+        super().__init__("gr00t_play_bag")
+        absent = [topic for topic in topics or () if topic not in bag.topics]
+        if absent:
+            raise DatasetError(f"{bag.path}: no topic {absent[0]}; the bag has {', '.join(sorted(bag.topics))}")
+        self._bag = bag
+        self._publishers_by_topic: dict[str, Any] = {}
+        for name in topics or sorted(bag.topics):
+            if has_clock and name == "/clock":
+                continue  # the recorded clock would run against ours
+            try:
+                kind = message_class(bag.topics[name].type)
+            except ConfigError as error:
+                self.get_logger().warning(f"{name} is not played: {error}")
+                continue
+            self._publishers_by_topic[name] = self.create_publisher(kind, name, OFFERED_QOS)
+        if not self._publishers_by_topic:
+            raise DatasetError(f"{bag.path}: none of its topics can be played")
+        self._clock_publisher = self.create_publisher(Clock, "/clock", 10) if has_clock else None
+
+    def wait_for_subscribers(self, timeout_s: float) -> None:
+        """Wait until every topic has a subscriber, at most `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        waiting: list[str] = []
+        publishers = [*self._publishers_by_topic.values(), *([self._clock_publisher] if self._clock_publisher else [])]
+        while time.monotonic() < deadline and ok():
+            waiting = [publisher.topic_name for publisher in publishers if not publisher.get_subscription_count()]
+            if not waiting:
+                return
+            time.sleep(CLOCK_STEP_S)
+        if timeout_s > 0:
+            self.get_logger().warning(f"nobody listens to {', '.join(waiting)}; playing all the same")
+
+    def play(self, rate: float) -> None:
+        """Publish the whole bag once, `rate` times as fast as it was recorded."""
+        start_ns, last_ns, start_s = 0, 0, 0.0
+        for message in self._bag.messages(self._publishers_by_topic):
+            if not start_ns:
+                start_ns, start_s = message.log_ns, time.monotonic()
+            last_ns = message.log_ns
+            self._wait_until(last_ns, start_ns, start_s, rate)
+            self._publish_clock(last_ns)
+            self._publishers_by_topic[message.topic].publish(bytes(message.payload))
+        self._wait_until(last_ns + round(TAIL_S * 1e9), start_ns, start_s, rate)
+
+    def _wait_until(self, log_ns: int, start_ns: int, start_s: float, rate: float) -> None:
+        """Sleep until a log time is due, with `/clock` going on."""
+        while True:
+            passed_ns = round((time.monotonic() - start_s) * rate * 1e9)
+            rest_s = (log_ns - start_ns - passed_ns) / 1e9 / rate
+            if rest_s <= 0:
+                return
+            self._publish_clock(start_ns + passed_ns)
+            time.sleep(min(rest_s, CLOCK_STEP_S))
+
+    def _publish_clock(self, now_ns: int) -> None:
+        if self._clock_publisher is not None:
+            stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
+            self._clock_publisher.publish(Clock(clock=stamp))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Buffers and codec of one key: what `gr00t_recorder.topics.frames` joins to frames. The caller holds the lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gr00t_recorder.topics.bindings import StreamConfig, VectorBinding, VideoBinding
+from gr00t_recorder.topics.codecs import Channels, ImageCodec, VectorCodec, age_text
+from gr00t_recorder.topics.resample import Arrival, Choice, Sample, StreamBuffer
+from gr00t_training.errors import ObservationError
+
+MAX_CHANNEL_GROUPS = 16  # publishers sharing one topic; more means that parts are cut at random
+
+
+class VideoInput:
+    """Buffer and codec of a camera."""
+
+    def __init__(
+        self,
+        name: str,
+        binding: VideoBinding,
+        config: StreamConfig,
+        codec: ImageCodec,
+        tolerance_s: float,
+        horizon_ns: int,
+    ) -> None:
+        self.name, self.binding, self.codec = name, binding, codec
+        self.key = name.partition(".")[2]
+        self.config = config
+        self.tolerance_ns = _tolerance_ns(binding, tolerance_s)
+        self.buffer = StreamBuffer(horizon_ns)
+        self.foreign = ""
+        self._is_proven = False
+
+    def add(self, message: Any, arrival: Arrival) -> bool | None:
+        self.codec.check(message)
+        if not self._is_proven:
+            self.codec.decode(message)  # a compressed image of the wrong size must not wait for the first frame
+            self._is_proven = True
+        return self.buffer.insert(Sample(arrival, message))
+
+    def sample(self, tick_ns: int) -> Choice | None:
+        return self.buffer.sample(tick_ns, self.binding.align)
+
+    def require(self, choice: Choice | None) -> Choice:
+        if choice is None:
+            raise ObservationError(f"{self.name}: no image on {self.config.topic}; check the camera and the topic map")
+        return _require_fresh(self.name, self.config, choice)
+
+    def is_settled(self, tick_ns: int, clock_ns: int) -> bool:
+        return self.buffer.is_settled(tick_ns, self.binding.align, clock_ns)
+
+    def lack(self) -> str:
+        return ""
+
+    def clear(self) -> None:
+        self.buffer.clear()
+
+
+class VectorInput:
+    """Buffers of a state or action key: one per group of channels that arrive together."""
+
+    def __init__(
+        self,
+        name: str,
+        binding: VectorBinding,
+        config: StreamConfig,
+        codec: VectorCodec,
+        tolerance_s: float,
+        horizon_ns: int,
+    ) -> None:
+        self.name, self.binding, self.codec, self.config = name, binding, codec, config
+        self.tolerance_ns = _tolerance_ns(binding, tolerance_s)
+        self.foreign = ""  # what the newest message carries when it has none of the key's channels
+        self._horizon_ns = horizon_ns
+        self._groups: dict[tuple[int, ...], StreamBuffer] = {}
+
+    def add(self, message: Any, arrival: Arrival) -> bool | None:
+        channels = self.codec.decode(message)
+        if channels is None:
+            self.foreign = f"messages arrive, but carry {', '.join(self.codec.names_newest) or 'no names'}"
+            return None
+        self.foreign = ""
+        return self._buffer(channels).insert(Sample(arrival, channels.values))
+
+    def sample(self, tick_ns: int) -> Choice | None:
+        """Join the groups; where two carry the same channel, the newer sample counts."""
+        choices = [(group, buffer.sample(tick_ns, self.binding.align)) for group, buffer in self._groups.items()]
+        found = [(group, choice) for group, choice in choices if choice is not None]
+        if len(found) == 1 and len(found[0][0]) == len(self.codec.names):
+            return found[0][1]
+        values = np.full(len(self.codec.names), np.nan)
+        ages = np.zeros(len(self.codec.names), dtype=np.int64)
+        for group, choice in sorted(found, key=lambda item: item[1].samples[-1].stamp_ns):
+            values[list(group)] = choice.value
+            ages[list(group)] = choice.age_ns
+        if np.isnan(values).any():
+            return None  # a channel has not come yet
+        samples = tuple(sample for _, choice in found for sample in choice.samples)
+        return Choice(values, int(ages[np.abs(ages).argmax()]), samples)
+
+    def require(self, choice: Choice | None) -> Choice:
+        if choice is None:
+            missing = self.lack() or f"no sample on {self.config.topic} for the tick; check its publisher"
+            raise ObservationError(f"{self.name}: {missing}")
+        return _require_fresh(self.name, self.config, choice)
+
+    def is_settled(self, tick_ns: int, clock_ns: int) -> bool:
+        settled: set[int] = set()
+        for group, buffer in self._groups.items():
+            if buffer.is_settled(tick_ns, self.binding.align, clock_ns):
+                settled.update(group)
+        return len(settled) == len(self.codec.names)
+
+    def lack(self) -> str:
+        """Tell which channels never came, although messages did."""
+        covered = {index for group in self._groups for index in group}
+        missing = [name for index, name in enumerate(self.codec.names) if index not in covered]
+        if not missing or not (self.codec.names_seen or self._groups):
+            return ""
+        return (
+            f"{', '.join(missing)} never came on {self.config.topic}, which carries "
+            f"{', '.join(self.codec.names_seen)}; check 'select' in the topic map"
+        )
+
+    def clear(self) -> None:
+        self._groups.clear()
+
+    def _buffer(self, channels: Channels) -> StreamBuffer:
+        buffer = self._groups.get(channels.indices)
+        if buffer is None:
+            if len(self._groups) >= MAX_CHANNEL_GROUPS:
+                del self._groups[next(iter(self._groups))]
+            buffer = self._groups[channels.indices] = StreamBuffer(self._horizon_ns)
+        return buffer
+
+
+def _require_fresh(name: str, config: StreamConfig, choice: Choice) -> Choice:
+    if abs(choice.age_ns) > config.max_age_s * 1e9:
+        raise ObservationError(
+            f"{name}: the closest sample on {config.topic} is {age_text(abs(choice.age_ns))} from the tick, "
+            f"allowed are {config.max_age_s:g} s; check its publisher or 'max_age_s'"
+        )
+    return choice
+
+
+def _tolerance_ns(binding: VectorBinding | VideoBinding, default_s: float) -> int:
+    return round(1e9 * (default_s if binding.tolerance_s is None else binding.tolerance_s))

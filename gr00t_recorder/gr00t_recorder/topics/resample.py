@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Keep the recent samples of one source in the order of their stamps, and choose the one that belongs to a tick.
+
+The choice depends on stamps only (for `causal`: on receive times), never on the moment of asking: once a tick is
+settled, a live stream and a bag give the same answer.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gr00t_recorder.topics.bindings import Align
+
+MAX_SAMPLES = 20_000  # bound for a source whose stamps stand still; 3 s at 1 kHz are 3000
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One message as it came in; shared by the samples of all keys taken from it."""
+
+    stamp_ns: int
+    receive_ns: int
+    is_used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of one source."""
+
+    arrival: Arrival
+    value: Any  # (D,) float64, or an image message not decoded yet
+
+    @property
+    def stamp_ns(self) -> int:
+        """Time of the value."""
+        return self.arrival.stamp_ns
+
+
+class Choice(NamedTuple):
+    """What belongs to a tick."""
+
+    value: Any
+    age_ns: int  # tick - stamp of the sample, the closer one when two were interpolated; negative: after the tick
+    samples: tuple[Sample, ...]  # those that went into the value
+
+
+class StreamBuffer:
+    """Recent samples of one source, ordered by stamp."""
+
+    def __init__(self, horizon_ns: int) -> None:
+        """Keep samples for `horizon_ns` before the newest, and always one older than that."""
+        self._horizon_ns = horizon_ns
+        self._stamps: list[int] = []
+        self._samples: list[Sample] = []
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    @property
+    def newest(self) -> Sample | None:
+        """Sample with the latest stamp."""
+        return self._samples[-1] if self._samples else None
+
+    def insert(self, sample: Sample) -> bool:
+        """Add a sample wherever its stamp puts it; False when there is one of that stamp already (the first stays)."""
+        stamp_ns = sample.stamp_ns
+        place = bisect_left(self._stamps, stamp_ns)
+        if place < len(self._stamps) and self._stamps[place] == stamp_ns:
+            return False
+        self._stamps.insert(place, stamp_ns)
+        self._samples.insert(place, sample)
+        self._forget_old()
+        return True
+
+    def remove(self, sample: Sample) -> None:
+        """Take out a sample that turned out to be unusable."""
+        place = bisect_left(self._stamps, sample.stamp_ns)
+        if place < len(self._samples) and self._samples[place] is sample:
+            del self._stamps[place], self._samples[place]
+
+    def clear(self) -> None:
+        """Forget everything: the clock was set back."""
+        self._stamps.clear()
+        self._samples.clear()
+
+    def first_at_or_after(self, stamp_ns: int) -> Sample | None:
+        """Return the earliest sample stamped at or after `stamp_ns`."""
+        place = bisect_left(self._stamps, stamp_ns)
+        return self._samples[place] if place < len(self._samples) else None
+
+    def last_at_or_before(self, stamp_ns: int) -> Sample | None:
+        """Return the latest sample stamped at or before `stamp_ns`."""
+        place = bisect_right(self._stamps, stamp_ns)
+        return self._samples[place - 1] if place else None
+
+    def is_settled(self, tick_ns: int, align: Align, clock_ns: int) -> bool:
+        """Whether samples that arrive in order of their stamps can no longer change the choice for `tick_ns`.
+
+        Args:
+            tick_ns: time of the tick.
+            align: how the sample is chosen.
+            clock_ns: receive time of the newest message of any stream; decides for `causal`.
+        """
+        if align is Align.CAUSAL:
+            return clock_ns > tick_ns
+        return bool(self._stamps) and self._stamps[-1] >= tick_ns
+
+    def sample(self, tick_ns: int, align: Align) -> Choice | None:
+        """Choose what belongs to `tick_ns`, None when there is no such sample (`bindings.Align` defines each way)."""
+        if align is Align.CAUSAL:
+            arrived = (sample for sample in reversed(self._samples) if sample.arrival.receive_ns <= tick_ns)
+            return _single(next(arrived, None), tick_ns)
+        before = self.last_at_or_before(tick_ns)
+        if align is Align.HOLD:
+            return _single(before, tick_ns)
+        after = self.first_at_or_after(tick_ns)
+        if before is None or after is None or before is after:
+            # nearest and linear alike: only one side is known
+            return _single(before or (after if align is Align.NEAREST else None), tick_ns)
+        is_before_closer = tick_ns - before.stamp_ns <= after.stamp_ns - tick_ns
+        closer = before if is_before_closer else after
+        if align is Align.NEAREST:
+            return _single(closer, tick_ns)
+        weight = (tick_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
+        value = before.value + weight * (after.value - before.value)
+        return Choice(value, tick_ns - closer.stamp_ns, (before, after))
+
+    def _forget_old(self) -> None:
+        cut = bisect_right(self._stamps, self._stamps[-1] - self._horizon_ns) - 1
+        cut = max(cut, len(self._stamps) - MAX_SAMPLES)
+        if cut > 0:
+            del self._stamps[:cut], self._samples[:cut]
+
+
+def _single(sample: Sample | None, tick_ns: int) -> Choice | None:
+    if sample is None:
+        return None
+    return Choice(sample.value, tick_ns - sample.stamp_ns, (sample,))

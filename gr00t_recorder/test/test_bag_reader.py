@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+import sqlite3
+from collections import Counter
+
+import numpy as np
+import pytest
+from mcap.writer import CompressionType, Writer
+
+from gr00t_recorder.bag.reader import Bag
+from gr00t_training.errors import DatasetError
+
+WITH_TRUTH = [
+    "gr1_ep0_mcap",
+    "gr1_ep1_sqlite3_raw",
+    "gr1_session_split_mcap",
+    "so101_leader_follower_mcap",
+    "arm7_two_cameras_sqlite3",
+    "edge_no_metadata_sqlite3",
+    "edge_unindexed_mcap",
+    "edge_trailing_bytes_mcap",
+]
+
+
+@pytest.fixture
+def bags(data_dir):
+    return data_dir / "bags"
+
+
+def bag_path(folder):
+    return folder / "bag" if (folder / "bag").exists() else folder
+
+
+def read_all(path, **options):
+    """Return the number of messages per topic, after deserialising each and checking the order."""
+    counts, last_ns = Counter(), 0
+    with Bag(path, **options) as bag:
+        for message in bag.messages():
+            assert message.log_ns >= last_ns
+            last_ns = message.log_ns
+            bag.deserialize(message)
+            counts[message.topic] += 1
+        return dict(counts), bag.complaints
+
+
+@pytest.mark.parametrize("name", WITH_TRUTH)
+def test_every_message_is_read_in_order(bags, name):
+    truth = json.loads((bags / name / "truth.json").read_text())
+    counts, complaints = read_all(bag_path(bags / name))
+    assert counts == {topic: entry["count"] for topic, entry in truth["topics"].items()}
+    assert not complaints
+
+
+def test_stray_bytes_after_a_message_do_no_harm(bags):
+    with Bag(bags / "edge_trailing_bytes_mcap") as bag:
+        message = next(iter(bag.messages(["/joint_states"])))
+        joints = bag.deserialize(message)
+    assert joints.name[0] == "panda_joint1"
+    assert np.isfinite(joints.position).all()
+    assert len(joints.velocity) == 0
+
+
+def test_cut_file_is_refused_and_kept_in_part_on_request(bags):
+    path = bags / "edge_truncated_mcap"
+    with pytest.raises(DatasetError, match=r"cut short.*--allow-partial"):
+        read_all(path)
+    counts, complaints = read_all(path, allow_partial=True)
+    assert counts == json.loads((path / "truth.json").read_text())["recoverable"]
+    assert any("cut short" in line for line in complaints)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("talker_mcap", {"/topic": 10, "/rosout": 10}),  # QoS text of metadata and storage differ
+        ("talker_sqlite3", {"/topic": 10, "/rosout": 10}),
+        ("reindex_mcap", {"/chatter": 3177}),  # three files, no metadata
+        ("cdr_mcap", {"/test_topic": 3, "/array_topic": 4}),
+        ("empty_sqlite3", {}),
+    ],
+)
+def test_bags_of_rosbag2_are_read_whole(bags, name, expected):
+    assert read_all(bags / "rosbag2_suite" / name)[0] == expected
+
+
+def test_service_events_do_not_hinder_the_other_topics(bags):
+    with Bag(bags / "rosbag2_suite" / "service_events_mcap") as bag:
+        messages = list(bag.messages(["/test_topic1", "/test_topic2"]))
+        assert [bag.deserialize(message) for message in messages]
+        assert len(messages) == 2
+
+
+def test_unknown_type_is_named(bags):
+    with Bag(bags / "rosbag2_suite" / "service_events_mcap") as bag:
+        message = next(iter(bag.messages(["/test_service1/_service_event"])))
+        with pytest.raises(DatasetError, match="BasicTypes_Event is no standard type"):
+            bag.deserialize(message)
+
+
+def test_ros1_bag_is_refused(bags):
+    with pytest.raises(DatasetError, match="is a ROS 1 bag; convert it"):
+        Bag(bags / "ros1_suite" / "example.bag")
+    with pytest.raises(DatasetError, match="is a ROS 1 bag"):
+        Bag(bags / "ros1_suite")
+
+
+def copy_bag(bags, name, target):
+    shutil.copytree(bag_path(bags / name), target)
+    for path in [target, *target.iterdir()]:
+        path.chmod(0o755)
+    return target
+
+
+def test_messages_missing_against_the_metadata_are_an_error(bags, tmp_path):
+    folder = copy_bag(bags, "arm7_two_cameras_sqlite3", tmp_path / "bag")
+    with sqlite3.connect(folder / "bag.db3") as database:
+        number = database.execute("SELECT id FROM topics WHERE name = '/arm/command'").fetchone()[0]
+        database.execute(
+            "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE topic_id = ? LIMIT 3)", [number]
+        )
+    database.close()
+    with pytest.raises(DatasetError, match="topic /arm/command has 147 messages, the bag declares 150"):
+        read_all(folder)
+    counts, complaints = read_all(folder, allow_partial=True)
+    assert counts["/arm/command"] == 147
+    assert complaints == ["bag: topic /arm/command has 147 messages, the bag declares 150; "[:-2]]
+
+
+def test_messages_in_the_write_ahead_log_are_read(bags, tmp_path):
+    folder = copy_bag(bags, "edge_no_metadata_sqlite3", tmp_path / "bag")
+    database = sqlite3.connect(folder / "bag.db3")
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA wal_autocheckpoint=0")
+    row = database.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY timestamp DESC").fetchone()
+    database.execute("INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", [row[0], row[1] + 1, row[2]])
+    database.commit()
+    assert (folder / "bag.db3-wal").stat().st_size > 0
+    before = (folder / "bag.db3").read_bytes()
+    assert sum(read_all(folder)[0].values()) == 438
+    assert (folder / "bag.db3").read_bytes() == before
+    database.close()
+
+
+def test_damaged_chunk_is_one_clear_error_and_costs_only_itself(bags, tmp_path):
+    folder = copy_bag(bags, "gr1_ep0_mcap", tmp_path / "bag")
+    content = bytearray((folder / "bag.mcap").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    (folder / "bag.mcap").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"chunk at byte \d+ is damaged") as caught:
+        read_all(folder)
+    assert "\n" not in str(caught.value)
+    counts, complaints = read_all(folder, allow_partial=True)
+    assert 0 < sum(counts.values()) < 1416
+    assert any("is damaged" in line for line in complaints)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("x.mcap", "is not an MCAP file"), ("x.db3", "is not a SQLite file")])
+def test_other_files_are_refused(tmp_path, name, reason):
+    (tmp_path / name).write_bytes(b"something else entirely")
+    with pytest.raises(DatasetError, match=reason):
+        Bag(tmp_path / name)
+
+
+def test_absent_bag_and_absent_file_are_named(bags, tmp_path):
+    with pytest.raises(DatasetError, match="no such bag"):
+        Bag(tmp_path / "nothing")
+    folder = copy_bag(bags, "gr1_session_split_mcap", tmp_path / "bag")
+    (folder / "bag_1.mcap").unlink()
+    with pytest.raises(DatasetError, match=r"bag_1.mcap is missing, metadata.yaml lists it"):
+        Bag(folder)
+
+
+def write_mcap(path, times, compression):
+    """Write a file with one string message per chunk, in this order on disk."""
+    with open(path, "wb") as file:
+        writer = Writer(file, chunk_size=1, compression=compression)
+        writer.start("ros2")
+        schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data")
+        channel = writer.register_channel("/text", "cdr", schema)
+        for time in times:
+            text = str(time).encode() + b"\0"
+            payload = b"\x00\x01\x00\x00" + len(text).to_bytes(4, "little") + text
+            writer.add_message(channel, log_time=time, data=payload, publish_time=time)
+        writer.finish()
+
+
+def read_texts(path, **options):
+    with Bag(path, **options) as bag:
+        return [bag.deserialize(message).data for message in bag.messages()]
+
+
+def test_chunks_out_of_time_order_are_put_in_order(tmp_path):
+    write_mcap(tmp_path / "x.mcap", [30, 50, 10, 20, 40], CompressionType.ZSTD)
+    assert read_texts(tmp_path / "x.mcap") == ["10", "20", "30", "40", "50"]
+
+
+def test_messages_before_the_cut_of_a_chunk_are_kept(tmp_path):
+    path = tmp_path / "x.mcap"
+    with open(path, "wb") as file:
+        writer = Writer(file, chunk_size=10**6, compression=CompressionType.NONE)
+        writer.start("ros2")
+        schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data")
+        channel = writer.register_channel("/text", "cdr", schema)
+        for time in range(1, 9):
+            writer.add_message(channel, time, b"\x00\x01\x00\x00\x02\x00\x00\x00" + b"%d\x00" % time, time)
+        writer.finish()
+    content = path.read_bytes()
+    cut = content.index(b"\x02\x00\x00\x005\x00") + 6  # behind the fifth message
+    path.write_bytes(content[:cut])
+    assert read_texts(path, allow_partial=True) == ["1", "2", "3", "4", "5"]
+
+
+def test_split_files_without_metadata_are_taken_in_the_order_of_their_numbers(tmp_path):
+    for number in (1, 2, 10):
+        # one log time in all: the order of the files decides
+        write_mcap(tmp_path / f"bag_{number}.mcap", [7] * number, CompressionType.LZ4)
+    with Bag(tmp_path) as bag:
+        counts = [file.topics()["/text"].num_messages for file in bag.files]
+    assert counts == [1, 2, 10]

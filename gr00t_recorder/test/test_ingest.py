@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import threading
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from ros_process import eventually, spinning_node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+from gr00t_recorder.ros.ingest import TopicIngest
+from gr00t_recorder.topics.bindings import Reliability, StreamConfig, TopicMap, VectorBinding, VideoBinding
+from gr00t_recorder.topics.frames import FrameAssembler
+from gr00t_training.testing import make_embodiment
+
+DOMAIN = 57
+
+
+def make_assembler(**streams):
+    configs = {
+        "joints": StreamConfig(topic="joints", type="sensor_msgs/msg/JointState", reliability=Reliability.RELIABLE,
+                               depth=100),
+        "camera": StreamConfig(topic="image", type="sensor_msgs/msg/Image"),
+        **streams,
+    }  # fmt: skip
+    topic_map = TopicMap(
+        embodiment="test_arm",
+        streams=configs,
+        state={"arm": VectorBinding(stream="joints"), "gripper": VectorBinding(stream="joints")},
+        video={"front": VideoBinding(stream="camera")},
+    )
+    return FrameAssembler(topic_map, make_embodiment())
+
+
+def report(assembler, name="joints"):
+    return next(report for report in assembler.reports(0) if report.name == name)
+
+
+def test_every_message_is_counted_even_when_the_consumer_stands_still():
+    assembler, gate = make_assembler(), threading.Event()
+    with spinning_node("ingest", DOMAIN) as node:
+        ingest = TopicIngest(
+            node, assembler.topic_map.streams, assembler, on_message=lambda *_: gate.wait(20), queue_size=4
+        )
+        publisher = node.create_publisher(JointState, "joints", 100)
+        eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
+        for i in range(20):
+            message = JointState(name=["j0", "j1", "j2", "grip"], position=[float(i)] * 4)
+            message.header.stamp.sec = i + 1
+            publisher.publish(message)
+        # one is with the consumer, four wait, the others are dropped
+        eventually(lambda: report(assembler).dropped == 15, f"dropped; {report(assembler)}")
+        assert report(assembler).received == 1
+        gate.set()
+        eventually(lambda: report(assembler).received == 5, "the waiting ones")
+        assert ingest.topic_name("joints") == "/joints"
+        ingest.close()
+        ingest.close()
+
+
+def test_bytes_that_are_no_message_are_counted_as_invalid():
+    assembler = make_assembler()
+    with spinning_node("ingest", DOMAIN) as node:
+        ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
+        publisher = node.create_publisher(JointState, "joints", 10)
+        eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
+        publisher.publish(b"\x00\x01\x00\x00\xff\xff")
+        eventually(lambda: report(assembler).invalid == 1, "invalid")
+        assert "cannot be deserialised" in report(assembler).reason
+        ingest.close()
+
+
+def test_incompatible_publisher_is_reported_once_by_name(capfd):
+    assembler = make_assembler()
+    with spinning_node("ingest", DOMAIN + 1) as node:
+        ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        seen = []
+        for count in (1, 2, 3):
+            events = PublisherEventCallbacks(incompatible_qos=seen.append)
+            node.create_publisher(JointState, "joints", best_effort, event_callbacks=events)
+            eventually(lambda count=count: len(seen) >= count, "the publisher's side of the mismatch")
+        found = []
+
+        def has_error():
+            found.append(capfd.readouterr().err)
+            return "offers an incompatible" in "".join(found)
+
+        eventually(has_error, "error")
+        ingest.close()
+    text = "".join(found) + capfd.readouterr().err
+    assert text.count("stream 'joints': a publisher on joints offers an incompatible reliability") == 1
+
+
+def test_latched_message_from_before_is_received():
+    config = StreamConfig(topic="task", type="std_msgs/msg/String", latched=True)
+    assembler = make_assembler(task=config)
+    with spinning_node("ingest", DOMAIN + 2) as node:
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_publisher(String, "task", latched).publish(String(data="lift"))
+        ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
+        eventually(lambda: assembler.text("task") == "lift", "text")
+        ingest.close()

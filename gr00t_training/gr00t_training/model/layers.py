@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Attention and feed-forward layers that the vision tower, the language model and the action head share.
+
+Letters in shapes: B batch, T tokens, S tokens attended to, D width, N heads, K width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name every PyTorch reader expects
+
+ATTENTION_KERNELS = ("sdpa", "eager", "flash")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, kernel: str, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Return softmax(q k^T / sqrt(K)) v.
+
+    Args:
+        q: `(B, N, T, K)`.
+        k: `(B, N, S, K)`.
+        v: `(B, N, S, K)`.
+        kernel: one of ATTENTION_KERNELS. FlashAttention takes no mask: masked calls use PyTorch's own kernel.
+        mask: bool, broadcastable to `(B, N, T, S)`; True where q may look. Every row needs at least one True.
+        causal: whether row i sees rows 0..i only; not together with `mask`.
+
+    Returns:
+        `(B, N, T, K)`.
+    """
+    if kernel == "flash" and mask is None:
+        from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+
+        rows = flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), causal=causal)
+        return rows.transpose(1, 2)
+    if kernel != "eager":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # (B, N, T, S)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections."""
+
+    def __init__(
+        self, width: int, num_heads: int, *, kernel: str, context_width: int | None = None, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if kernel not in ATTENTION_KERNELS:
+            raise ValueError(f"attention '{kernel}' is not one of {', '.join(ATTENTION_KERNELS)}")
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.kernel = kernel
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(context_width or width, width, bias=bias)
+        self.v_proj = nn.Linear(context_width or width, width, bias=bias)
+        self.out_proj = nn.Linear(width, width, bias=bias)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what queries meet: keys and values `(B, N, S, K)` of `context` `(B, S, D)`."""
+        return self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
+
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor] | None = None,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        row_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from `x` `(B, T, D)` to itself, or to `keys_values` made beforehand.
+
+        Args:
+            x: queries come from here.
+            keys_values: result of `keys_values`; None: from `x`.
+            rotary: cosines and sines `(T, K)`.
+            mask: see `attend`.
+            causal: see `attend`.
+            row_mask: `(B, T, 1)`; rows with 0 leave the attention as zero, before the output projection.
+        """
+        q = self._heads(self.q_proj(x))  # (B, N, T, K)
+        k, v = keys_values or self.keys_values(x)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        rows = attend(q, k, v, kernel=self.kernel, mask=mask, causal=causal)
+        rows = rows.transpose(1, 2).flatten(2)  # (B, T, D)
+        if row_mask is not None:
+            rows = rows * row_mask
+        return self.out_proj(rows)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (tanh form), linear."""
+
+    def __init__(self, width: int, hidden: int, *, dropout: float = 0.0, final_dropout: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        self.final_dropout = nn.Dropout(dropout if final_dropout else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., D)` to `(..., D)`."""
+        return self.final_dropout(self.fc2(self.dropout(F.gelu(self.fc1(x), approximate="tanh"))))
+
+
+def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines `(T, K)` float32 of rotary positions 0..T-1 (arXiv 2104.09864, section 3.2)."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    frequencies = 1.0 / theta ** (pairs / head_dim)
+    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies
+    angles = torch.cat([angles, angles], -1)  # (T, K): channel j turns with channel j + K/2
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the channel pairs (j, j + K/2) of `(..., T, K)` by the angles of `rotary_table`."""
+    first, second = x.chunk(2, -1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], -1) * sin.to(x.dtype)
