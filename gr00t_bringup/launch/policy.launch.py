@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drive a robot with a policy."""
 
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
+from launch import LaunchDescription
 from launch_ros.actions import Node
 
-from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, robot_file
+from gr00t_bringup.robots import compact_checkpoint, robot_file
+from gr00t_bringup.ros.launching import describe, is_true, suite_node
 
 ARGUMENTS = {
     "robot": ("sim_arm", "Shipped robot whose files are the defaults of the arguments below."),
@@ -18,25 +17,16 @@ ARGUMENTS = {
     "instruction": ("", "Task to start with; empty: wait for one."),
     "device": ("auto", "Where the model runs: auto, cpu, cuda."),
     "dry_run": ("false", "Publish chunks and status, but no commands."),
-    "namespace": ("", "Namespace of the node."),
-    "use_sim_time": ("false", "Follow /clock."),
     "autostart": ("true", "Configure and activate at start."),
-    "log_level": ("info", "Log level of the node."),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments and start policy_node."""
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
-    profile = SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", str(fastdds_profile()))
-    return LaunchDescription([*arguments, profile, OpaqueFunction(function=_start)])
+    return describe(ARGUMENTS, _start)
 
 
-def _start(context: LaunchContext) -> list[Node]:
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+def _start(given: dict[str, str]) -> list[Node]:
     robot = given["robot"]
     overrides = {
         "checkpoint_path": given["checkpoint_path"] or str(compact_checkpoint()),
@@ -44,17 +34,8 @@ def _start(context: LaunchContext) -> list[Node]:
         "limits_file": given["limits_file"] or str(robot_file(robot, "limits.yaml")),
         "instruction": given["instruction"],
         "device": given["device"],
-        **{name: given[name].lower() == "true" for name in ("dry_run", "use_sim_time", "autostart")},
+        "dry_run": is_true(given["dry_run"]),
+        "autostart": is_true(given["autostart"]),
     }
-    node = Node(
-        package="gr00t_policy_node",
-        executable="policy_node",
-        name="policy",
-        namespace=given["namespace"],
-        parameters=[given["params_file"] or str(robot_file(robot, "policy.yaml")), overrides],
-        arguments=["--ros-args", "--log-level", given["log_level"]],
-        output="screen",
-        # a running query must end, and the robot be safe, before the process is killed
-        sigterm_timeout="20",
-    )
-    return [node]
+    tuning = given["params_file"] or str(robot_file(robot, "policy.yaml"))
+    return [suite_node(given, "gr00t_policy_node", "policy_node", "policy", [tuning, overrides])]

@@ -45,7 +45,7 @@ def test_chunks_of_the_right_shape_for_every_arm_key(data_dir: Path, tmp_path: P
             "gr00t_recorder.ros.play_bag", bag, "--clock", "--wait", "20", domain=domain, **variables
         ) as player:
             peer.until(lambda: len(chunks) >= 5 or player.process.poll() is not None, "chunks")
-            assert len(chunks) >= 5, node.output()
+            assert len(chunks) >= 5, node.output
     for chunk in chunks:
         assert list(chunk.keys) == ["left_arm", "right_arm", "left_hand", "right_hand"]
         assert list(chunk.dims) == [7, 7, 6, 6]

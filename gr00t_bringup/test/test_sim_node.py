@@ -3,109 +3,46 @@
 """The nodes of the simulated robot as processes of their own, seen from another one."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from importlib import resources
 
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("rclpy")
 
-from builtin_interfaces.msg import Duration  # noqa: E402
-from geometry_msgs.msg import Pose, PoseArray  # noqa: E402
-from gr00t_msgs.msg import RecorderStatus  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
-from rclpy.time import Time  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
-from std_msgs.msg import Float64MultiArray, Header, String  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Pose, PoseArray
+from gr00t_msgs.msg import RecorderStatus
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray, Header, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from gr00t_bringup.ros.sim_node import SimSettings  # noqa: E402
-from gr00t_bringup.sim.kinematics import JOINTS, home_positions  # noqa: E402
-from gr00t_bringup.sim.robot import HOME_NOISE_RAD  # noqa: E402
-from gr00t_recorder.topics.bindings import load_topic_map  # noqa: E402
-from gr00t_training.settings import load_settings  # noqa: E402
+from gr00t_bringup.ros.sim_node import SimSettings
+from gr00t_bringup.sim.kinematics import JOINTS, home_positions
+from gr00t_bringup.sim.robot import HOME_NOISE_RAD
+from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain
+from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_training.settings import load_settings
 
 CONFIG = resources.files("gr00t_bringup") / "config" / "sim_arm"
-DEADLINE_S = 30.0
 
 
 def _launch(domain, module, *arguments, **variables):
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    command = [sys.executable, "-c", f"from gr00t_bringup.ros.{module} import main; main()", "--ros-args", *arguments]
-    return subprocess.Popen(command, env={**environment, **variables}, stderr=subprocess.PIPE, text=True)
-
-
-def _stop(process):
-    """End a node as Ctrl-C does; returns its exit code."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-    return process.returncode
-
-
-class Peer:
-    """The other side of the simulated robot's topics."""
-
-    def __init__(self, domain):
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain)
-        self.node = rclpy.create_node("peer", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-
-    def listen(self, message_type, topic, qos=50):
-        received = []
-        self.node.create_subscription(message_type, topic, received.append, qos)
-        return received
-
-    def until(self, condition, what):
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not happen within {DEADLINE_S} s"
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def call(self, name):
-        client = self.node.create_client(Trigger, name)
-        self.until(client.service_is_ready, f"service {name}")
-        future = client.call_async(Trigger.Request())
-        self.until(future.done, f"answer of {name}")
-        return future.result()
-
-    def close(self):
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _local_discovery():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        yield
+    return NodeProcess(f"gr00t_bringup.ros.{module}", "--ros-args", *arguments, domain=domain, **variables)
 
 
 @pytest.fixture(scope="module")
 def sim():
-    process = _launch(61, "sim_node", "-p", "seed:=10")
-    peer = Peer(61)
-    joints = peer.listen(JointState, "joint_states")
-    try:
+    domain = next_domain()
+    with Peer(domain) as peer, _launch(domain, "sim_node", "-p", "seed:=10") as process:
+        joints = peer.listen(JointState, "joint_states")
         peer.until(lambda: joints, "the first joint state")
         yield peer
-    finally:
-        peer.close()
-        exit_code = _stop(process)
-    assert exit_code == 0
+        assert process.stop() == 0
 
 
 def _stamp_ns(message):
@@ -165,7 +102,7 @@ def test_images_are_rgb_and_stamped_with_the_joint_state_they_show(sim):
 
 
 def test_a_trajectory_takes_its_time(sim):
-    sim.call("sim/reset")
+    sim.call(Trigger, "sim/reset")
     joints = sim.listen(JointState, "joint_states")
     commands = _publisher(sim, JointTrajectory, "arm_controller/joint_trajectory")
     start = _fresh(sim, joints)
@@ -182,7 +119,7 @@ def test_a_trajectory_takes_its_time(sim):
 
 
 def test_a_point_at_time_zero_is_gone_to_at_once(sim):
-    sim.call("sim/reset")
+    sim.call(Trigger, "sim/reset")
     joints = sim.listen(JointState, "joint_states")
     commands = _publisher(sim, JointTrajectory, "arm_controller/joint_trajectory")
     joints.clear()
@@ -192,7 +129,7 @@ def test_a_point_at_time_zero_is_gone_to_at_once(sim):
 
 
 def test_positions_as_an_array_are_obeyed_and_faulty_commands_ignored(sim):
-    sim.call("sim/reset")
+    sim.call(Trigger, "sim/reset")
     joints = sim.listen(JointState, "joint_states")
     array_commands = _publisher(sim, Float64MultiArray, "forward_position_controller/commands")
     trajectories = _publisher(sim, JointTrajectory, "arm_controller/joint_trajectory")
@@ -212,8 +149,8 @@ def test_positions_as_an_array_are_obeyed_and_faulty_commands_ignored(sim):
 
 
 def test_reset_starts_the_next_seed_and_tells_the_task_to_those_who_come_late(sim):
-    first = json.loads(sim.call("sim/reset").message)
-    second = json.loads(sim.call("sim/reset").message)
+    first = json.loads(sim.call(Trigger, "sim/reset").message)
+    second = json.loads(sim.call(Trigger, "sim/reset").message)
     assert second["seed"] == first["seed"] + 1
     tasks = sim.listen(String, "task", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
     sim.until(lambda: tasks, "the task")
@@ -221,39 +158,32 @@ def test_reset_starts_the_next_seed_and_tells_the_task_to_those_who_come_late(si
     joints = sim.listen(JointState, "joint_states")
     sim.until(lambda: joints and _stamp_ns(joints[-1]) >= second["stamp_ns"], "a joint state of the new scene")
     np.testing.assert_allclose(joints[-1].position, home_positions(), atol=HOME_NOISE_RAD + 0.005)
-    verdict = sim.call("sim/success")
+    verdict = sim.call(Trigger, "sim/success")
     assert not verdict.success
     assert "does not lie in the bin" in verdict.message
 
 
 def test_the_expert_demonstrates_marks_the_episodes_and_ends():
-    robot = _launch(
-        62, "sim_node", "-p", "clock:=sim", "-p", "speed:=4.0", "-p", "camera_hz:=5", "-p", "image_format:=jpeg"
-    )
-    peer = Peer(62)
-    events = peer.listen(String, "episode/events")
-    leader = peer.listen(JointState, "leader/joint_states", 1000)
-    images = peer.listen(CompressedImage, "wrist/image_raw/compressed")
-    clock = peer.listen(Clock, "/clock")
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    recorder = peer.node.create_publisher(RecorderStatus, "recorder/status", latched)
-    recorder.publish(RecorderStatus(state=RecorderStatus.SAVING))
-    expert = None
-    try:
-        arguments = ("-p", "use_sim_time:=true", "-p", "episodes:=2", "-p", "wait_for_recorder:=true")
-        expert = _launch(62, "expert_node", *arguments, "-p", "pause_s:=0.5")
-        peer.until(lambda: recorder.get_subscription_count(), "the expert looks for the recorder")
-        assert not events
-        recorder.publish(RecorderStatus(state=RecorderStatus.IDLE))
-        peer.until(lambda: expert.poll() is not None, "the end of the expert")
-        assert expert.returncode == 0
+    domain = next_domain()
+    fast = ("-p", "clock:=sim", "-p", "speed:=4.0", "-p", "camera_hz:=5", "-p", "image_format:=jpeg")
+    given = ("-p", "use_sim_time:=true", "-p", "episodes:=2", "-p", "wait_for_recorder:=true", "-p", "pause_s:=0.5")
+    with Peer(domain) as peer, _launch(domain, "sim_node", *fast) as robot:
+        events = peer.listen(String, "episode/events")
+        leader = peer.listen(JointState, "leader/joint_states", 1000)
+        images = peer.listen(CompressedImage, "wrist/image_raw/compressed")
+        clock = peer.listen(Clock, "/clock")
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        recorder = peer.node.create_publisher(RecorderStatus, "recorder/status", latched)
+        recorder.publish(RecorderStatus(state=RecorderStatus.SAVING))
+        with _launch(domain, "expert_node", *given) as expert:
+            peer.until(recorder.get_subscription_count, "the expert looks for the recorder")
+            assert not events
+            recorder.publish(RecorderStatus(state=RecorderStatus.IDLE))
+            peer.until(lambda: expert.process.poll() is not None, "the end of the expert")
+            assert expert.process.returncode == 0
         peer.until(lambda: len(events) >= 4, "four events")
-        assert peer.call("sim/success").success
-    finally:
-        peer.close()
-        if expert is not None:
-            _stop(expert)
-        assert _stop(robot) == 0
+        assert peer.call(Trigger, "sim/success").success
+        assert robot.stop() == 0
     marks = [json.loads(event.data) for event in events]
     assert [mark["event"] for mark in marks] == ["start", "stop", "start", "stop"]
     assert all(mark["task"].startswith("put the ") for mark in marks)
@@ -267,7 +197,8 @@ def test_the_expert_demonstrates_marks_the_episodes_and_ends():
 
 
 def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
-    peer = Peer(64)
+    domain = next_domain()
+    peer = Peer(domain)
     events = peer.listen(String, "episode/events")
     peer.listen(JointTrajectory, "arm_controller/joint_trajectory")
     joints = peer.node.create_publisher(JointState, "joint_states", 1)
@@ -289,15 +220,11 @@ def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
     peer.node.create_timer(0.02, publish)
     peer.node.create_service(Trigger, "sim/reset", reset)
     peer.node.create_service(Trigger, "sim/success", lambda request, response: response)
-    expert = _launch(64, "expert_node", "-p", "max_failures:=1", "-p", "pause_s:=0.0")
-    try:
-        peer.until(lambda: expert.poll() is not None, "the end of the expert")
+    with peer, _launch(domain, "expert_node", "-p", "max_failures:=1", "-p", "pause_s:=0.0") as expert:
+        peer.until(lambda: expert.process.poll() is not None, "the end of the expert")
         peer.until(lambda: len(events) >= 4, "four events")
-    finally:
-        peer.close()
-        _stop(expert)
     assert [json.loads(event.data)["event"] for event in events] == ["start", "discard", "start", "discard"]
-    assert expert.returncode == 1
+    assert expert.process.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -310,19 +237,17 @@ def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
     ],
 )
 def test_a_wrong_parameter_ends_the_node_with_one_line(arguments, message):
-    process = _launch(63, "sim_node", *arguments)
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2
-    assert message in errors
-    assert "Traceback" not in errors
+    with _launch(next_domain(), "sim_node", *arguments) as process:
+        assert process.wait() == 2
+        assert message in process.output
+        assert "Traceback" not in process.output
 
 
 def test_an_unusable_opengl_choice_ends_the_node_with_one_line():
-    process = _launch(63, "sim_node", MUJOCO_GL="glfw")
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2
-    assert "expected egl or osmesa" in errors
-    assert "Traceback" not in errors
+    with _launch(next_domain(), "sim_node", MUJOCO_GL="glfw") as process:
+        assert process.wait() == 2
+        assert "expected egl or osmesa" in process.output
+        assert "Traceback" not in process.output
 
 
 def test_shipped_topic_map_names_what_the_nodes_publish():

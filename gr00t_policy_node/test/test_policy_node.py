@@ -294,8 +294,8 @@ def test_what_does_not_fit_is_refused_at_configure(
     parameter = str(tmp_path / value) if value.endswith(".yaml") else value
     domain = next_domain()
     with Peer(domain) as peer, start_node(files, domain, **{name: parameter or "''"}) as node:
-        peer.until(lambda: "not configured" in node.output(), "refusal")
-        line = next(line for line in node.output().splitlines() if "not configured" in line)
+        peer.until(lambda: "not configured" in node.output, "refusal")
+        line = next(line for line in node.output.splitlines() if "not configured" in line)
         assert message in line
-        assert "Traceback" not in node.output()
+        assert "Traceback" not in node.output
         assert node.stop() == 0

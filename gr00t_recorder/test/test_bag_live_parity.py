@@ -6,11 +6,9 @@ pytest.importorskip("rclpy")
 
 import pyarrow.parquet as pq
 from bag_truth import write_gr1_raw_topics
-from ros_process import eventually, running
 
 from gr00t_recorder.bag.convert_cli import main as convert
-
-DOMAIN = 68
+from gr00t_recorder.ros.testing import NodeProcess, eventually, next_domain, parameter_arguments
 
 
 def test_played_and_converted_bag_give_the_same_dataset(data_dir, tmp_path):
@@ -22,19 +20,16 @@ def test_played_and_converted_bag_give_the_same_dataset(data_dir, tmp_path):
     topics = write_gr1_raw_topics(tmp_path)
     live, converted = tmp_path / "live", tmp_path / "converted"
     assert convert([str(bag), "--topics", str(topics), "--output", str(converted)]) == 0
-    parameters = {"topics_file": topics, "dataset_path": live, "min_free_disk_gb": 0.0, "autostart": "true",
-                  "use_sim_time": "true"}  # fmt: skip
-    arguments = ["--ros-args"]
-    for name, value in parameters.items():
-        arguments += ["-p", f"{name}:={value}"]
+    parameters = {"topics_file": topics, "dataset_path": live, "min_free_disk_gb": 0.0, "autostart": True,
+                  "use_sim_time": True}  # fmt: skip
+    domain = next_domain()
+    arguments = parameter_arguments(**parameters)
     with (
-        running("gr00t_recorder.ros.recorder_node", arguments, DOMAIN, tmp_path / "recorder.log") as recorder,
-        running(
-            "gr00t_recorder.ros.play_bag", [str(bag), "--clock", "--wait", "15"], DOMAIN, tmp_path / "player.log"
-        ) as player,
+        NodeProcess("gr00t_recorder.ros.recorder_node", *arguments, domain=domain) as recorder,
+        NodeProcess("gr00t_recorder.ros.play_bag", bag, "--clock", "--wait", "15", domain=domain) as player,
     ):
         assert player.wait() == 0, player.output
-        eventually(lambda: "saved episode 0: 40 rows" in recorder.output, f"saved; log {recorder.output}")
+        eventually(lambda: "saved episode 0: 40 rows" in recorder.output, lambda: f"saved; log {recorder.output}")
         recorder.interrupt()
         assert recorder.wait() == 0
     files = ["data/chunk-000/episode_000000.parquet"]
@@ -45,15 +40,15 @@ def test_played_and_converted_bag_give_the_same_dataset(data_dir, tmp_path):
     assert (live / video).read_bytes() == (converted / video).read_bytes()
 
 
-def test_player_skips_types_that_are_not_installed_and_names_them(data_dir, tmp_path):
+def test_player_skips_types_that_are_not_installed_and_names_them(data_dir):
     bag = data_dir / "bags" / "arm7_two_cameras_sqlite3" / "bag"
-    with running("gr00t_recorder.ros.play_bag", [str(bag), "--rate", "50"], DOMAIN + 1, tmp_path / "log") as player:
+    with NodeProcess("gr00t_recorder.ros.play_bag", bag, "--rate", "50", domain=next_domain()) as player:
         assert player.wait() == 0
         assert "/arm/command is not played: message type bench_msgs/msg/ArmCommand" in player.output
 
 
 def test_player_ends_with_one_line_where_there_is_no_bag(tmp_path):
-    with running("gr00t_recorder.ros.play_bag", [str(tmp_path / "x")], DOMAIN + 1, tmp_path / "log") as player:
+    with NodeProcess("gr00t_recorder.ros.play_bag", tmp_path / "x", domain=next_domain()) as player:
         assert player.wait() == 2
         assert player.output.startswith("gr00t_play_bag: ")
         assert len(player.output.splitlines()) == 1

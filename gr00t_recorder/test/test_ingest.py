@@ -8,16 +8,14 @@ pytest.importorskip("rclpy")
 
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_process import eventually, spinning_node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from gr00t_recorder.ros.ingest import TopicIngest
+from gr00t_recorder.ros.testing import eventually, next_domain, spinning_node
 from gr00t_recorder.topics.bindings import Reliability, StreamConfig, TopicMap, VectorBinding, VideoBinding
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_training.testing import make_embodiment
-
-DOMAIN = 57
 
 
 def make_assembler(**streams):
@@ -42,7 +40,7 @@ def report(assembler, name="joints"):
 
 def test_every_message_is_counted_even_when_the_consumer_stands_still():
     assembler, gate = make_assembler(), threading.Event()
-    with spinning_node("ingest", DOMAIN) as node:
+    with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(
             node, assembler.topic_map.streams, assembler, on_message=lambda *_: gate.wait(20), queue_size=4
         )
@@ -53,7 +51,7 @@ def test_every_message_is_counted_even_when_the_consumer_stands_still():
             message.header.stamp.sec = i + 1
             publisher.publish(message)
         # one is with the consumer, four wait, the others are dropped
-        eventually(lambda: report(assembler).dropped == 15, f"dropped; {report(assembler)}")
+        eventually(lambda: report(assembler).dropped == 15, lambda: f"dropped; {report(assembler)}")
         assert report(assembler).received == 1
         gate.set()
         eventually(lambda: report(assembler).received == 5, "the waiting ones")
@@ -64,7 +62,7 @@ def test_every_message_is_counted_even_when_the_consumer_stands_still():
 
 def test_bytes_that_are_no_message_are_counted_as_invalid():
     assembler = make_assembler()
-    with spinning_node("ingest", DOMAIN) as node:
+    with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
         publisher = node.create_publisher(JointState, "joints", 10)
         eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
@@ -76,7 +74,7 @@ def test_bytes_that_are_no_message_are_counted_as_invalid():
 
 def test_incompatible_publisher_is_reported_once_by_name(capfd):
     assembler = make_assembler()
-    with spinning_node("ingest", DOMAIN + 1) as node:
+    with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         seen = []
@@ -99,7 +97,7 @@ def test_incompatible_publisher_is_reported_once_by_name(capfd):
 def test_latched_message_from_before_is_received():
     config = StreamConfig(topic="task", type="std_msgs/msg/String", latched=True)
     assembler = make_assembler(task=config)
-    with spinning_node("ingest", DOMAIN + 2) as node:
+    with spinning_node("ingest", next_domain()) as node:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_publisher(String, "task", latched).publish(String(data="lift"))
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler)

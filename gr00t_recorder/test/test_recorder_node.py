@@ -19,12 +19,12 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_process import call, eventually, running, spinning_node
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from gr00t_recorder.ros.ingest import message_class
 from gr00t_recorder.ros.parameters import declare
+from gr00t_recorder.ros.testing import NodeProcess, call, eventually, next_domain, parameter_arguments, spinning_node
 from gr00t_recorder.topics.bindings import Align
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.errors import ConfigError
@@ -32,7 +32,6 @@ from gr00t_training.settings import setting
 
 SIZE = (64, 96)
 FPS = 10
-DOMAIN = 61
 MODULE = "gr00t_recorder.ros.recorder_node"
 GENEROUS = 2**30
 
@@ -86,7 +85,9 @@ class Recorder:
         return self._statuses[-1] if self._statuses else RecorderStatus(state=255)
 
     def wait(self, condition, what):
-        return eventually(lambda: condition(self.status), f"{what}; status {self.status}, log {self.process.output}")
+        return eventually(
+            lambda: condition(self.status), lambda: f"{what}; status {self.status}, log {self.process.output}"
+        )
 
     def wait_until_ready(self):
         self.wait(
@@ -128,12 +129,11 @@ def launch(topics, tmp_path):
     """Start a robot and a recorder; both end with the test."""
     opened = []
 
-    def start(domain, **parameters):
+    def start(**parameters):
         values = {"topics_file": topics, "dataset_path": tmp_path / "dataset", "min_free_disk_gb": 0.0, **parameters}
-        arguments = ["--ros-args"]
-        for name, value in values.items():
-            arguments += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-        for manager in (spinning_node("robot", domain), running(MODULE, arguments, domain, tmp_path / "log")):
+        domain = next_domain()
+        process = NodeProcess(MODULE, *parameter_arguments(**values), domain=domain)
+        for manager in (spinning_node("robot", domain), process):
             opened.append((manager, manager.__enter__()))
         node, process = opened[0][1], opened[1][1]
         return Robot(node), Recorder(node, process), node
@@ -144,7 +144,7 @@ def launch(topics, tmp_path):
 
 
 def test_services_record_refuse_and_discard(launch, tmp_path):
-    robot, recorder, _ = launch(DOMAIN)
+    robot, recorder, _ = launch()
     robot.has_camera = False
     assert recorder.start().error_code == StartEpisode.Response.NOT_ACTIVE
     assert recorder.change(Transition.TRANSITION_CONFIGURE)
@@ -185,7 +185,7 @@ def test_services_record_refuse_and_discard(launch, tmp_path):
 
 
 def test_action_ends_at_its_time_limit_and_cancel_discards(launch, tmp_path):
-    _, recorder, node = launch(DOMAIN + 1, autostart=True)
+    _, recorder, node = launch(autostart=True)
     recorder.wait_until_ready()
     client = ActionClient(node, RecordEpisode, "/recorder/record_episode")
     assert client.wait_for_server(10)
@@ -219,7 +219,7 @@ def test_action_ends_at_its_time_limit_and_cancel_discards(launch, tmp_path):
 
 
 def test_full_disk_ends_the_episode_and_the_node_lives_on(launch, tmp_path):
-    _, recorder, node = launch(DOMAIN + 2, autostart=True)
+    _, recorder, node = launch(autostart=True)
     recorder.wait_until_ready()
     assert recorder.start("first").error_code == StartEpisode.Response.NONE
     recorder.wait(lambda status: status.frames >= 3, "rows")
@@ -251,7 +251,7 @@ def test_full_disk_ends_the_episode_and_the_node_lives_on(launch, tmp_path):
 
 
 def test_markers_record_and_an_interrupt_saves_what_is_there(launch, tmp_path):
-    robot, recorder, _ = launch(DOMAIN + 3, autostart=True, task="from the parameter")
+    robot, recorder, _ = launch(autostart=True, task="from the parameter")
     recorder.wait_until_ready()
     robot.mark(event="start", task="from the marker")
     recorder.wait(lambda status: status.frames >= 3, "rows")
@@ -268,7 +268,7 @@ def test_markers_record_and_an_interrupt_saves_what_is_there(launch, tmp_path):
 
 
 def test_lost_camera_ends_the_episode_with_its_name(launch, tmp_path):
-    robot, recorder, _ = launch(DOMAIN + 4, autostart=True)
+    robot, recorder, _ = launch(autostart=True)
     recorder.wait_until_ready()
     assert recorder.start().error_code == StartEpisode.Response.NONE
     recorder.wait(lambda status: status.frames >= 3, "rows")
@@ -288,7 +288,7 @@ def test_lost_camera_ends_the_episode_with_its_name(launch, tmp_path):
     ],
 )
 def test_wrong_parameters_end_the_node_with_one_reason(launch, parameters, expected):
-    _, recorder, _ = launch(DOMAIN + 5, autostart=True, **parameters)
+    _, recorder, _ = launch(autostart=True, **parameters)
     assert recorder.process.wait() == 2
     assert expected in recorder.process.output
     assert "Traceback" not in recorder.process.output
@@ -311,7 +311,7 @@ def test_parameters_come_from_the_settings_class():
         Parameter("align", value="nearest"),
         Parameter("path", value="x"),
     ]
-    with spinning_node("holder", DOMAIN + 6) as holder:
+    with spinning_node("holder", next_domain()) as holder:
         node = Node("parameters", context=holder.context, parameter_overrides=overrides)
         found = declare(node, Settings)
         assert found == Settings(joints=("a", "b"), align=Align.NEAREST, path="x")

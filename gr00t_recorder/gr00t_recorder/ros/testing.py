@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.task import Future
 
 DEADLINE_S = 60.0  # a loaded machine with two cores; nothing waits this long when all is well
@@ -57,11 +60,12 @@ class NodeProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            print(f"--- {self.module}\n{self.output()}")
+            print(f"--- {self.module}\n{self.output}")
         self.stop()
 
+    @property
     def output(self) -> str:
-        """Return what the process has printed so far."""
+        """What the process has printed so far."""
         self._log.seek(0)
         return self._log.read()
 
@@ -69,10 +73,15 @@ class NodeProcess:
         """Wait for the end; return the exit code."""
         return self.process.wait(DEADLINE_S)
 
-    def stop(self, number: int = signal.SIGINT) -> int:
-        """Signal the process and wait for its end; return the exit code."""
+    def interrupt(self, times: int = 1) -> None:
+        """Send SIGINT, as Ctrl-C does."""
+        for _ in range(times):
+            self.process.send_signal(signal.SIGINT)
+
+    def stop(self) -> int:
+        """Interrupt the process if it runs, and wait for its end; return the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            self.interrupt()
         try:
             code = self.process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -131,6 +140,59 @@ class Peer:
         """Spin until a future is done, and return its result."""
         self.until(future.done, what)
         return future.result()
+
+
+@contextmanager
+def spinning_node(name: str, domain: int) -> Iterator[Node]:
+    """Give a node of this process, spun by a thread of its own."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node(name, context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    stop = threading.Event()
+
+    def spin() -> None:
+        try:
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.1)
+        except (ExternalShutdownException, ShutdownException):
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        yield node
+    finally:
+        stop.set()
+        thread.join()
+        executor.shutdown()
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def eventually(condition: Callable[[], Any], what: Callable[[], str] | str, deadline_s: float = DEADLINE_S) -> Any:
+    """Return the first true value of the condition, made true by other threads or processes; fails at the deadline."""
+    end_s = time.monotonic() + deadline_s
+    while time.monotonic() < end_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {deadline_s:.0f} s: {what if isinstance(what, str) else what()}")
+
+
+def call(node: Node, service_type: Any, name: str, request: Any) -> Any:
+    """Call a service through a node that a thread spins; return the response."""
+    client = node.create_client(service_type, name)
+    try:
+        assert client.wait_for_service(DEADLINE_S), f"service {name} is not there"
+        future = client.call_async(request)
+        eventually(future.done, f"answer of {name}")
+        return future.result()
+    finally:
+        node.destroy_client(client)
 
 
 def parameter_arguments(**values: Any) -> list[str]:

@@ -149,7 +149,7 @@ N1_PROJECTORS = {"gr1": 24, "new_embodiment": 31}
 # Few million parameters, so that recording, training and control can be tried on a laptop's processor.
 _COMPACT = Gr00tConfig(
     backbone=BackboneConfig(
-        vision=VisionConfig(hidden_size=128, intermediate_size=384, num_layers=4, num_heads=4, image_size=112),
+        vision=VisionConfig(hidden_size=128, intermediate_size=384, num_layers=6, num_heads=4, image_size=168),
         language=LanguageConfig(
             vocab_size=736, hidden_size=192, intermediate_size=512, num_layers=3, num_heads=4, max_positions=2048
         ),
