@@ -139,11 +139,19 @@ def ros_environment(domain_id: str | None = None) -> dict[str, str]:
 def executable(name: str) -> str:
     """Return the path of one of the suite's executables.
 
+    pip puts them beside Python, colcon into `lib/<package>` of a workspace.
+
     Raises:
-        ProcessError: it is installed neither beside this Python nor on the PATH.
+        ProcessError: it is not installed.
     """
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    built = [path for prefix in prefixes for path in sorted(prefix.glob(f"lib/*/{name}"))]
+    for path in (*built, Path(sys.executable).parent / name):
+        if path.is_file():
+            return str(path)
+    found = shutil.which(name)
     if found is None:
-        raise ProcessError(f"executable '{name}' not found beside {sys.executable} or on the PATH; install the suite")
+        raise ProcessError(
+            f"executable '{name}' not found beside {sys.executable} or in a workspace; install the suite"
+        )
     return found

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole circle, smaller still: topics, episodes, bag, dataset, fine-tuned checkpoint, moving arm."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("mujoco")
+
+from gr00t_bringup.report import ChunkRecord, RoundRecord, RunRecord, latency_table, write_report
+from gr00t_recorder.ros.testing import NodeProcess, next_domain
+from gr00t_training.dataset.video import VideoReader
+from gr00t_training.policy import Policy
+
+
+def test_circle_from_topics_to_a_moving_arm(tmp_path: Path) -> None:
+    arguments = ("--output", tmp_path / "loop", "--episodes", "1", "--steps", "2", "--round-s", "3")
+    with NodeProcess("gr00t_bringup.loop", *arguments, domain=next_domain(), OMP_NUM_THREADS="1") as process:
+        assert process.process.wait(300) == 0, process.output
+        assert "live recording and converted bag agree: 1 episodes" in process.output
+    folder = tmp_path / "loop"
+    Policy.from_checkpoint(folder / "checkpoint" / "checkpoint-2", device="cpu")
+    assert list((folder / "evaluation").glob("*.png"))
+    summary = json.loads((folder / "demo" / "summary.json").read_text())
+    assert [entry["outcome"] for entry in summary["rounds"]] == ["time limit reached"]
+    assert summary["chunks"] >= 3
+    assert summary["commands"] >= 50
+    assert VideoReader(folder / "demo" / "demo.mp4").num_frames >= 40
+    assert (folder / "demo" / "joints.png").stat().st_size > 10_000
+
+
+def test_report_counts_what_was_recorded(tmp_path: Path) -> None:
+    chunks = [ChunkRecord(0.1 * i, 0.05, np.zeros((4, 1)), 0.02, 0.01 * (i + 3)) for i in range(11)]
+    times_s = [0.0, 0.5, 1.0]
+    record = RunRecord(
+        joint_names=["b", "a"],
+        joint_times_s=times_s,
+        joint_positions=[np.array([t, -t]) for t in times_s],
+        chunk_names=["a"],
+        chunks=chunks,
+        rounds=[RoundRecord(0.0, 1.0, "lift", "time limit reached", True)],
+        commands=7,
+    )
+    text = write_report(record, tmp_path)
+    assert "lift" in text
+    assert "task done" in text
+    lines = latency_table(record).splitlines()
+    # latencies of 30, 40 .. 130 ms
+    assert lines[1].split() == ["observation", "to", "chunk", "80.0", "125.0", "130.0", "11"]
+    assert lines[2].split() == ["inference", "20.0", "20.0", "20.0", "11"]
+    assert lines[3].split() == ["between", "chunks", "100.0", "100.0", "100.0", "10"]
+    assert json.loads((tmp_path / "summary.json").read_text())["commands"] == 7

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gr00t_bringup.runner import ProcessError, Runner, executable, ros_environment
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Make executables that a workspace would have built."""
+    folder = tmp_path / "lib" / "package"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+
+    def write(name: str, body: str) -> str:
+        path = folder / name
+        path.write_text(f"#!{sys.executable}\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return name
+
+    return write
+
+
+def test_failure_is_told_with_the_last_line_and_the_log(script, tmp_path: Path) -> None:
+    name = script("failing", "import sys; print('first'); sys.exit('what went wrong')")
+    with (
+        Runner(tmp_path / "logs") as runner,
+        pytest.raises(ProcessError, match=r"failing failed with exit code 1: what went wrong \(log: .*failing\.log\)"),
+    ):
+        runner.run("failing", [name], timeout_s=30)
+
+
+def test_death_of_a_background_process_ends_the_run(script, tmp_path: Path) -> None:
+    dying, waiting = script("dying", "import sys; sys.exit(3)"), script("waiting", "import time; time.sleep(60)")
+    with Runner(tmp_path / "logs") as runner:
+        runner.start("dying", [dying])
+        with pytest.raises(ProcessError, match="dying failed with exit code 3: no output"):
+            runner.run("waiting", [waiting], timeout_s=30)
+
+
+def test_no_process_is_left_behind(script, tmp_path: Path) -> None:
+    name = script(
+        "waiting", f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    with Runner(tmp_path / "logs") as runner:
+        runner.start("waiting", [name])
+        end_s = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < end_s
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_missing_executable_is_named() -> None:
+    with pytest.raises(ProcessError, match="executable 'no_such_node' not found"):
+        executable("no_such_node")
+
+
+def test_nodes_of_a_run_talk_on_this_host_with_room_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    environment = ros_environment("5")
+    assert environment["ROS_DOMAIN_ID"] == "5"
+    assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert Path(environment["FASTRTPS_DEFAULT_PROFILES_FILE"]).is_file()
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    assert ros_environment("5")["ROS_LOCALHOST_ONLY"] == "1"
