@@ -256,9 +256,10 @@ def test_markers_record_and_an_interrupt_saves_what_is_there(launch, tmp_path):
     robot.mark(event="start", task="from the marker")
     recorder.wait(lambda status: status.frames >= 3, "rows")
     robot.mark(event="stop")
-    recorder.wait(lambda status: status.episodes == 1, "saved")
-    robot.mark(event="start")
-    recorder.wait(lambda status: status.state == RecorderStatus.RECORDING and status.frames >= 3, "rows")
+    robot.mark(event="start")  # while the first episode is being saved
+    recorder.wait(
+        lambda status: status.episodes == 1 and status.state == RecorderStatus.RECORDING and status.frames >= 3, "rows"
+    )
     recorder.process.interrupt(times=2)
     assert recorder.process.wait() == 0, recorder.process.output
     assert "Traceback" not in recorder.process.output

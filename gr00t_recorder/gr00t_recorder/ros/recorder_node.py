@@ -90,6 +90,7 @@ class RecorderNode(LifecycleNode):
         self._is_active = False
         self._lock = threading.Lock()  # one start at a time: services and markers come in different threads
         self._waiters: list[Future] = []
+        self._pending: tuple[str, int] | None = None  # task and time of a start marker that came during a save
         self._goal: ServerGoalHandle | None = None
         self._goal_end_ns: int | None = None
         self._num_periods = 0
@@ -218,15 +219,42 @@ class RecorderNode(LifecycleNode):
         except ObservationError as error:
             self.get_logger().error(f"{error}; ignored")
             return
-        if event.kind is EventKind.START:
-            # by then the marker's episode runs: its rows begin as soon as all inputs are there
-            for reason in session.assembler.unready(receive_ns):
-                self.get_logger().warning(f"start marker: {reason}; waiting for it")
-            code, text, _ = self._start(event.task, receive_ns, check_streams=False)
-            if code != StartEpisode.Response.NONE:
-                self.get_logger().error(f"start marker ignored: {text}")
+        if event.kind is EventKind.START and session.recorder.state is RecorderState.SAVING:
+            # the demonstration has begun: its samples are buffered until the one before it is saved
+            self._pending = (event.task, receive_ns)
+            if session.recorder.state is not RecorderState.SAVING:  # the save ended in between
+                self._start_pending()
+        elif event.kind is EventKind.START:
+            self._start_marked(event.task, receive_ns)
+        elif self._take_pending() is not None:
+            if event.kind is EventKind.STOP:
+                self.get_logger().error("an episode was not recorded: it was over before the one before it was saved")
         elif not session.recorder.stop(keep=event.kind is EventKind.STOP, end_ns=receive_ns):
             self.get_logger().error(f"{event.kind.value} marker ignored: no episode is running")
+
+    def _take_pending(self) -> tuple[str, int] | None:
+        with self._lock:
+            pending, self._pending = self._pending, None
+        return pending
+
+    def _start_pending(self) -> None:
+        pending = self._take_pending()
+        if pending is not None:
+            self._start_marked(*pending)
+
+    def _start_marked(self, task: str, start_ns: int) -> None:
+        """Start the episode of a marker that came at `start_ns`; it cannot be refused, so what is wrong is told."""
+        session = self._session
+        if session is not None:
+            # by then the marker's episode runs: its rows begin as soon as all inputs are there
+            for reason in session.assembler.unready(start_ns):
+                self.get_logger().warning(f"start marker: {reason}; waiting for it")
+            late_s = (self._now_ns() - start_ns) / 1e9
+            if late_s > DEFAULT_HORIZON_S:
+                self.get_logger().warning(f"saving took {late_s:.1f} s: the next episode may lack its beginning")
+            code, text, _ = self._start(task, start_ns, check_streams=False)
+            if code != StartEpisode.Response.NONE:
+                self.get_logger().error(f"start marker ignored: {text}")
 
     def _on_start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
         response.error_code, response.error_msg, response.episode_index = self._start(request.task, self._now_ns())
@@ -321,6 +349,7 @@ class RecorderNode(LifecycleNode):
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.set_result(result)
+        self._start_pending()
         if self.executor is not None:
             self.executor.wake()
 
