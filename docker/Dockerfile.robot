@@ -9,16 +9,14 @@ ARG ROS_DISTRO
 SHELL ["/bin/bash", "-c"]
 
 RUN apt-get update && apt-get install -y --no-install-recommends \
-      libegl1 libgl1 python3-pip python3-venv \
+      libegl1 libgl1 python3-matplotlib python3-numpy python3-opencv python3-pip python3-venv python3-yaml \
       ros-${ROS_DISTRO}-diagnostic-msgs ros-${ROS_DISTRO}-rmw-fastrtps-cpp ros-${ROS_DISTRO}-trajectory-msgs \
     && rm -rf /var/lib/apt/lists/*
 
-# Libraries that ROS does not package go into an environment of their own, on top of the system's Python. The lines that
-# begin with ros- are the same packages as wheels, for machines without ROS: not wanted here.
-COPY requirements-run.txt /tmp/
+# Libraries that ROS does not package go into an environment on top of the system's Python.
+COPY requirements-workspace.txt /tmp/
 RUN python3 -m venv --system-site-packages /opt/gr00t \
-    && grep -v '^ros-' /tmp/requirements-run.txt > /tmp/requirements.txt \
-    && /opt/gr00t/bin/pip install --no-cache-dir -r /tmp/requirements.txt 'setuptools<80'
+    && /opt/gr00t/bin/pip install --no-cache-dir -r /tmp/requirements-workspace.txt
 
 WORKDIR /workspace
 COPY gr00t_msgs src/gr00t_msgs
@@ -26,8 +24,7 @@ COPY gr00t_training src/gr00t_training
 COPY gr00t_recorder src/gr00t_recorder
 COPY gr00t_policy_node src/gr00t_policy_node
 COPY gr00t_bringup src/gr00t_bringup
-RUN source /opt/ros/${ROS_DISTRO}/setup.bash && source /opt/gr00t/bin/activate \
-    && colcon build --packages-up-to gr00t_bringup
+RUN source /opt/ros/${ROS_DISTRO}/setup.bash && colcon build --packages-up-to gr00t_bringup
 
 ENV FASTRTPS_DEFAULT_PROFILES_FILE=/workspace/src/gr00t_bringup/gr00t_bringup/config/fastdds.xml
 COPY docker/entrypoint.sh /entrypoint.sh
