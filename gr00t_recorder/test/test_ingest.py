@@ -17,11 +17,14 @@ from gr00t_recorder.topics.bindings import Reliability, StreamConfig, TopicMap, 
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_training.testing import make_embodiment
 
+# latched: what is published before both sides know each other arrives too
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
 
 def make_assembler(**streams):
     configs = {
         "joints": StreamConfig(topic="joints", type="sensor_msgs/msg/JointState", reliability=Reliability.RELIABLE,
-                               depth=100),
+                               depth=100, latched=True),
         "camera": StreamConfig(topic="image", type="sensor_msgs/msg/Image"),
         **streams,
     }  # fmt: skip
@@ -44,7 +47,7 @@ def test_every_message_is_counted_even_when_the_consumer_stands_still():
         ingest = TopicIngest(
             node, assembler.topic_map.streams, assembler, on_message=lambda *_: gate.wait(20), queue_size=4
         )
-        publisher = node.create_publisher(JointState, "joints", 100)
+        publisher = node.create_publisher(JointState, "joints", LATCHED)
         eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
         for i in range(20):
             message = JointState(name=["j0", "j1", "j2", "grip"], position=[float(i)] * 4)
@@ -64,7 +67,7 @@ def test_bytes_that_are_no_message_are_counted_as_invalid():
     assembler = make_assembler()
     with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
-        publisher = node.create_publisher(JointState, "joints", 10)
+        publisher = node.create_publisher(JointState, "joints", LATCHED)
         eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
         publisher.publish(b"\x00\x01\x00\x00\xff\xff")
         eventually(lambda: report(assembler).invalid == 1, "invalid")
@@ -76,7 +79,9 @@ def test_incompatible_publisher_is_reported_once_by_name(capfd):
     assembler = make_assembler()
     with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
-        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        best_effort = QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
         seen = []
         for count in (1, 2, 3):
             events = PublisherEventCallbacks(incompatible_qos=seen.append)
