@@ -158,6 +158,9 @@ class Controller:
         with self._lock:
             elapsed_s = 0.0 if self._last_tick_ns is None else (now_ns - self._last_tick_ns) / 1e9
             self._last_tick_ns = now_ns
+            if elapsed_s < 0.0:
+                # the clock was set back (simulator restart): chunks of the new time would all count as older
+                self._player.clear()
             if not self.is_wanted:
                 return self._guard.last if self._report.state is ControlState.STOPPED else None
             if fault:

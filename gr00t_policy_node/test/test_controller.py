@@ -74,6 +74,16 @@ def test_underrun_holds_and_says_since_when() -> None:
     assert controller.report().reason == "no action is due: the newest chunk ended 100 ms ago"
 
 
+def test_clock_set_back_holds_and_goes_on_with_chunks_of_the_new_time() -> None:
+    controller = make_controller()
+    controller.start("lift")
+    controller.offer(make_chunk(10**10, value=2.0), "lift")
+    moving = controller.tick(10**10 + PERIOD_NS, "", measure)
+    np.testing.assert_array_equal(controller.tick(10**9, "", measure), moving)
+    assert controller.offer(make_chunk(10**9, value=2.0), "lift")
+    assert (controller.tick(10**9 + PERIOD_NS, "", measure) > moving).all()
+
+
 def test_latched_stop_is_cleared_by_reset_only() -> None:
     controller = make_controller()
     controller.start("lift")
