@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -47,7 +48,9 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         self.stop_all()
+        signal.signal(signal.SIGINT, previous)
 
     def start(self, name: str, command: Sequence[str | Path]) -> None:
         """Start an executable of the suite in the background.
@@ -104,11 +107,11 @@ class Runner:
         for number, patience_s in STOP_SIGNALS:
             if process.poll() is not None:
                 return
-            os.killpg(process.pid, number)
-            try:
+            # it may end by itself in this very moment
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                continue
 
     def stop_all(self) -> None:
         """Stop every process, the newest first."""
