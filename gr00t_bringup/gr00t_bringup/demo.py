@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> int:
         with Runner(folder / "logs") as runner:
             run_demo(runner, checkpoint.resolve(), folder, rounds=given.rounds, round_s=given.round_s)
     except (Gr00tError, KeyboardInterrupt) as error:
-        print(error or "interrupted", file=sys.stderr)
+        print(str(error) or "interrupted", file=sys.stderr)
         return 1
     print((folder / "logs" / "demo_driver.log").read_text(encoding="utf-8"))
     for name, what in (("demo.mp4", "video"), ("joints.png", "joints and predicted chunks"), ("latency.txt", "table")):

@@ -75,7 +75,7 @@ def main(args: list[str] | None = None) -> int:
         with Runner(folder / "logs") as runner:
             _circle(runner, folder, given.episodes, given.steps, given.round_s)
     except (Gr00tError, KeyboardInterrupt) as error:
-        print(error or "interrupted", file=sys.stderr)
+        print(str(error) or "interrupted", file=sys.stderr)
         return 1
     print(f"results in {given.output}: bag, live, converted, checkpoint, evaluation, demo")
     return 0
