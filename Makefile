@@ -51,6 +51,7 @@ $(VENV)/bin/python:
 		{ echo "missing system package: libegl1 and libgl1 (the simulated robot renders with them)"; exit 1; }
 	@echo "== virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip # the pip that old Pythons bring takes very long to resolve the requirements
 
 $(VENV)/.requirements: requirements-run.txt requirements-build.txt | $(VENV)/bin/python
 	@echo "== ROS 2 Jazzy and libraries, pinned (once; a few minutes)"
