@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from gr00t_training.checkpoint import Checkpoint, new_checkpoint, save_checkpoint

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from pathlib import Path
 
 import pytest
+from reference_release import structure
 from tokenizers import Tokenizer, models
 
 from gr00t_training.errors import CheckpointError, ObservationError
@@ -39,11 +39,6 @@ def compact() -> PromptTokenizer:
 @pytest.fixture(scope="module")
 def published(fixtures_dir: Path) -> dict:
     return json.loads((fixtures_dir / "n1_prompt_tokens.json").read_text())
-
-
-def structure(names: list[str]) -> list[tuple[str, int]]:
-    """Special tokens with their run lengths; runs of text count as one."""
-    return [(name, 1 if name == "text" else len(list(run))) for name, run in groupby(names)]
 
 
 def test_prompt_of_one_image_and_of_two():
