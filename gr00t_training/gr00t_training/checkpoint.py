@@ -33,11 +33,11 @@ from torch import Tensor
 from gr00t_training.dataset.stats import KeyStatistics
 from gr00t_training.embodiment import Embodiment, VectorKey, differences, load_embodiment, to_mapping
 from gr00t_training.errors import CheckpointError, ConfigError, DatasetError
-from gr00t_training.model.config import VARIANTS, Gr00tConfig, with_horizon
+from gr00t_training.model.config import N1_5_MODEL_TYPE, N1_MODEL_TYPE, VARIANTS, Gr00tConfig, with_horizon
 from gr00t_training.model.gr00t import Gr00tModel, family
 from gr00t_training.model.weights import assign_weights, published_weights
 from gr00t_training.transforms.pipeline import ModelInputs, Pipeline, Statistics
-from gr00t_training.transforms.text import PromptTokenizer, shipped_tokenizer
+from gr00t_training.transforms.text import N1_5_PROMPT, N1_PROMPT, PromptFormat, PromptTokenizer, shipped_tokenizer
 
 FORMAT = 1  # of the files that are ours
 CONFIG_FILE = "config.json"
@@ -50,6 +50,8 @@ VERSIONS_FILE = "versions.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000  # of the release's own files
+
+PROMPTS: Mapping[str, PromptFormat] = {N1_MODEL_TYPE: N1_PROMPT, N1_5_MODEL_TYPE: N1_5_PROMPT}
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class Checkpoint:
             action_dim=head.action_dim,
             action_horizon=head.action_horizon,
             num_projectors=head.num_embodiments,
+            pixel_dtype=family(self.config.model_type).pixel_dtype,
         )
-        tokenizer = PromptTokenizer.from_file(self.tokenizer)
+        tokenizer = PromptTokenizer.from_file(self.tokenizer, PROMPTS[self.config.model_type])
         return Pipeline(self.embodiment, self.statistics, inputs, tokenizer, self.projector)
 
 
@@ -123,7 +126,8 @@ def new_checkpoint(
     if tokenizer is None and chosen.tokenizer:
         tokenizer = shipped_tokenizer(chosen.tokenizer)
     config = with_horizon(chosen.config, embodiment.action_horizon)
-    return Checkpoint(config, embodiment, statistics, _find_tokenizer(None, tokenizer), chosen.projectors)
+    found = _find_tokenizer(None, tokenizer, PROMPTS[config.model_type])
+    return Checkpoint(config, embodiment, statistics, found, chosen.projectors)
 
 
 def load_checkpoint(
@@ -163,7 +167,7 @@ def load_checkpoint(
         raise ValueError("statistics belong to an embodiment; pass it too")
     else:
         config = with_horizon(config, embodiment.action_horizon)
-    found = _find_tokenizer(path, tokenizer)
+    found = _find_tokenizer(path, tokenizer, PROMPTS[config.model_type])
     return Checkpoint(config, embodiment, statistics, found, projectors, metadata, versions, path)
 
 
@@ -309,7 +313,7 @@ def _stored_statistics(file: Path, metadata: Mapping[str, Any], embodiment: Embo
         ) from error
 
 
-def _find_tokenizer(path: Path | None, given: str | Path | None) -> Path:
+def _find_tokenizer(path: Path | None, given: str | Path | None, prompt_format: PromptFormat) -> Path:
     places = [path / TOKENIZER_FILE] if path else []
     if given is not None:
         places.append(Path(given) / TOKENIZER_FILE if Path(given).is_dir() else Path(given))
@@ -318,8 +322,8 @@ def _find_tokenizer(path: Path | None, given: str | Path | None) -> Path:
             return place
     raise CheckpointError(
         f"{path or 'model'}: no tokenizer (looked for {', '.join(map(str, places)) or 'nothing, none was given'}); "
-        f"for GR00T N1 put the {TOKENIZER_FILE} of HuggingFaceTB/SmolLM2-1.7B-Instruct into the checkpoint's folder, "
-        "or pass its path as tokenizer"
+        f"for {prompt_format.model} put the {TOKENIZER_FILE} of {prompt_format.base} into the checkpoint's folder, or "
+        "pass its path as tokenizer"
     )
 
 

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
+from reference_release import contains, load_batch, load_tiny, record, relative
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gr00t_training.errors import CheckpointError
 from gr00t_training.model.config import N1_PROJECTORS, VARIANTS, DitConfig, Gr00tConfig, dump_n1, parse_n1, with_horizon
@@ -43,40 +46,6 @@ def expected(tiny: Path) -> dict[str, Tensor]:
 @pytest.fixture
 def reference(tiny: Path) -> dict:
     return json.loads((tiny / "train_reference.json").read_text())
-
-
-def load_tiny(tiny: Path, attention: str = "sdpa") -> Gr00tModel:
-    config = parse_n1(
-        json.loads((tiny / "config.json").read_text()), json.loads((tiny / "eagle_config.json").read_text())
-    )
-    with torch.device("meta"):
-        model = Gr00tModel(config, attention=attention)
-    assign_weights(model, load_file(tiny / "model.safetensors"), N1_NAMES, "fixture")
-    return model.eval()
-
-
-def load_batch(tiny: Path, case: str) -> dict[str, Tensor]:
-    tensors = load_file(tiny / "inputs.safetensors")
-    return {key.removeprefix(f"{case}."): value for key, value in tensors.items() if key.startswith(f"{case}.")}
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found.detach() - expected).abs().max() / expected.abs().max())
-
-
-def contains(written: Any, read: Any) -> bool:
-    """Whether nothing that was read is lost or changed."""
-    if isinstance(read, dict):
-        return all(key in written and contains(written[key], value) for key, value in read.items())
-    return written == read
-
-
-def record(module: nn.Module, into: dict[str, Tensor], name: str) -> None:
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        into[name] = output
-
-    module.register_forward_hook(keep)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 from reference_release import structure
 from tokenizers import Tokenizer, models
 

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
+from reference_release import Reference, load_reference
 from safetensors.numpy import load_file
 
 from gr00t_training.dataset.stats import KeyStatistics
-from gr00t_training.embodiment import Embodiment, Normalization, Rotation, VectorKey, VideoKey
+from gr00t_training.embodiment import Embodiment, Normalization, Rotation, VectorKey
 from gr00t_training.errors import CheckpointError, ConfigError, ObservationError
 from gr00t_training.testing import make_embodiment
 from gr00t_training.transforms.images import (
@@ -55,63 +58,10 @@ INPUTS = ModelInputs(
 )
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One data configuration of the release with its inputs and results."""
-
-    embodiment: Embodiment
-    statistics: dict[str, dict[str, KeyStatistics]]
-    projector: int
-    language: str
-    raw: Mapping[str, np.ndarray]
-    expected: Mapping[str, np.ndarray]
-
-    def observation(self, mode: str) -> Observation:
-        images = {key: self.raw[f"eval.video.{key}"] for key in self.embodiment.video}
-        return Observation(images, self.vectors(mode, "state"), self.language)
-
-    def vectors(self, mode: str, kind: str) -> dict[str, np.ndarray]:
-        return {key: self.raw[f"{mode}.{kind}.{key}"] for key in getattr(self.embodiment, kind)}
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
 def reference(request: pytest.FixtureRequest, fixtures_dir: Path) -> Reference:
-    folder = fixtures_dir / "transforms_n1" / request.param
     configs = json.loads((fixtures_dir.parent / "spec" / "data_configs_n1.json").read_text())
-    described = json.loads((folder / "info.json").read_text())
-    ((tag, metadata),) = json.loads((folder / "metadata.json").read_text()).items()
-    modes, targets = {}, {}
-    for transform in configs[request.param]["transforms"]:
-        modes |= transform.get("normalization_modes", {})
-        targets |= transform.get("target_rotations", {})
-        if transform["name"] == "StateActionSinCosTransform":
-            modes |= dict.fromkeys(transform["apply_to"], "sin_cos")
-
-    def vectors(kind: str) -> dict[str, VectorKey]:
-        keys = {}
-        for full in described[f"{kind}_keys"]:
-            name = full.split(".", 1)[1]
-            modality = metadata["modalities"][kind][name]
-            form = modality["rotation_type"]
-            keys[name] = VectorKey(
-                names=tuple(f"{name}_{i}" for i in range(modality["shape"][0])),
-                normalization=Normalization(modes[full]) if full in modes else None,
-                rotation=Rotation(form) if form else None,
-                target_rotation=Rotation(targets[full]) if full in targets else None,
-                is_absolute=modality["absolute"],
-            )
-        return keys
-
-    video = {full.split(".", 1)[1]: VideoKey(height=120, width=160) for full in described["video_keys"]}
-    embodiment = Embodiment(
-        name=request.param, tag=tag, fps=20, state=vectors("state"), action=vectors("action"), video=video
-    )
-    statistics = {
-        kind: {name: KeyStatistics.from_mapping(lists, name) for name, lists in metadata["statistics"][kind].items()}
-        for kind in ("state", "action")
-    }
-    raw, expected = load_file(folder / "raw.safetensors"), load_file(folder / "expected.safetensors")
-    return Reference(embodiment, statistics, described["embodiment_id"], described["language"], raw, expected)
+    return load_reference(fixtures_dir / "transforms_n1" / request.param, configs[request.param])
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@
 
 Time runs from 0 (noise) to 1 (actions).
 
-Letters in shapes: B batch, S backbone tokens, H horizon, A action channels, D width, N denoising steps or samples.
+Letters in shapes: B batch, S backbone tokens, H horizon, F future tokens, A action channels, D width, N denoising steps
+or samples.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gr00t_training.model.config import ActionHeadConfig
+from gr00t_training.model.config import ActionHeadConfig, RefinerConfig
 from gr00t_training.model.dit import Dit, KeysValues
+from gr00t_training.model.layers import EncoderBlock
 
 
 class ActionHead(nn.Module):
@@ -26,6 +28,7 @@ class ActionHead(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, num = config.dit.width, config.hidden_size, config.num_embodiments
+        self.refiner = FeatureRefiner(config.refiner, kernel=kernel) if config.refiner else None
         self.state_encoder = CategoryMlp(num, config.state_dim, hidden, width)
         self.action_encoder = ActionEncoder(num, config.action_dim, width)
         self.dit = Dit(config.dit, context_dim, kernel=kernel)
@@ -33,6 +36,9 @@ class ActionHead(nn.Module):
         self.position_embedding = nn.Embedding(config.max_positions, width) if config.add_position_embedding else None
         if self.position_embedding is not None:
             nn.init.normal_(self.position_embedding.weight, std=0.02)
+        self.future_tokens = nn.Embedding(config.num_future_tokens, width) if config.num_future_tokens else None
+        if self.future_tokens is not None:
+            nn.init.normal_(self.future_tokens.weight, std=0.02)
 
     def loss(
         self,
@@ -60,10 +66,10 @@ class ActionHead(nn.Module):
         bucket = (time * self.config.num_time_buckets).long()
         velocity = self._velocity(
             noisy,
-            self.state_encoder(state, embodiment_id),
+            self._leading_tokens(state, embodiment_id),
             self._time_codes(bucket),
             self.dit.modulations(bucket),
-            self.dit.keys_values(features),
+            self._keys_values(features),
             embodiment_id,
         )
         squares = (velocity.float() - (actions - noise).float()) ** 2 * action_mask
@@ -75,12 +81,12 @@ class ActionHead(nn.Module):
         starts = torch.arange(num_steps, dtype=torch.float64, device=noise.device) / num_steps
         bucket = (starts * self.config.num_time_buckets).long()  # (N,)
         codes, modulations = self._time_codes(bucket), self.dit.modulations(bucket)
-        state_tokens, keys_values = self.state_encoder(state, embodiment_id), self.dit.keys_values(features)
+        leading, keys_values = self._leading_tokens(state, embodiment_id), self._keys_values(features)
         actions = noise
         for k in range(num_steps):
             step = slice(k, k + 1)
             velocity = self._velocity(
-                actions, state_tokens, codes[step], [m[step] for m in modulations], keys_values, embodiment_id
+                actions, leading, codes[step], [m[step] for m in modulations], keys_values, embodiment_id
             )
             actions = actions + velocity / num_steps
         return actions
@@ -90,10 +96,20 @@ class ActionHead(nn.Module):
         s = torch.distributions.Beta(self.config.noise_alpha, self.config.noise_beta).sample((count,)).to(device)
         return (self.config.noise_s - s) / self.config.noise_s
 
+    def _leading_tokens(self, state: Tensor, embodiment_id: Tensor) -> Tensor:
+        """Return the tokens before those of the actions, `(B, 1 + F, D)` with F future tokens."""
+        tokens = self.state_encoder(state, embodiment_id)  # (B, 1, D)
+        if self.future_tokens is None:
+            return tokens
+        return torch.cat([tokens, self.future_tokens.weight.expand(len(tokens), -1, -1)], 1)
+
+    def _keys_values(self, features: Tensor) -> list[KeysValues | None]:
+        return self.dit.keys_values(features if self.refiner is None else self.refiner(features))
+
     def _velocity(
         self,
         actions: Tensor,
-        state_tokens: Tensor,
+        leading: Tensor,
         time_codes: Tensor,
         modulations: list[Tensor],
         keys_values: list[KeysValues | None],
@@ -103,7 +119,7 @@ class ActionHead(nn.Module):
         x = self.action_encoder(actions, time_codes, embodiment_id)  # (B, H, D)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[:horizon]
-        x = self.dit(torch.cat([state_tokens, x], 1), keys_values, modulations)  # (B, 1 + H, output_dim)
+        x = self.dit(torch.cat([leading, x], 1), keys_values, modulations)  # (B, 1 + F + H, output_dim)
         return self.action_decoder(x[:, -horizon:], embodiment_id)
 
     def _time_codes(self, bucket: Tensor) -> Tensor:
@@ -113,6 +129,33 @@ class ActionHead(nn.Module):
         angles = bucket[:, None, None] * torch.exp(-math.log(10000) / half * steps)
         code = torch.cat([angles.sin(), angles.cos()], -1)  # sines first, unlike in the transformer's embedding
         return code.to(self.action_encoder.W1.W.dtype)
+
+
+class FeatureRefiner(nn.Module):
+    """Norm and self attention over the backbone's features (N1.5); rows of padding take part."""
+
+    def __init__(self, config: RefinerConfig, *, kernel: str) -> None:
+        super().__init__()
+        width = config.width
+        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.Sequential(
+            *(
+                EncoderBlock(
+                    width,
+                    config.num_heads,
+                    4 * width,
+                    norm_eps=1e-5,
+                    kernel=kernel,
+                    dropout=config.dropout,
+                    final_dropout=config.final_dropout,
+                )
+                for _ in range(config.num_layers)
+            )
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `(B, S, D)` to `(B, S, D)`."""
+        return self.blocks(self.norm(features))
 
 
 class CategoryLinear(nn.Module):

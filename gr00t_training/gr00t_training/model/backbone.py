@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Vision-language backbone of N1 (Eagle-2): images and prompt in, one feature per prompt token out.
+"""Vision-language backbone of N1 (Eagle 2) and N1.5 (Eagle 2.5): images and prompt in, a feature per prompt token out.
 
 Letters in shapes: B batch, I images of the whole batch, T prompt tokens, M tokens of an image, D width.
 """
@@ -22,9 +22,11 @@ class Backbone(nn.Module):
         self.config = config
         width, folded = config.language.hidden_size, config.vision.hidden_size * config.downsample**2
         self.vision = VisionTower(config.vision, kernel=kernel)
-        self.connector = nn.Sequential(
-            nn.LayerNorm(folded), nn.Linear(folded, width), nn.GELU(), nn.Linear(width, width)
-        )
+        if config.is_connector_deep:
+            layers = [nn.LayerNorm(folded), nn.Linear(folded, width), nn.GELU(), nn.Linear(width, width)]
+        else:
+            layers = [nn.Linear(folded, width)]
+        self.connector = nn.Sequential(*layers)
         num_layers = min(config.select_layer, config.language.num_layers)
         self.language = LanguageModel(config.language, num_layers, kernel=kernel)
         self.linear = nn.Identity() if config.projector_dim == -1 else nn.Linear(config.projector_dim, output_dim)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the model, a table of named variants, and the published `config.json` read and written.
+"""Sizes of the model, a table of named variants, and the published `config.json` of N1 read and written.
 
 A published folder holds no sizes of the vision-language model: those of the release are built in here, and any other
 folder of ours carries them in `eagle_config.json`. Options of the release that no published checkpoint uses are refused
@@ -18,6 +18,7 @@ from typing import Any
 from gr00t_training.errors import CheckpointError
 
 N1_MODEL_TYPE = "gr00t_n1"
+N1_5_MODEL_TYPE = "gr00t_n1_5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,16 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """Llama layers."""
+    """Llama or Qwen3 layers."""
 
     vocab_size: int = 49164
     hidden_size: int = 2048
     intermediate_size: int = 8192
     num_layers: int = 24  # of the language model; `BackboneConfig.select_layer` of them are kept
     num_heads: int = 32
+    num_kv_heads: int | None = None  # heads of keys and values; None: `num_heads`
+    head_dim: int | None = None  # None: `hidden_size / num_heads`
+    norms_heads: bool = False  # whether queries and keys of each head are normed
     norm_eps: float = 1e-5
     rope_theta: float = 130000.0
     max_positions: int = 8192
@@ -60,7 +64,9 @@ class BackboneConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     select_layer: int = 12  # language layers kept
     projector_dim: int = 2048  # input width of the last projection; -1: no projection
+    output_dim: int | None = None  # of the last projection; None: width of the action head's tokens
     downsample: int = 2  # this many image tokens per side are folded into one
+    is_connector_deep: bool = True  # norm, linear, GELU, linear; otherwise one linear layer
     image_token_id: int = 49154  # `<IMG_CONTEXT>`
     reproject_vision: bool = False  # put the image tokens back over the language model's output
 
@@ -90,10 +96,28 @@ class DitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """Blocks of self attention between backbone and diffusion transformer."""
+
+    num_heads: int = 32
+    head_dim: int = 64
+    num_layers: int = 4
+    dropout: float = 0.2
+    final_dropout: bool = True
+
+    @property
+    def width(self) -> int:
+        """Width of the features."""
+        return self.num_heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActionHeadConfig:
     """Flow-matching action head."""
 
     dit: DitConfig = field(default_factory=DitConfig)
+    refiner: RefinerConfig | None = None  # None: the features go to the diffusion transformer as they are
+    num_future_tokens: int = 0  # learned tokens between state and actions
     hidden_size: int = 1024
     action_dim: int = 32  # action channels after padding
     state_dim: int = 64  # state channels after padding
@@ -126,6 +150,8 @@ class Gr00tConfig:
                 f"image size {vision.image_size} is not a multiple of patch size x downsample "
                 f"({vision.patch_size} x {self.backbone.downsample})"
             )
+        if head.refiner and head.refiner.width != self.feature_dim:
+            raise ValueError(f"refiner width {head.refiner.width} is not the features' width {self.feature_dim}")
         if head.action_horizon > head.max_positions:
             raise ValueError(f"action horizon {head.action_horizon} exceeds the {head.max_positions} positions stored")
 
@@ -133,6 +159,13 @@ class Gr00tConfig:
     def image_size(self) -> int:
         """Side of the square image that the model takes [px]."""
         return self.backbone.vision.image_size
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of what the backbone hands to the action head."""
+        if self.backbone.projector_dim == -1:
+            return self.backbone.language.hidden_size
+        return self.backbone.output_dim or self.action_head.dit.width
 
 
 @dataclass(frozen=True)
@@ -145,6 +178,31 @@ class Variant:
 
 
 N1_PROJECTORS = {"gr1": 24, "new_embodiment": 31}
+N1_5_PROJECTORS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
+
+N1_5 = Gr00tConfig(
+    backbone=BackboneConfig(
+        language=LanguageConfig(
+            vocab_size=151680,
+            hidden_size=2048,
+            intermediate_size=6144,
+            num_layers=28,
+            num_heads=16,
+            num_kv_heads=8,
+            head_dim=128,
+            norms_heads=True,
+            norm_eps=1e-6,
+            rope_theta=1e6,
+            max_positions=40960,
+        ),
+        projector_dim=-1,
+        downsample=1,
+        is_connector_deep=False,
+        image_token_id=151669,
+    ),
+    action_head=ActionHeadConfig(refiner=RefinerConfig(), num_future_tokens=32, num_steps=4),
+    model_type=N1_5_MODEL_TYPE,
+)
 
 # Few million parameters, so that recording, training and control can be tried on a laptop's processor.
 _COMPACT = Gr00tConfig(
@@ -169,6 +227,7 @@ _COMPACT = Gr00tConfig(
 VARIANTS: Mapping[str, Variant] = {
     "n1_2b": Variant(Gr00tConfig(), N1_PROJECTORS, None),
     "n1_compact": Variant(_COMPACT, {"gr1": 0, "new_embodiment": 1}, "compact"),
+    "n1_5_3b": Variant(N1_5, N1_5_PROJECTORS, None),
 }
 
 
@@ -177,8 +236,9 @@ def with_horizon(config: Gr00tConfig, horizon: int) -> Gr00tConfig:
     return dataclasses.replace(config, action_head=dataclasses.replace(config.action_head, action_horizon=horizon))
 
 
-# Published key -> field, per section. A key that a file lacks has the value of the release.
-_VISION_KEYS = {
+# Published key -> field, per section. A key that a file lacks has the value of the release. What has a public name here
+# is the same in `gr00t_training.model.config_n1_5`.
+VISION_KEYS = {
     "hidden_size": "hidden_size",
     "intermediate_size": "intermediate_size",
     "num_hidden_layers": "num_layers",
@@ -187,7 +247,7 @@ _VISION_KEYS = {
     "patch_size": "patch_size",
     "layer_norm_eps": "norm_eps",
 }
-_LANGUAGE_KEYS = {
+LANGUAGE_KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "intermediate_size": "intermediate_size",
@@ -202,7 +262,7 @@ _BACKBONE_KEYS = {
     "projector_dim": "projector_dim",
     "reproject_vision": "reproject_vision",
 }
-_HEAD_KEYS = {
+HEAD_KEYS = {
     "hidden_size": "hidden_size",
     "max_action_dim": "action_dim",
     "max_state_dim": "state_dim",
@@ -216,7 +276,7 @@ _HEAD_KEYS = {
     "num_timestep_buckets": "num_time_buckets",
     "num_inference_timesteps": "num_steps",
 }
-_DIT_KEYS = {
+DIT_KEYS = {
     "num_attention_heads": "num_heads",
     "attention_head_dim": "head_dim",
     "num_layers": "num_layers",
@@ -227,7 +287,7 @@ _DIT_KEYS = {
     "interleave_self_attention": "interleave_self_attention",
 }
 # A diffusion_model_cfg that is there but lacks a key falls back to these, not to the values of the release.
-_DIT_DEFAULTS = {
+DIT_DEFAULTS = {
     "num_attention_heads": 8,
     "attention_head_dim": 64,
     "num_layers": 12,
@@ -236,7 +296,7 @@ _DIT_DEFAULTS = {
     "interleave_self_attention": False,
 }
 # Options with one supported value: key -> (value, value when the key is absent).
-_DIT_FIXED = {
+DIT_FIXED = {
     "positional_embeddings": (None, "sinusoidal"),
     "norm_type": ("ada_norm", "ada_norm"),
     "activation_fn": ("gelu-approximate", "gelu-approximate"),
@@ -244,8 +304,8 @@ _DIT_FIXED = {
     "attention_bias": (True, True),
 }
 _BACKBONE_FIXED = {"scale_image_resolution": (1, 1)}
-_VISION_FIXED = {"hidden_act": ("gelu_pytorch_tanh", "gelu_pytorch_tanh"), "num_channels": (3, 3)}
-_LANGUAGE_FIXED = {
+VISION_FIXED = {"hidden_act": ("gelu_pytorch_tanh", "gelu_pytorch_tanh"), "num_channels": (3, 3)}
+LANGUAGE_FIXED = {
     "hidden_act": ("silu", "silu"),
     "attention_bias": (False, False),
     "mlp_bias": (False, False),
@@ -266,23 +326,23 @@ def parse_n1(model: Mapping[str, Any], vlm: Mapping[str, Any] | None) -> Gr00tCo
     vlm = vlm or {}
     backbone, head = model.get("backbone_cfg", {}), model.get("action_head_cfg", {})
     dit = head.get("diffusion_model_cfg")
-    _check_fixed("backbone_cfg", backbone, _BACKBONE_FIXED)
-    _check_fixed("vision_config", vlm.get("vision_config", {}), _VISION_FIXED)
-    _check_fixed("llm_config", vlm.get("llm_config", {}), _LANGUAGE_FIXED)
+    check_fixed("backbone_cfg", backbone, _BACKBONE_FIXED)
+    check_fixed("vision_config", vlm.get("vision_config", {}), VISION_FIXED)
+    check_fixed("llm_config", vlm.get("llm_config", {}), LANGUAGE_FIXED)
     if dit is not None:
-        _check_fixed("diffusion_model_cfg", dit, _DIT_FIXED)
+        check_fixed("diffusion_model_cfg", dit, DIT_FIXED)
     try:
         config = Gr00tConfig(
             backbone=BackboneConfig(
-                vision=VisionConfig(**_pick(vlm.get("vision_config", {}), _VISION_KEYS)),
-                language=LanguageConfig(**_pick(vlm.get("llm_config", {}), _LANGUAGE_KEYS)),
+                vision=VisionConfig(**pick(vlm.get("vision_config", {}), VISION_KEYS)),
+                language=LanguageConfig(**pick(vlm.get("llm_config", {}), LANGUAGE_KEYS)),
                 downsample=round(1 / vlm.get("downsample_ratio", 0.5)),
                 image_token_id=vlm.get("img_context_token_id", 49154),
-                **_pick(backbone, _BACKBONE_KEYS),
+                **pick(backbone, _BACKBONE_KEYS),
             ),
             action_head=ActionHeadConfig(
-                dit=DitConfig() if dit is None else DitConfig(**_pick({**_DIT_DEFAULTS, **dit}, _DIT_KEYS)),
-                **_pick(head, _HEAD_KEYS),
+                dit=DitConfig() if dit is None else DitConfig(**pick({**DIT_DEFAULTS, **dit}, DIT_KEYS)),
+                **pick(head, HEAD_KEYS),
             ),
             model_source=copy.deepcopy(dict(model)),
             vlm_source=copy.deepcopy(dict(vlm)),
@@ -305,33 +365,36 @@ def dump_n1(config: Gr00tConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         hidden_size=backbone.language.hidden_size,
     )
     backbone_section = model.setdefault("backbone_cfg", {})
-    backbone_section.update(_put(backbone, _BACKBONE_KEYS))
+    backbone_section.update(put(backbone, _BACKBONE_KEYS))
     processor = backbone_section.setdefault("processor_cfg", {"max_input_tiles": 1})
     processor.setdefault("model_spec", {"template": "qwen2-chat"})["num_image_token"] = backbone.num_image_tokens
     head_section = model.setdefault("action_head_cfg", {})
-    head_section.update(_put(head, _HEAD_KEYS), action_dim=head.action_dim, input_embedding_dim=head.dit.width)
-    head_section.setdefault("diffusion_model_cfg", {}).update(_put(head.dit, _DIT_KEYS))
-    head_section["diffusion_model_cfg"].update({key: value for key, (value, _) in _DIT_FIXED.items()})
+    head_section.update(put(head, HEAD_KEYS), action_dim=head.action_dim, input_embedding_dim=head.dit.width)
+    head_section.setdefault("diffusion_model_cfg", {}).update(put(head.dit, DIT_KEYS))
+    head_section["diffusion_model_cfg"].update({key: value for key, (value, _) in DIT_FIXED.items()})
     vlm.update(
         force_image_size=config.image_size,
         downsample_ratio=1 / backbone.downsample,
         img_context_token_id=backbone.image_token_id,
     )
-    vlm.setdefault("vision_config", {}).update(_put(backbone.vision, _VISION_KEYS))
+    vlm.setdefault("vision_config", {}).update(put(backbone.vision, VISION_KEYS))
     language = vlm.setdefault("llm_config", {})
-    language.update(_put(backbone.language, _LANGUAGE_KEYS), num_key_value_heads=backbone.language.num_heads)
+    language.update(put(backbone.language, LANGUAGE_KEYS), num_key_value_heads=backbone.language.num_heads)
     return model, vlm
 
 
-def _pick(section: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+def pick(section: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that a published section gives."""
     return {name: section[key] for key, name in keys.items() if key in section}
 
 
-def _put(config: Any, keys: Mapping[str, str]) -> dict[str, Any]:
+def put(config: Any, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return fields under their published keys."""
     return {key: getattr(config, name) for key, name in keys.items()}
 
 
-def _check_fixed(section: str, values: Mapping[str, Any], fixed: Mapping[str, tuple[Any, Any]]) -> None:
+def check_fixed(section: str, values: Mapping[str, Any], fixed: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse options of a section that have another value than the supported one."""
     for key, (supported, default) in fixed.items():
         found = values.get(key, default)
         if found != supported:
@@ -361,6 +424,11 @@ def _check_agreement(config: Gr00tConfig, model: Mapping[str, Any], vlm: Mapping
         ),
         "select_layer of eagle_config.json": (vlm.get("select_layer", -1), -1),
     }
+    check_claims(claims)
+
+
+def check_claims(claims: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse a key whose value (first) is not what the other sizes need (second)."""
     for key, (found, expected) in claims.items():
         if found != expected:
             raise CheckpointError(f"{key} is {found}, the other sizes of the folder need {expected}")

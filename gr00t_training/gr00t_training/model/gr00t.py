@@ -27,14 +27,23 @@ from torch import Tensor, nn
 from gr00t_training.errors import CheckpointError
 from gr00t_training.model.action_head import ActionHead
 from gr00t_training.model.backbone import Backbone
-from gr00t_training.model.config import N1_MODEL_TYPE, N1_PROJECTORS, Gr00tConfig, dump_n1, parse_n1
-from gr00t_training.model.weights import N1_NAMES, NameTable
+from gr00t_training.model.config import (
+    N1_5_MODEL_TYPE,
+    N1_5_PROJECTORS,
+    N1_MODEL_TYPE,
+    N1_PROJECTORS,
+    Gr00tConfig,
+    dump_n1,
+    parse_n1,
+)
+from gr00t_training.model.config_n1_5 import dump_n1_5, parse_n1_5
+from gr00t_training.model.weights import N1_5_NAMES, N1_NAMES, NameTable
 
 Batch = Mapping[str, Tensor]
 
 
 class Gr00tModel(nn.Module):
-    """GR00T N1."""
+    """GR00T N1 or N1.5."""
 
     def __init__(self, config: Gr00tConfig, *, attention: str = "sdpa") -> None:
         """Make the model with fresh weights, on the current default device.
@@ -45,10 +54,8 @@ class Gr00tModel(nn.Module):
         """
         super().__init__()
         self.config = config
-        width, projector_dim = config.action_head.dit.width, config.backbone.projector_dim
-        self.backbone = Backbone(config.backbone, width, kernel=attention)
-        features = config.backbone.language.hidden_size if projector_dim == -1 else width
-        self.action_head = ActionHead(config.action_head, features, kernel=attention)
+        self.backbone = Backbone(config.backbone, config.feature_dim, kernel=attention)
+        self.action_head = ActionHead(config.action_head, config.feature_dim, kernel=attention)
         self._frozen: list[nn.Module] = []
 
     @property
@@ -136,7 +143,9 @@ class Gr00tModel(nn.Module):
         tune_projector: bool = True,
         tune_diffusion_model: bool = True,
     ) -> None:
-        """Choose the parts that train; `backbone.linear` always does. Frozen parts stay in evaluation mode.
+        """Choose the parts that train; frozen ones stay in evaluation mode.
+
+        Always trained: projection and refiner of the backbone's features, future tokens.
 
         Args:
             tune_llm: language model with its token embeddings.
@@ -190,10 +199,12 @@ class Family:
     projectors: Mapping[str, int]  # embodiment tag -> row, where the folder has no embodiment_id.json
     parse: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Gr00tConfig]  # config.json, eagle_config.json
     dump: Callable[[Gr00tConfig], tuple[dict[str, Any], dict[str, Any]]]
+    pixel_dtype: torch.dtype  # that the release rounds pixels to
 
 
 FAMILIES: Mapping[str, Family] = {
-    N1_MODEL_TYPE: Family(Gr00tModel, N1_NAMES, N1_PROJECTORS, parse_n1, dump_n1),
+    N1_MODEL_TYPE: Family(Gr00tModel, N1_NAMES, N1_PROJECTORS, parse_n1, dump_n1, torch.bfloat16),
+    N1_5_MODEL_TYPE: Family(Gr00tModel, N1_5_NAMES, N1_5_PROJECTORS, parse_n1_5, dump_n1_5, torch.float32),
 }
 
 

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Llama decoder layers (arXiv 2302.13971) that turn the prompt into features; there is no output vocabulary.
+"""Decoder layers of Llama (arXiv 2302.13971) and Qwen3 (arXiv 2505.09388) that turn the prompt into features.
+
+There is no output vocabulary.
 
 Letters in shapes: B batch, T tokens, D width.
 """
@@ -20,7 +22,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: LanguageConfig, num_layers: int, *, kernel: str) -> None:
         super().__init__()
-        self.head_dim = config.hidden_size // config.num_heads
+        self.head_dim = config.head_dim or config.hidden_size // config.num_heads
         self.rope_theta = config.rope_theta
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LanguageBlock(config, kernel=kernel) for _ in range(num_layers))
@@ -53,7 +55,15 @@ class LanguageBlock(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.input_layernorm = nn.RMSNorm(width, eps=config.norm_eps)
-        self.self_attn = Attention(width, config.num_heads, kernel=kernel, bias=False)
+        self.self_attn = Attention(
+            width,
+            config.num_heads,
+            kernel=kernel,
+            bias=False,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            head_norm_eps=config.norm_eps if config.norms_heads else None,
+        )
         self.post_attention_layernorm = nn.RMSNorm(width, eps=config.norm_eps)
         self.mlp = GatedMlp(width, config.intermediate_size)
 

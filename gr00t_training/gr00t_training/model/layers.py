@@ -47,23 +47,51 @@ class Attention(nn.Module):
     """Multi-head attention with separate projections."""
 
     def __init__(
-        self, width: int, num_heads: int, *, kernel: str, context_width: int | None = None, bias: bool = True
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        kernel: str,
+        context_width: int | None = None,
+        bias: bool = True,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        head_norm_eps: float | None = None,
     ) -> None:
+        """Make the projections.
+
+        Args:
+            width: D of input and output.
+            num_heads: of the queries.
+            kernel: one of ATTENTION_KERNELS.
+            context_width: D of what is attended to; None: `width`.
+            bias: of the projections.
+            num_kv_heads: heads of keys and values, each shared by several of the queries (arXiv 2305.13245); None: as
+                many as of the queries.
+            head_dim: K; None: `width / num_heads`.
+            head_norm_eps: of the norm of each head's queries and keys (arXiv 2010.04245); None: not normed.
+        """
         super().__init__()
         if kernel not in ATTENTION_KERNELS:
             raise ValueError(f"attention '{kernel}' is not one of {', '.join(ATTENTION_KERNELS)}")
-        if width % num_heads:
+        if head_dim is None and width % num_heads:
             raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
-        self.num_heads = num_heads
+        num_kv_heads = num_kv_heads or num_heads
+        if num_heads % num_kv_heads:
+            raise ValueError(f"{num_heads} query heads are not a multiple of {num_kv_heads} key heads")
+        self.head_dim = head_dim or width // num_heads
+        self.num_shared = num_heads // num_kv_heads  # query heads per key head
         self.kernel = kernel
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.k_proj = nn.Linear(context_width or width, width, bias=bias)
-        self.v_proj = nn.Linear(context_width or width, width, bias=bias)
-        self.out_proj = nn.Linear(width, width, bias=bias)
+        self.q_proj = nn.Linear(width, num_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(context_width or width, num_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(context_width or width, num_kv_heads * self.head_dim, bias=bias)
+        self.out_proj = nn.Linear(num_heads * self.head_dim, width, bias=bias)
+        self.q_norm = nn.Identity() if head_norm_eps is None else nn.RMSNorm(self.head_dim, eps=head_norm_eps)
+        self.k_norm = nn.Identity() if head_norm_eps is None else nn.RMSNorm(self.head_dim, eps=head_norm_eps)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what queries meet: keys and values `(B, N, S, K)` of `context` `(B, S, D)`."""
-        return self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
+        """Return what queries meet: keys and values `(B, N or fewer, S, K)` of `context` `(B, S, D)`."""
+        return self.k_norm(self._heads(self.k_proj(context))), self._heads(self.v_proj(context))
 
     def forward(
         self,
@@ -85,18 +113,20 @@ class Attention(nn.Module):
             causal: see `attend`.
             row_mask: `(B, T, 1)`; rows with 0 leave the attention as zero, before the output projection.
         """
-        q = self._heads(self.q_proj(x))  # (B, N, T, K)
+        q = self.q_norm(self._heads(self.q_proj(x)))  # (B, N, T, K)
         k, v = keys_values or self.keys_values(x)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if self.num_shared > 1:
+            k, v = k.repeat_interleave(self.num_shared, 1), v.repeat_interleave(self.num_shared, 1)  # (B, N, S, K)
         rows = attend(q, k, v, kernel=self.kernel, mask=mask, causal=causal)
-        rows = rows.transpose(1, 2).flatten(2)  # (B, T, D)
+        rows = rows.transpose(1, 2).flatten(2)  # (B, T, N * K)
         if row_mask is not None:
             rows = rows * row_mask
         return self.out_proj(rows)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -112,6 +142,34 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., D)` to `(..., D)`."""
         return self.final_dropout(self.fc2(self.dropout(F.gelu(self.fc1(x), approximate="tanh"))))
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm transformer block of unmasked self attention."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        hidden: int,
+        *,
+        norm_eps: float,
+        kernel: str,
+        dropout: float = 0.0,
+        final_dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.self_attn = Attention(width, num_heads, kernel=kernel)
+        self.attention_dropout = nn.Dropout(dropout)  # behind the output projection
+        self.final_dropout = nn.Dropout(dropout if final_dropout else 0.0)
+        self.layer_norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = FeedForward(width, hidden, dropout=dropout, final_dropout=final_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, T, D)` to `(B, T, D)`."""
+        x = x + self.final_dropout(self.attention_dropout(self.self_attn(self.layer_norm1(x))))
+        return x + self.mlp(self.layer_norm2(x))
 
 
 def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gr00t_training.model.config import VisionConfig
-from gr00t_training.model.layers import Attention, FeedForward
+from gr00t_training.model.layers import EncoderBlock
 
 
 class VisionTower(nn.Module):
@@ -21,7 +21,10 @@ class VisionTower(nn.Module):
         width = config.hidden_size
         self.patch_embedding = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
         self.position_embedding = nn.Embedding(config.grid**2, width)
-        self.layers = nn.ModuleList(VisionBlock(config, kernel=kernel) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            EncoderBlock(width, config.num_heads, config.intermediate_size, norm_eps=config.norm_eps, kernel=kernel)
+            for _ in range(config.num_layers)
+        )
         self.post_layernorm = nn.LayerNorm(width, eps=config.norm_eps)
         nn.init.normal_(self.position_embedding.weight, std=width**-0.5)
 
@@ -32,23 +35,6 @@ class VisionTower(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.post_layernorm(x)
-
-
-class VisionBlock(nn.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self, config: VisionConfig, *, kernel: str) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.layer_norm1 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.self_attn = Attention(width, config.num_heads, kernel=kernel)
-        self.layer_norm2 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.mlp = FeedForward(width, config.intermediate_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, T, D)` to `(B, T, D)`."""
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
 
 
 def fold_patches(x: Tensor, factor: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -28,6 +28,8 @@ class NameTable:
 
     rows: tuple[tuple[str, str], ...]  # (published, ours)
     ignored: tuple[str, ...] = ()  # published beginnings of weights that no action needs
+    stand_ins: Mapping[str, str] = field(default_factory=dict)  # published name -> the one to take where it is absent
+    remedies: Mapping[str, str] = field(default_factory=dict)  # published name -> what to do where it is absent
 
     def to_ours(self, published: str) -> str | None:
         """Return our name; None for a weight that the model has not."""
@@ -41,43 +43,80 @@ class NameTable:
         return name
 
 
-_VISION = "backbone.model.vision_model.vision_model"
-_LANGUAGE = "backbone.model.language_model.model"
 _BLOCK, _OUR_BLOCK = "action_head.model.transformer_blocks.#", "action_head.dit.blocks.#"
+_REFINER, _OUR_REFINER = "action_head.vl_self_attention.transformer_blocks.#", "action_head.refiner.blocks.#"
+
+
+def _backbone_rows(vlm: str, projection: str) -> tuple[tuple[str, str], ...]:
+    vision, language = f"{vlm}.vision_model.vision_model", f"{vlm}.language_model.model"
+    layer, our_layer = f"{language}.layers.#", "backbone.language.layers.#"
+    return (
+        (f"{vision}.embeddings.patch_embedding", "backbone.vision.patch_embedding"),
+        (f"{vision}.embeddings.position_embedding", "backbone.vision.position_embedding"),
+        (f"{vision}.encoder.layers.#", "backbone.vision.layers.#"),
+        (f"{vision}.post_layernorm", "backbone.vision.post_layernorm"),
+        (f"{vlm}.mlp1", "backbone.connector"),
+        (f"{language}.embed_tokens", "backbone.language.embed_tokens"),
+        (f"{layer}.input_layernorm", f"{our_layer}.input_layernorm"),
+        (f"{layer}.self_attn.q_proj", f"{our_layer}.self_attn.q_proj"),
+        (f"{layer}.self_attn.k_proj", f"{our_layer}.self_attn.k_proj"),
+        (f"{layer}.self_attn.v_proj", f"{our_layer}.self_attn.v_proj"),
+        (f"{layer}.self_attn.q_norm", f"{our_layer}.self_attn.q_norm"),
+        (f"{layer}.self_attn.k_norm", f"{our_layer}.self_attn.k_norm"),
+        (f"{layer}.self_attn.o_proj", f"{our_layer}.self_attn.out_proj"),
+        (f"{layer}.post_attention_layernorm", f"{our_layer}.post_attention_layernorm"),
+        (f"{layer}.mlp", f"{our_layer}.mlp"),
+        (f"{language}.norm", "backbone.language.norm"),
+        (projection, "backbone.linear"),
+    )
+
+
+_HEAD_ROWS = (
+    ("action_head.state_encoder", "action_head.state_encoder"),
+    ("action_head.action_encoder", "action_head.action_encoder"),
+    ("action_head.action_decoder", "action_head.action_decoder"),
+    ("action_head.position_embedding", "action_head.position_embedding"),
+    ("action_head.model.timestep_encoder.timestep_embedder", "action_head.dit.timestep"),
+    (f"{_BLOCK}.norm1.linear", f"{_OUR_BLOCK}.norm1_linear"),
+    (f"{_BLOCK}.attn1.to_q", f"{_OUR_BLOCK}.attn1.q_proj"),
+    (f"{_BLOCK}.attn1.to_k", f"{_OUR_BLOCK}.attn1.k_proj"),
+    (f"{_BLOCK}.attn1.to_v", f"{_OUR_BLOCK}.attn1.v_proj"),
+    (f"{_BLOCK}.attn1.to_out.0", f"{_OUR_BLOCK}.attn1.out_proj"),
+    (f"{_BLOCK}.ff.net.0.proj", f"{_OUR_BLOCK}.ff.fc1"),
+    (f"{_BLOCK}.ff.net.2", f"{_OUR_BLOCK}.ff.fc2"),
+    ("action_head.model.proj_out_1", "action_head.dit.proj_out_1"),
+    ("action_head.model.proj_out_2", "action_head.dit.proj_out_2"),
+)
+_N1_5_HEAD_ROWS = (
+    ("action_head.future_tokens", "action_head.future_tokens"),
+    ("action_head.vlln", "action_head.refiner.norm"),
+    (f"{_REFINER}.norm1", f"{_OUR_REFINER}.layer_norm1"),
+    (f"{_REFINER}.attn1.to_q", f"{_OUR_REFINER}.self_attn.q_proj"),
+    (f"{_REFINER}.attn1.to_k", f"{_OUR_REFINER}.self_attn.k_proj"),
+    (f"{_REFINER}.attn1.to_v", f"{_OUR_REFINER}.self_attn.v_proj"),
+    (f"{_REFINER}.attn1.to_out.0", f"{_OUR_REFINER}.self_attn.out_proj"),
+    (f"{_REFINER}.norm3", f"{_OUR_REFINER}.layer_norm2"),
+    (f"{_REFINER}.ff.net.0.proj", f"{_OUR_REFINER}.mlp.fc1"),
+    (f"{_REFINER}.ff.net.2", f"{_OUR_REFINER}.mlp.fc2"),
+)
 
 N1_NAMES = NameTable(
-    rows=(
-        (f"{_VISION}.embeddings.patch_embedding", "backbone.vision.patch_embedding"),
-        (f"{_VISION}.embeddings.position_embedding", "backbone.vision.position_embedding"),
-        (f"{_VISION}.encoder.layers.#", "backbone.vision.layers.#"),
-        (f"{_VISION}.post_layernorm", "backbone.vision.post_layernorm"),
-        ("backbone.model.mlp1", "backbone.connector"),
-        (f"{_LANGUAGE}.embed_tokens", "backbone.language.embed_tokens"),
-        (f"{_LANGUAGE}.layers.#.input_layernorm", "backbone.language.layers.#.input_layernorm"),
-        (f"{_LANGUAGE}.layers.#.self_attn.q_proj", "backbone.language.layers.#.self_attn.q_proj"),
-        (f"{_LANGUAGE}.layers.#.self_attn.k_proj", "backbone.language.layers.#.self_attn.k_proj"),
-        (f"{_LANGUAGE}.layers.#.self_attn.v_proj", "backbone.language.layers.#.self_attn.v_proj"),
-        (f"{_LANGUAGE}.layers.#.self_attn.o_proj", "backbone.language.layers.#.self_attn.out_proj"),
-        (f"{_LANGUAGE}.layers.#.post_attention_layernorm", "backbone.language.layers.#.post_attention_layernorm"),
-        (f"{_LANGUAGE}.layers.#.mlp", "backbone.language.layers.#.mlp"),
-        (f"{_LANGUAGE}.norm", "backbone.language.norm"),
-        ("backbone.linear", "backbone.linear"),
-        ("action_head.state_encoder", "action_head.state_encoder"),
-        ("action_head.action_encoder", "action_head.action_encoder"),
-        ("action_head.action_decoder", "action_head.action_decoder"),
-        ("action_head.position_embedding", "action_head.position_embedding"),
-        ("action_head.model.timestep_encoder.timestep_embedder", "action_head.dit.timestep"),
-        (f"{_BLOCK}.norm1.linear", f"{_OUR_BLOCK}.norm1_linear"),
-        (f"{_BLOCK}.attn1.to_q", f"{_OUR_BLOCK}.attn1.q_proj"),
-        (f"{_BLOCK}.attn1.to_k", f"{_OUR_BLOCK}.attn1.k_proj"),
-        (f"{_BLOCK}.attn1.to_v", f"{_OUR_BLOCK}.attn1.v_proj"),
-        (f"{_BLOCK}.attn1.to_out.0", f"{_OUR_BLOCK}.attn1.out_proj"),
-        (f"{_BLOCK}.ff.net.0.proj", f"{_OUR_BLOCK}.ff.fc1"),
-        (f"{_BLOCK}.ff.net.2", f"{_OUR_BLOCK}.ff.fc2"),
-        ("action_head.model.proj_out_1", "action_head.dit.proj_out_1"),
-        ("action_head.model.proj_out_2", "action_head.dit.proj_out_2"),
-    ),
+    rows=_backbone_rows("backbone.model", "backbone.linear") + _HEAD_ROWS,
     ignored=("action_head.decode_layer",),
+)
+
+_EAGLE = "backbone.eagle_model"
+_EAGLE_OUTPUT = f"{_EAGLE}.language_model.lm_head"
+
+N1_5_NAMES = NameTable(
+    rows=_backbone_rows(_EAGLE, "backbone.eagle_linear") + _HEAD_ROWS + _N1_5_HEAD_ROWS,
+    ignored=(f"{_EAGLE}.vision_model.vision_model.head", _EAGLE_OUTPUT),
+    # tied: some exports keep only one of the two
+    stand_ins={f"{_EAGLE}.language_model.model.embed_tokens.weight": f"{_EAGLE_OUTPUT}.weight"},
+    remedies={
+        "action_head.future_tokens.weight": "checkpoints fine-tuned before 8 July 2025 were trained without future "
+        "tokens: set num_target_vision_tokens of action_head_cfg in config.json to 0"
+    },
 )
 
 
@@ -101,12 +140,16 @@ def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], table: NameT
         CheckpointError: weights are missing or have another shape; names them.
     """
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+    stand_ins = {name: weights[other] for name, other in table.stand_ins.items() if other in weights}
+    weights = {**stand_ins, **weights}
     ours = {name: weight for published, weight in weights.items() if (name := table.to_ours(published)) in shapes}
     missing = [table.to_published(name) for name in shapes if name not in ours]
     if missing:
+        # many weights at once are another matter than the one that a remedy is for
+        remedy = table.remedies.get(missing[0]) if len(missing) == 1 else None
         raise CheckpointError(
             f"{source}: {len(missing)} of {len(shapes)} weights are missing: {_listing(missing)}; "
-            "the file is incomplete or of another model"
+            f"{remedy or 'the file is incomplete or of another model'}"
         )
     wrong = [
         f"{table.to_published(name)} is {tuple(weight.shape)}, expected {tuple(shapes[name])}"

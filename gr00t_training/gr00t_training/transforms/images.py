@@ -65,9 +65,9 @@ def to_model_size(images: Sequence[np.ndarray], size: int, draw: ImageDraw | Non
     return torch.cat(frames)
 
 
-def to_pixels(frames: Tensor) -> Tensor:
-    """Scale uint8 frames `(V, 3, P, P)` to [-1, 1], bfloat16 as in the release."""
-    return ((frames.float() / 255 - 0.5) / 0.5).to(torch.bfloat16)
+def to_pixels(frames: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Scale uint8 frames `(V, 3, P, P)` to [-1, 1], rounded to the type that the model's release uses."""
+    return ((frames.float() / 255 - 0.5) / 0.5).to(dtype)
 
 
 def _crop(frame: Tensor, draw: ImageDraw | None) -> Tensor:

@@ -38,6 +38,7 @@ class ModelInputs:
     action_dim: int  # channels after padding
     action_horizon: int  # ticks
     num_projectors: int  # rows of the embodiment-specific tables
+    pixel_dtype: torch.dtype = torch.bfloat16  # that pixels are rounded to
 
 
 class Pipeline:
@@ -113,13 +114,14 @@ class Pipeline:
             raise ValueError("training draws random crops and colours; pass rng")
         draw = draw_images(rng) if training and rng is not None else None
         images = [observation.images[key][0] for key in self.embodiment.video_keys]
+        frames = to_model_size(images, self.inputs.image_size, draw)
         text = observation.instruction or DEFAULT_INSTRUCTION
         try:
             state, state_mask = self.state.pad(self.state.forward(observation.state))
         except ValueError as error:  # names the key
             raise ObservationError(f"{error}; check the robot's message") from error
         sample = {
-            "pixel_values": to_pixels(to_model_size(images, self.inputs.image_size, draw)),
+            "pixel_values": to_pixels(frames, self.inputs.pixel_dtype),
             "input_ids": torch.tensor(self.tokenizer.encode(text, len(images), self.inputs.num_image_tokens)),
             "state": torch.from_numpy(state).float(),
             "state_mask": torch.from_numpy(state_mask),

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction and images to the token ids of the prompt.
 
-The released N1 uses the tokenizer of SmolLM2 plus twelve tokens of its own; it is not part of its checkpoint and not
-shipped here. The compact model has a small tokenizer of the same structure, made by `build_compact_tokenizer`.
+The released models use the tokenizer of a language model plus tokens of their own; it is not part of their checkpoints
+and not shipped here. The compact model has a small tokenizer of N1's structure, made by `build_compact_tokenizer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -19,23 +20,66 @@ from torch import Tensor
 from gr00t_training.errors import CheckpointError, ObservationError
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
-PAD_TOKEN = "<|im_end|>"
-SMOLLM2_VOCABULARY = 49152  # entries before the tokens below
-_BASE_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2
-# Behind the base vocabulary, in this order.
-_ADDED = (
-    "<img>",
-    "</img>",
-    IMAGE_TOKEN,
-    "<quad>",
-    "</quad>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
-    "assistant",
-    "<interval>",
-    "</interval>",
+SMOLLM2_VOCABULARY = 49152  # entries before the tokens of N1
+QWEN3_VOCABULARY = 151669  # entries before the tokens of N1.5
+_BASE_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a model family writes and tokenizes its prompts."""
+
+    model: str  # name for messages
+    base: str  # language model whose tokenizer is extended
+    base_vocabulary: int  # its entries
+    added: tuple[str, ...]  # behind the base vocabulary, in this order
+    pad: str
+    image_end: str  # behind each image
+    numbers_one_image: bool  # whether a single image is numbered too, and not only several
+
+
+N1_PROMPT = PromptFormat(
+    model="GR00T N1",
+    base="HuggingFaceTB/SmolLM2-1.7B-Instruct",
+    base_vocabulary=SMOLLM2_VOCABULARY,
+    added=(
+        "<img>",
+        "</img>",
+        IMAGE_TOKEN,
+        "<quad>",
+        "</quad>",
+        "<ref>",
+        "</ref>",
+        "<box>",
+        "</box>",
+        "assistant",
+        "<interval>",
+        "</interval>",
+    ),
+    pad="<|im_end|>",
+    image_end="\n",
+    numbers_one_image=False,
+)
+N1_5_PROMPT = PromptFormat(
+    model="GR00T N1.5",
+    base="Qwen/Qwen3-1.7B",
+    base_vocabulary=QWEN3_VOCABULARY,
+    added=(
+        IMAGE_TOKEN,
+        "<img>",
+        "</img>",
+        "<box>",
+        "</box>",
+        "<quad>",
+        "</quad>",
+        "<ref>",
+        "</ref>",
+        "<interval>",
+        "</interval>",
+    ),
+    pad="<|endoftext|>",
+    image_end="",
+    numbers_one_image=True,
 )
 
 _COMPACT_VOCABULARY = 724  # before the added tokens; every word of the corpus is then one token
@@ -51,11 +95,13 @@ _COMPACT_CORPUS = (
 )
 
 
-def build_prompt(instruction: str, num_images: int, num_image_tokens: int) -> str:
+def build_prompt(
+    instruction: str, num_images: int, num_image_tokens: int, prompt_format: PromptFormat = N1_PROMPT
+) -> str:
     """Return the chat text of one sample; the instruction goes in unchanged."""
-    block = f"<img>{IMAGE_TOKEN * num_image_tokens}</img>\n"
-    # only several images are numbered
-    images = block if num_images == 1 else "".join(f"<image {i + 1}>{block}" for i in range(num_images))
+    block = f"<img>{IMAGE_TOKEN * num_image_tokens}</img>{prompt_format.image_end}"
+    is_numbered = num_images > 1 or prompt_format.numbers_one_image
+    images = "".join(f"<image {i + 1}>{block}" for i in range(num_images)) if is_numbered else block * num_images
     return (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         f"<|im_start|>user\n{images}{instruction}<|im_end|>\n"
@@ -64,29 +110,33 @@ def build_prompt(instruction: str, num_images: int, num_image_tokens: int) -> st
 
 
 class PromptTokenizer:
-    """Prompts to ids."""
+    """Prompts of one model family to ids."""
 
-    def __init__(self, tokenizer: Tokenizer, source: str) -> None:
-        """Wrap a tokenizer; SmolLM2's own gets the tokens of N1 added.
+    def __init__(self, tokenizer: Tokenizer, source: str, prompt_format: PromptFormat = N1_PROMPT) -> None:
+        """Wrap a tokenizer; that of the family's language model gets the tokens of the family added.
 
         Raises:
             CheckpointError: a token that prompts need is missing; `source` names the file.
         """
-        if tokenizer.token_to_id(IMAGE_TOKEN) is None and tokenizer.get_vocab_size() == SMOLLM2_VOCABULARY:
-            _add_tokens(tokenizer)
+        is_base = tokenizer.get_vocab_size() == prompt_format.base_vocabulary
+        if tokenizer.token_to_id(IMAGE_TOKEN) is None and is_base:
+            _add_tokens(tokenizer, prompt_format)
         vocabulary = tokenizer.get_vocab()
-        for token in (*_BASE_SPECIAL, *_ADDED):
+        for token in (*_BASE_SPECIAL, *prompt_format.added):
             if token not in vocabulary:
-                raise CheckpointError(f"{source}: token '{token}' is missing; this is not a tokenizer of GR00T N1")
+                raise CheckpointError(
+                    f"{source}: token '{token}' is missing; this is not a tokenizer of {prompt_format.model}"
+                )
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
+        self._format = prompt_format
         self.image_token_id = vocabulary[IMAGE_TOKEN]
-        self.pad_id = vocabulary[PAD_TOKEN]
+        self.pad_id = vocabulary[prompt_format.pad]
         self.vocab_size = len(vocabulary)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> PromptTokenizer:
+    def from_file(cls, path: str | Path, prompt_format: PromptFormat = N1_PROMPT) -> PromptTokenizer:
         """Read a `tokenizer.json`.
 
         Raises:
@@ -95,7 +145,7 @@ class PromptTokenizer:
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file, expected a tokenizer.json")
         try:
-            return cls(Tokenizer.from_file(str(path)), str(path))
+            return cls(Tokenizer.from_file(str(path)), str(path), prompt_format)
         except CheckpointError:
             raise
         except Exception as error:  # the library raises plain Exception
@@ -107,7 +157,7 @@ class PromptTokenizer:
         Raises:
             ObservationError: the instruction itself contains the image token.
         """
-        prompt = build_prompt(instruction, num_images, num_image_tokens)
+        prompt = build_prompt(instruction, num_images, num_image_tokens, self._format)
         ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
         if ids.count(self.image_token_id) != num_images * num_image_tokens:
             raise ObservationError(f"instruction {instruction!r}: contains '{IMAGE_TOKEN}', which stands for an image")
@@ -149,13 +199,13 @@ def build_compact_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    _add_tokens(tokenizer)
+    _add_tokens(tokenizer, N1_PROMPT)
     return tokenizer
 
 
-def _add_tokens(tokenizer: Tokenizer) -> None:
-    for token in _ADDED:
-        if token == "assistant":  # an ordinary word that the release made one token
+def _add_tokens(tokenizer: Tokenizer, prompt_format: PromptFormat) -> None:
+    for token in prompt_format.added:
+        if token == "assistant":  # an ordinary word that N1's release made one token
             tokenizer.add_tokens([AddedToken(token, special=False, normalized=True)])
         else:
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
