@@ -292,10 +292,8 @@ def test_what_does_not_fit_is_refused_at_configure(
     (tmp_path / "other/topics.yaml").write_text(TOPICS.format(embodiment="embodiment.json"))
     name, value = next(iter(change.items()))
     parameter = str(tmp_path / value) if value.endswith(".yaml") else value
-    domain = next_domain()
-    with Peer(domain) as peer, start_node(files, domain, **{name: parameter or "''"}) as node:
-        peer.until(lambda: "not configured" in node.output, "refusal")
+    with start_node(files, next_domain(), **{name: parameter or "''"}) as node:
+        assert node.wait() == 2
         line = next(line for line in node.output.splitlines() if "not configured" in line)
         assert message in line
         assert "Traceback" not in node.output
-        assert node.stop() == 0

@@ -15,7 +15,7 @@ from gr00t_policy_node.ros.parameters import PolicyParameters
 from gr00t_policy_node.ros.runtime import PolicyRuntime
 from gr00t_recorder.ros.parameters import declare
 from gr00t_recorder.ros.spin import run_node
-from gr00t_training.errors import Gr00tError
+from gr00t_training.errors import ConfigError, Gr00tError
 
 SWITCH_INTERVAL_S = 0.0005  # a thread that computes in Python must not delay a control tick by the default 5 ms
 
@@ -24,9 +24,16 @@ class PolicyNode(LifecycleNode):
     """Cameras and joint states in, `~/action_chunk` and commands out."""
 
     def __init__(self) -> None:
+        """Declare the parameters; with `autostart` also configure and activate.
+
+        Raises:
+            ConfigError: a parameter is wrong, or the node could not be configured at its autostart.
+        """
         super().__init__("policy")
         self._runtime: PolicyRuntime | None = None
-        if declare(self, PolicyParameters).autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        if declare(self, PolicyParameters).autostart:
+            if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+                raise ConfigError("policy: could not be configured; the log above tells why")
             self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
