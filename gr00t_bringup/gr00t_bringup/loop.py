@@ -22,7 +22,6 @@ from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.embodiment import load_embodiment
 from gr00t_training.errors import DatasetError, Gr00tError
 
-TASK_COLUMNS = ("state", "action")
 EPISODE_S = 60.0  # longest time an expert may take, failures included
 
 
@@ -51,7 +50,7 @@ def compare(live: Path, converted: Path) -> str:
     if lengths[0] != lengths[1]:
         raise DatasetError(f"{live} has episodes of {lengths[0]} frames, {converted} of {lengths[1]}")
     largest = 0.0
-    for kind in TASK_COLUMNS:
+    for kind in ("state", "action"):
         for key in getattr(embodiment, kind):
             for episode in range(len(lengths[0])):
                 ours, theirs = (getattr(dataset, kind)(episode, key) for dataset in (first, second))

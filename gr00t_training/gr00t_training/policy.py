@@ -84,7 +84,7 @@ class Policy:
             CheckpointError: the folder is incomplete, damaged or of another embodiment.
             ConfigError: the device is not there, or an option is wrong.
         """
-        place = _device(device)
+        place = choose_device(device)
         if dtype is None:
             dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
         checkpoint = load_checkpoint(path, embodiment=embodiment, tokenizer=tokenizer)
@@ -141,15 +141,21 @@ class Policy:
         ]
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" takes a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device '{name}': not a device, expected auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device '{name}': no CUDA GPU found; use auto or cpu, or install a CUDA build of PyTorch")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("no CUDA GPU found, or PyTorch is built without CUDA")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}': not available ({str(error).splitlines()[0]}); use auto or cpu") from error
     return device
 
 

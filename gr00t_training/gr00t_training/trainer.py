@@ -30,6 +30,7 @@ from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.errors import CheckpointError, ConfigError, Gr00tError
 from gr00t_training.loader import StepDataset, check_match, make_loader
 from gr00t_training.model.gr00t import Gr00tModel
+from gr00t_training.policy import choose_device
 from gr00t_training.settings import setting
 
 STATE_FILE = "trainer_state.pt"
@@ -264,22 +265,6 @@ def schedule(step: int, max_steps: int, warmup_ratio: float) -> float:
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, max_steps - warmup)))
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" takes a GPU if there is one.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{name}': not available ({str(error).splitlines()[0]}); use auto or cpu") from error
-    return device
 
 
 def saved_checkpoints(output_dir: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from gr00t_policy_node.ros.parameters import PolicyParameters
 from gr00t_policy_node.ros.runtime import PolicyRuntime
-from gr00t_recorder.ros.parameters import declare
+from gr00t_recorder.ros.parameters import declare, read
 from gr00t_recorder.ros.spin import run_node
 from gr00t_training.errors import ConfigError, Gr00tError
 
@@ -39,7 +39,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and validate everything; subscribe."""
         try:
-            self._runtime = PolicyRuntime(self, declare(self, PolicyParameters))
+            self._runtime = PolicyRuntime(self, read(self, PolicyParameters))
         except Gr00tError as error:
             self.get_logger().error(f"not configured: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -56,7 +56,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f"not activated: {'; '.join(invalid)}")
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
-        self._runtime.activate(declare(self, PolicyParameters).instruction)
+        self._runtime.activate(read(self, PolicyParameters).instruction)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

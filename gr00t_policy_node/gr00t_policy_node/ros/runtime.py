@@ -25,7 +25,7 @@ from gr00t_policy_node.controller import Controller, ControlState
 from gr00t_policy_node.inference import InferenceLoop, LatencyWindow
 from gr00t_policy_node.limits import LimitsFile
 from gr00t_policy_node.ros.diagnostics import policy_diagnostic, policy_status
-from gr00t_policy_node.ros.messages import CommandCodec, chunk_message
+from gr00t_policy_node.ros.messages import ChunkCodec, CommandCodec
 from gr00t_policy_node.ros.parameters import PolicyParameters
 from gr00t_policy_node.ros.task_server import LATCHED, TaskServer
 from gr00t_recorder.ros.ingest import TopicIngest
@@ -97,8 +97,8 @@ class PolicyRuntime:
         if not self._is_active:
             return
         self._tasks.is_active = False
+        self._command(self._controller.last_command)  # before the goal ends: its end forgets the command
         self._tasks.abandon("the node was deactivated")
-        self._command(self._controller.last_command)
         self._controller.finish("deactivated")
         self._on_control_tick()  # tells the loop and the status
         self._is_active = False
@@ -115,6 +115,7 @@ class PolicyRuntime:
             opened.callback(node.destroy_publisher, created)
             return created
 
+        self._chunk_codec = ChunkCodec(self._embodiment)
         self._chunk_publisher = publisher(ActionChunkMsg, "~/action_chunk", 5)
         self._commands: list[tuple[CommandCodec, Publisher]] = []
         for config in () if self._settings.dry_run else topic_map.commands:
@@ -150,7 +151,7 @@ class PolicyRuntime:
         self._inference_latency.add(latency_s)
         self._observation_latency.add(age_s)
         self._sequence += 1
-        message = chunk_message(chunk, self._embodiment)
+        message = self._chunk_codec.encode(chunk)
         message.sequence = self._sequence
         message.inference_latency, message.observation_latency = latency_s, age_s
         self._chunk_publisher.publish(message)
