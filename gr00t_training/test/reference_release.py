@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what the reference release computed, for the tests of both model families."""
+"""Reads what the reference releases computed, for the tests of all model families."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +27,7 @@ from gr00t_training.types import Observation
 def load_tiny(tiny: Path, attention: str = "sdpa") -> Gr00tModel:
     model_json = json.loads((tiny / "config.json").read_text())
     kind = family(model_json["model_type"])
-    config = kind.parse(model_json, json.loads((tiny / "eagle_config.json").read_text()))
+    config = kind.parse(model_json, json.loads((tiny / kind.vlm_file).read_text()))
     with torch.device("meta"):
         model = kind.model(config, attention=attention)
     assign_weights(model, load_file(tiny / "model.safetensors"), kind.names, "fixture")
@@ -37,6 +37,74 @@ def load_tiny(tiny: Path, attention: str = "sdpa") -> Gr00tModel:
 def load_batch(tiny: Path, case: str) -> dict[str, Tensor]:
     tensors = load_file(tiny / "inputs.safetensors")
     return {key.removeprefix(f"{case}."): value for key, value in tensors.items() if key.startswith(f"{case}.")}
+
+
+def load_packed(tiny: Path) -> dict[str, Tensor]:
+    """Read the batch of N1.6 or N1.7 in the form that our pipeline makes."""
+    tensors = load_file(tiny / "inputs.safetensors")
+    if "image_grid_thw" in tensors:
+        tensors["image_grid"] = tensors.pop("image_grid_thw")[:, 1:]
+        return tensors
+    tensors.pop("image_sizes")
+    images = [tensors.pop(key) for key in sorted(tensors) if key.startswith("pixel_values.")]
+    packed = [pack(image[0]) for image in images]
+    tensors["pixel_values"] = torch.cat([patches for patches, _ in packed])
+    tensors["image_grid"] = torch.tensor([grid for _, grid in packed])
+    return tensors
+
+
+def pack(image: Tensor, side: int = 14) -> tuple[Tensor, tuple[int, int]]:
+    """Return the patches of an image `(3, H, W)` row by row, each as row, column, channel; and rows and columns."""
+    rows, columns = image.shape[1] // side, image.shape[2] // side
+    patches = image.reshape(3, rows, side, columns, side).permute(1, 3, 2, 4, 0)
+    return patches.reshape(rows * columns, side * side * 3), (rows, columns)
+
+
+def one_sample(batch: Mapping[str, Tensor], index: int, num_images: Sequence[int]) -> dict[str, Tensor]:
+    """Cut a sample out of a packed batch, without its padding; `num_images` is of every sample."""
+    sizes = batch["image_grid"].prod(1).tolist()  # patches per image
+    first = sum(num_images[:index])
+    images = slice(first, first + num_images[index])
+    patches = slice(sum(sizes[: images.start]), sum(sizes[: images.stop]))
+    is_token = batch["attention_mask"][index].bool()
+    cut = {key: batch[key][index : index + 1] for key in batch if key not in ("pixel_values", "image_grid")}
+    cut |= {key: cut[key][:, is_token] for key in ("input_ids", "attention_mask")}
+    return cut | {"pixel_values": batch["pixel_values"][patches], "image_grid": batch["image_grid"][images]}
+
+
+def sampler_steps(model: Gr00tModel, batch: Mapping[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
+    """Return what N1.6's or N1.7's sampler sees and makes, under the names of the reference's file."""
+    head, num_samples = model.action_head, len(noise)
+    encoded, decoded = record_calls(head.action_encoder), record_calls(head.action_decoder)
+    timed, passed = record_calls(head.dit.timestep), record_calls(head.dit)
+    blocks = [record_calls(block) for block in head.dit.blocks]
+    found = {"action_pred": model.sample_actions(batch, noise)}
+    bucket, code = timed[0]
+    for k, ((actions, _), (_, velocity)) in enumerate(zip(encoded, decoded, strict=True)):
+        found[f"denoise.{k}.actions_in"], found[f"denoise.{k}.velocity"] = actions, velocity
+        found[f"denoise.{k}.timestep"] = bucket[k : k + 1].expand(num_samples)
+        found[f"denoise.{k}.temb"] = code[k : k + 1].expand(num_samples, -1)
+    found["denoise.0.action_features_before_pos"] = encoded[0][1]
+    found["denoise.0.dit_out"] = passed[0][1]
+    return found | {f"denoise.0.block.{i}": calls[0][1] for i, calls in enumerate(blocks)}
+
+
+def training_values(
+    model: Gr00tModel, batch: Mapping[str, Tensor], noise: Mapping[str, Tensor], drops_state: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return N1.6's or N1.7's loss and what leads to it, under the names of the reference's file."""
+    head = model.action_head
+    encoded, decoded, timed = (
+        record_calls(module) for module in (head.action_encoder, head.action_decoder, head.dit.timestep)
+    )
+    loss = model.loss(batch, noise["train_noise"], noise["train_t"], drops_state)
+    error = (decoded[0][1] - (batch["action"] - noise["train_noise"])) ** 2
+    return {
+        "train.loss": loss[None],
+        "train.action_loss": error * batch["action_mask"],
+        "train.noisy_trajectory": encoded[0][0],
+        "train.t_discretized": timed[0][0],
+    }
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -57,6 +125,17 @@ def record(module: nn.Module, into: dict[str, Tensor], name: str) -> None:
         into[name] = output
 
     module.register_forward_hook(keep)
+
+
+def record_calls(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return a list that gets the first input and the output of every call."""
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+        calls.append((inputs[0], output))
+
+    module.register_forward_hook(keep)
+    return calls
 
 
 def structure(names: list[str]) -> list[tuple[str, int]]:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import N1_PROJECTORS, VARIANTS, DitConfig, Gr00tConfig, dump_n1, parse_n1, with_horizon
+from gr00t_training.model.config import N1_PROJECTORS, VARIANTS, DitConfig, Gr00tConfig, with_horizon
+from gr00t_training.model.config_n1 import dump_n1, parse_n1
 from gr00t_training.model.gr00t import Gr00tModel, family
 from gr00t_training.model.vision import fold_patches
 from gr00t_training.model.weights import N1_NAMES, assign_weights, published_weights

@@ -95,7 +95,7 @@ def test_each_denoising_step_equals_the_reference(
     for i, block in enumerate(head.dit.blocks):
         record(block, seen, f"dit_block{i}")
     actions, ids = batch["init_noise"], batch["embodiment_id"]
-    leading = head._leading_tokens(batch["state"], ids)
+    leading = head._leading_tokens(head._state_tokens(batch["state"], ids))
     keys_values = head.dit.keys_values(expected[f"{case}.vl_self_attention_out"])
     for k in range(4):
         bucket = torch.full((len(ids),), 250 * k)

@@ -4,8 +4,8 @@
 
 Time runs from 0 (noise) to 1 (actions).
 
-Letters in shapes: B batch, S backbone tokens, H horizon, F future tokens, A action channels, D width, N denoising steps
-or samples.
+Letters in shapes: B batch, S backbone tokens, H horizon, R rows of state, L leading tokens (state, future), A action
+channels, D width, N denoising steps or samples.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gr00t_training.model.config import ActionHeadConfig, RefinerConfig
-from gr00t_training.model.dit import Dit, KeysValues
+from gr00t_training.model.dit import ContextMasks, Dit, KeysValues
 from gr00t_training.model.layers import EncoderBlock
+from gr00t_training.model.sampler import Inpainting, integrate
 
 
 class ActionHead(nn.Module):
@@ -28,8 +29,9 @@ class ActionHead(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, num = config.dit.width, config.hidden_size, config.num_embodiments
-        self.refiner = FeatureRefiner(config.refiner, kernel=kernel) if config.refiner else None
-        self.state_encoder = CategoryMlp(num, config.state_dim, hidden, width)
+        self.refiner = FeatureRefiner(config.refiner, context_dim, kernel=kernel) if config.refiner else None
+        self.state_encoder = CategoryMlp(num, config.state_dim * (config.state_history or 1), hidden, width)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width)) if config.has_mask_token else None
         self.action_encoder = ActionEncoder(num, config.action_dim, width)
         self.dit = Dit(config.dit, context_dim, kernel=kernel)
         self.action_decoder = CategoryMlp(num, config.dit.output_dim, hidden, config.action_dim)
@@ -49,59 +51,111 @@ class ActionHead(nn.Module):
         embodiment_id: Tensor,
         noise: Tensor,
         time: Tensor,
+        *,
+        masks: ContextMasks | None = None,
+        drops_state: Tensor | None = None,
     ) -> Tensor:
         """Return the mean squared error of the velocity over the channels that `action_mask` marks.
 
         Args:
             features: `(B, S, D)` of the backbone.
-            state: `(B, 1, state_dim)`.
+            state: `(B, R, state_dim)`.
             actions: `(B, H, A)` normalised targets.
             action_mask: `(B, H, A)`, 1 at real channels.
             embodiment_id: `(B,)` integers.
             noise: `(B, H, A)` standard normal.
             time: `(B,)` in about [0, 1].
+            masks: of text and images, see `Dit.forward`.
+            drops_state: `(B,)` bool, samples whose state is hidden; None: drawn.
         """
         t = time[:, None, None]
         noisy = (1 - t) * noise + t * actions
         bucket = (time * self.config.num_time_buckets).long()
+        state_tokens = self._disturbed(self._state_tokens(state, embodiment_id), drops_state)
         velocity = self._velocity(
             noisy,
-            self._leading_tokens(state, embodiment_id),
+            self._leading_tokens(state_tokens),
             self._time_codes(bucket),
             self.dit.modulations(bucket),
             self._keys_values(features),
             embodiment_id,
+            masks,
         )
-        squares = (velocity.float() - (actions - noise).float()) ** 2 * action_mask
-        return squares.sum() / action_mask.sum()
+        mask = action_mask.float()
+        squares = (velocity.float() - (actions - noise).float()) ** 2 * mask
+        return squares.sum() / (mask.sum() + self.config.loss_epsilon)
 
-    def sample(self, features: Tensor, state: Tensor, embodiment_id: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-        """Integrate the velocity from `noise` `(B, H, A)` in `num_steps` Euler steps; returns `(B, H, A)`."""
+    def sample(
+        self,
+        features: Tensor,
+        state: Tensor,
+        embodiment_id: Tensor,
+        noise: Tensor,
+        num_steps: int,
+        *,
+        masks: ContextMasks | None = None,
+        inpainting: Inpainting | None = None,
+    ) -> Tensor:
+        """Integrate the velocity from `noise` `(B, H, A)` in `num_steps` Euler steps; returns `(B, H, A)`.
+
+        Args:
+            features: `(B, S, D)` of the backbone.
+            state: `(B, R, state_dim)`.
+            embodiment_id: `(B,)` integers.
+            noise: standard normal.
+            num_steps: of the integration.
+            masks: of text and images, see `Dit.forward`.
+            inpainting: an earlier chunk to continue; None: a chunk of its own.
+
+        Raises:
+            ValueError: the earlier chunk does not fit.
+        """
         # float64 gives the release's integers; 0, 250, 500, 750 for four steps
         starts = torch.arange(num_steps, dtype=torch.float64, device=noise.device) / num_steps
         bucket = (starts * self.config.num_time_buckets).long()  # (N,)
         codes, modulations = self._time_codes(bucket), self.dit.modulations(bucket)
-        leading, keys_values = self._leading_tokens(state, embodiment_id), self._keys_values(features)
-        actions = noise
-        for k in range(num_steps):
-            step = slice(k, k + 1)
-            velocity = self._velocity(
-                actions, leading, codes[step], [m[step] for m in modulations], keys_values, embodiment_id
+        leading = self._leading_tokens(self._state_tokens(state, embodiment_id))
+        keys_values = self._keys_values(features)
+
+        def velocity(actions: Tensor, step: int) -> Tensor:
+            at = slice(step, step + 1)
+            return self._velocity(
+                actions, leading, codes[at], [m[at] for m in modulations], keys_values, embodiment_id, masks
             )
-            actions = actions + velocity / num_steps
-        return actions
+
+        return integrate(velocity, noise, num_steps, inpainting)
 
     def sample_time(self, count: int, device: torch.device) -> Tensor:
         """Draw `count` training times; noise-heavy ones more often (arXiv 2410.24164, appendix B)."""
         s = torch.distributions.Beta(self.config.noise_alpha, self.config.noise_beta).sample((count,)).to(device)
+        if self.config.scales_time:
+            return (1 - s) * self.config.noise_s
         return (self.config.noise_s - s) / self.config.noise_s
 
-    def _leading_tokens(self, state: Tensor, embodiment_id: Tensor) -> Tensor:
-        """Return the tokens before those of the actions, `(B, 1 + F, D)` with F future tokens."""
-        tokens = self.state_encoder(state, embodiment_id)  # (B, 1, D)
+    def _state_tokens(self, state: Tensor, embodiment_id: Tensor) -> Tensor:
+        """Return a token for all rows of the state, or one for each, `(B, 1 or R, D)`."""
+        if self.config.state_history is not None:
+            state = state.flatten(1)[:, None]
+        return self.state_encoder(state, embodiment_id)
+
+    def _disturbed(self, tokens: Tensor, dropped: Tensor | None) -> Tensor:
+        """Hide the state of the samples that `dropped` `(B,)` marks, of some samples where it is None; add noise."""
+        share = self.config.state_dropout
+        # the release draws a learned token in evaluation mode too, zeros in training only
+        if dropped is None and share and (self.training or self.mask_token is not None):
+            dropped = torch.rand(len(tokens), device=tokens.device) < share
+        if dropped is not None:
+            hidden = torch.zeros_like(tokens[:1, :1]) if self.mask_token is None else self.mask_token
+            tokens = torch.where(dropped[:, None, None], hidden.to(tokens.dtype), tokens)
+        if self.training and self.config.state_noise:
+            tokens = tokens + self.config.state_noise * torch.randn_like(tokens)
+        return tokens
+
+    def _leading_tokens(self, state_tokens: Tensor) -> Tensor:
+        """Return the tokens before those of the actions, `(B, L, D)`."""
         if self.future_tokens is None:
-            return tokens
-        return torch.cat([tokens, self.future_tokens.weight.expand(len(tokens), -1, -1)], 1)
+            return state_tokens
+        return torch.cat([state_tokens, self.future_tokens.weight.expand(len(state_tokens), -1, -1)], 1)
 
     def _keys_values(self, features: Tensor) -> list[KeysValues | None]:
         return self.dit.keys_values(features if self.refiner is None else self.refiner(features))
@@ -114,12 +168,13 @@ class ActionHead(nn.Module):
         modulations: list[Tensor],
         keys_values: list[KeysValues | None],
         embodiment_id: Tensor,
+        masks: ContextMasks | None = None,
     ) -> Tensor:
         horizon = actions.shape[1]
         x = self.action_encoder(actions, time_codes, embodiment_id)  # (B, H, D)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[:horizon]
-        x = self.dit(torch.cat([leading, x], 1), keys_values, modulations)  # (B, 1 + F + H, output_dim)
+        x = self.dit(torch.cat([leading, x], 1), keys_values, modulations, masks)  # (B, L + H, output_dim)
         return self.action_decoder(x[:, -horizon:], embodiment_id)
 
     def _time_codes(self, bucket: Tensor) -> Tensor:
@@ -132,12 +187,12 @@ class ActionHead(nn.Module):
 
 
 class FeatureRefiner(nn.Module):
-    """Norm and self attention over the backbone's features (N1.5); rows of padding take part."""
+    """Norm and self attention over the backbone's features; rows of padding take part."""
 
-    def __init__(self, config: RefinerConfig, *, kernel: str) -> None:
+    def __init__(self, config: RefinerConfig, width: int, *, kernel: str) -> None:
+        """Make the layers; `width` is that of the features."""
         super().__init__()
-        width = config.width
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if config.has_norm else nn.Identity()
         self.blocks = nn.Sequential(
             *(
                 EncoderBlock(

@@ -1,42 +1,75 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the model, a table of named variants, and the published `config.json` of N1 read and written.
+"""Sizes of the model of all four families, those of the releases, and a table of named variants.
 
-A published folder holds no sizes of the vision-language model: those of the release are built in here, and any other
-folder of ours carries them in `eagle_config.json`. Options of the release that no published checkpoint uses are refused
-by name instead of being half supported.
+The published files are read and written by `config_n1`, `config_n1_5`, `config_n1_6` and `config_n1_7`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gr00t_training.errors import CheckpointError
-
 N1_MODEL_TYPE = "gr00t_n1"
 N1_5_MODEL_TYPE = "gr00t_n1_5"
+N1_6_MODEL_TYPE = "Gr00tN1d6"
+N1_7_MODEL_TYPE = "Gr00tN1d7"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """SigLIP tower."""
+    """SigLIP and SigLIP 2 tower."""
 
     hidden_size: int = 1152
     intermediate_size: int = 4304
     num_layers: int = 27
     num_heads: int = 16
-    image_size: int = 224  # side of the square input [px]
+    image_size: int = 224  # side of the square image that the stored positions are of [px]
     patch_size: int = 14  # [px]
     norm_eps: float = 1e-6
+    is_packed: bool = False  # takes patches of images of any size; otherwise square images of `image_size`
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the image."""
+        """Stored positions along one side."""
         return self.image_size // self.patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers of one packed patch."""
+        return 3 * self.patch_size**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenVisionConfig:
+    """Tower of Qwen3-VL with its mergers; always packed."""
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_layers: int = 24
+    num_heads: int = 16
+    num_positions: int = 2304  # stored, of a square
+    patch_size: int = 16  # [px]
+    temporal_patch_size: int = 2  # frames of a patch
+    output_dim: int = 2048  # of a merged token
+    deepstack_layers: tuple[int, ...] = (5, 11, 17)  # whose outputs go to the first language layers
+
+    @property
+    def grid(self) -> int:
+        """Stored positions along one side."""
+        return round(self.num_positions**0.5)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image that the stored positions are of [px]."""
+        return self.grid * self.patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers of one packed patch."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,27 +86,51 @@ class LanguageConfig:
     norms_heads: bool = False  # whether queries and keys of each head are normed
     norm_eps: float = 1e-5
     rope_theta: float = 130000.0
+    # channel pairs that turn with time, row and column of a token; None: all with its place in the row of tokens
+    rope_sections: tuple[int, int, int] | None = None
+    # whether rotary frequencies have the model's type: where the release casts all of the model, they go with it
+    rounds_frequencies: bool = False
     max_positions: int = 8192
+
+    @property
+    def head_width(self) -> int:
+        """Channels of a head."""
+        return self.head_dim or self.hidden_size // self.num_heads
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Vision-language model, cut to its first layers."""
 
-    vision: VisionConfig = field(default_factory=VisionConfig)
+    vision: VisionConfig | QwenVisionConfig = field(default_factory=VisionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     select_layer: int = 12  # language layers kept
+    norms_output: bool = True  # whether the final norm of the language model comes after the kept layers
     projector_dim: int = 2048  # input width of the last projection; -1: no projection
     output_dim: int | None = None  # of the last projection; None: width of the action head's tokens
     downsample: int = 2  # this many image tokens per side are folded into one
     is_connector_deep: bool = True  # norm, linear, GELU, linear; otherwise one linear layer
-    image_token_id: int = 49154  # `<IMG_CONTEXT>`
+    image_token_id: int = 49154  # `<IMG_CONTEXT>`, `<|image_pad|>`
     reproject_vision: bool = False  # put the image tokens back over the language model's output
 
     @property
+    def is_packed(self) -> bool:
+        """Whether images come as packed patches, of any size."""
+        return isinstance(self.vision, QwenVisionConfig) or self.vision.is_packed
+
+    @property
+    def num_kept_layers(self) -> int:
+        """Language layers that the model has."""
+        return min(self.select_layer, self.language.num_layers)
+
+    @property
     def num_image_tokens(self) -> int:
-        """Tokens of the prompt that one image fills."""
-        return (self.vision.grid // self.downsample) ** 2
+        """Tokens of the prompt that one image fills, where all images are of one size."""
+        return self.image_tokens(self.vision.grid, self.vision.grid)
+
+    def image_tokens(self, rows: int, columns: int) -> int:
+        """Tokens of the prompt that an image of so many patches fills."""
+        return (rows // self.downsample) * (columns // self.downsample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +145,9 @@ class DitConfig:
     final_dropout: bool = True
     norm_eps: float = 1e-5
     interleave_self_attention: bool = True  # odd blocks attend to themselves; otherwise every block to the backbone
+    # of the even blocks, every n-th attends to the text's features only and the others to those of the images, none to
+    # padding; None: all of them to all features
+    attend_text_every_n: int | None = None
 
     @property
     def width(self) -> int:
@@ -97,13 +157,14 @@ class DitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
-    """Blocks of self attention between backbone and diffusion transformer."""
+    """Norm and blocks of self attention between backbone and diffusion transformer."""
 
     num_heads: int = 32
     head_dim: int = 64
     num_layers: int = 4
     dropout: float = 0.2
     final_dropout: bool = True
+    has_norm: bool = True  # before the blocks
 
     @property
     def width(self) -> int:
@@ -121,13 +182,19 @@ class ActionHeadConfig:
     hidden_size: int = 1024
     action_dim: int = 32  # action channels after padding
     state_dim: int = 64  # state channels after padding
+    state_history: int | None = 1  # rows of state joined to one token; None: a token per row
+    state_dropout: float = 0.0  # share of the training samples whose state the model does not see
+    has_mask_token: bool = False  # learned, in the place of a dropped state; otherwise zeros
+    state_noise: float = 0.0  # standard deviation of the noise on state tokens in training
     action_horizon: int = 16  # ticks in a chunk
     num_embodiments: int = 32
     add_position_embedding: bool = True
     max_positions: int = 1024
     noise_alpha: float = 1.5  # s ~ Beta(alpha, beta)
     noise_beta: float = 1.0
-    noise_s: float = 0.999  # t = (noise_s - s) / noise_s
+    noise_s: float = 0.999  # t = (noise_s - s) / noise_s, or as below
+    scales_time: bool = False  # t = (1 - s) * noise_s
+    loss_epsilon: float = 0.0  # added to the count of channels that the loss is divided by
     num_time_buckets: int = 1000
     num_steps: int = 16  # sampler steps of the published file; the release's scripts use 4
 
@@ -139,25 +206,46 @@ class Gr00tConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     action_head: ActionHeadConfig = field(default_factory=ActionHeadConfig)
     model_type: str = N1_MODEL_TYPE
-    # `config.json` and `eagle_config.json` as they were read: keys unknown here are written back unchanged
+    # `config.json` and the file of the vision-language model as they were read: keys unknown here are written back
     model_source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     vlm_source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        vision, head = self.backbone.vision, self.action_head
-        if vision.image_size % (vision.patch_size * self.backbone.downsample):
+        self._check_backbone()
+        head = self.action_head
+        if head.refiner and head.refiner.num_layers and head.refiner.width != self.feature_dim:
+            raise ValueError(f"refiner width {head.refiner.width} is not the features' width {self.feature_dim}")
+        if head.add_position_embedding and head.action_horizon > head.max_positions:
+            raise ValueError(f"action horizon {head.action_horizon} exceeds the {head.max_positions} positions stored")
+        if head.dit.attend_text_every_n is not None and not head.dit.interleave_self_attention:
+            raise ValueError("text and images in turn need self attention in every other block of the transformer")
+
+    def _check_backbone(self) -> None:
+        backbone, vision = self.backbone, self.backbone.vision
+        language = backbone.language
+        if vision.image_size % vision.patch_size or (not backbone.is_packed and vision.grid % backbone.downsample):
             raise ValueError(
                 f"image size {vision.image_size} is not a multiple of patch size x downsample "
-                f"({vision.patch_size} x {self.backbone.downsample})"
+                f"({vision.patch_size} x {backbone.downsample})"
             )
-        if head.refiner and head.refiner.width != self.feature_dim:
-            raise ValueError(f"refiner width {head.refiner.width} is not the features' width {self.feature_dim}")
-        if head.action_horizon > head.max_positions:
-            raise ValueError(f"action horizon {head.action_horizon} exceeds the {head.max_positions} positions stored")
+        if language.rope_sections is not None and sum(language.rope_sections) != language.head_width // 2:
+            raise ValueError(
+                f"rotary sections {language.rope_sections} do not add up to {language.head_width // 2} channel pairs"
+            )
+        if not isinstance(vision, QwenVisionConfig):
+            return
+        if vision.grid**2 != vision.num_positions:
+            raise ValueError(f"{vision.num_positions} stored image positions are not a square")
+        if vision.output_dim != language.hidden_size:
+            raise ValueError(f"image tokens of width {vision.output_dim} are not the text's {language.hidden_size}")
+        if any(not 0 <= layer < vision.num_layers for layer in vision.deepstack_layers):
+            raise ValueError(
+                f"deepstack layers {vision.deepstack_layers} are not in the {vision.num_layers} of the tower"
+            )
 
     @property
     def image_size(self) -> int:
-        """Side of the square image that the model takes [px]."""
+        """Side of the square image that the model takes [px]; where images are packed, they may be of any size."""
         return self.backbone.vision.image_size
 
     @property
@@ -179,29 +267,107 @@ class Variant:
 
 N1_PROJECTORS = {"gr1": 24, "new_embodiment": 31}
 N1_5_PROJECTORS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
+N1_6_PROJECTORS = {
+    "robocasa_panda_omron": 13,
+    "gr1": 20,
+    "behavior_r1_pro": 24,
+    "unitree_g1": 8,
+    "libero_panda": 2,
+    "oxe_google": 0,
+    "oxe_widowx": 1,
+    "oxe_droid": 16,
+    "new_embodiment": 10,
+}
+N1_7_PROJECTORS = {
+    "oxe_droid_relative_eef_relative_joint": 24,
+    "xdof_relative_eef_relative_joint": 27,
+    "xdof_relative_eef_relative_joint_subtask": 27,
+    "real_g1_relative_eef_relative_joints": 25,
+    "real_r1_pro_sharpa_relative_eef": 26,
+    "real_r1_pro_sharpa_relative_eef_human": 26,
+    "real_r1_pro_sharpa_relative_eef_maxinsights": 26,
+    "real_r1_pro_sharpa_relative_eef_mecka": 26,
+    "unitree_g1_full_body_with_waist_height_nav_cmd": 25,
+    "unitree_g1_sonic": 11,
+    "simpler_env_google": 0,
+    "simpler_env_widowx": 1,
+    "libero_sim": 2,
+    "new_embodiment": 10,
+    "robocasa_panda_omron": 10,
+    "robocasa_gr1_tabletop": 10,
+}
+
+_QWEN3 = LanguageConfig(
+    vocab_size=151680,
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_layers=28,
+    num_heads=16,
+    num_kv_heads=8,
+    head_dim=128,
+    norms_heads=True,
+    norm_eps=1e-6,
+    rope_theta=1e6,
+    max_positions=40960,
+)
 
 N1_5 = Gr00tConfig(
     backbone=BackboneConfig(
-        language=LanguageConfig(
-            vocab_size=151680,
-            hidden_size=2048,
-            intermediate_size=6144,
-            num_layers=28,
-            num_heads=16,
-            num_kv_heads=8,
-            head_dim=128,
-            norms_heads=True,
-            norm_eps=1e-6,
-            rope_theta=1e6,
-            max_positions=40960,
-        ),
-        projector_dim=-1,
-        downsample=1,
-        is_connector_deep=False,
-        image_token_id=151669,
+        language=_QWEN3, projector_dim=-1, downsample=1, is_connector_deep=False, image_token_id=151669
     ),
     action_head=ActionHeadConfig(refiner=RefinerConfig(), num_future_tokens=32, num_steps=4),
     model_type=N1_5_MODEL_TYPE,
+)
+
+# What both families have apart from sizes.
+_N1_6_HEAD = ActionHeadConfig(
+    dit=DitConfig(num_layers=32, attend_text_every_n=2),
+    refiner=RefinerConfig(num_layers=0),
+    scales_time=True,
+    loss_epsilon=1e-6,
+    num_steps=4,
+)
+
+N1_6 = Gr00tConfig(
+    backbone=BackboneConfig(
+        vision=VisionConfig(is_packed=True),
+        language=dataclasses.replace(_QWEN3, rounds_frequencies=True),
+        select_layer=16,
+        projector_dim=-1,
+        image_token_id=151669,
+    ),
+    action_head=dataclasses.replace(
+        _N1_6_HEAD,
+        state_dim=128,
+        action_dim=128,
+        action_horizon=50,
+        state_history=None,
+        state_dropout=0.8,
+        has_mask_token=True,
+    ),
+    model_type=N1_6_MODEL_TYPE,
+)
+
+N1_7 = Gr00tConfig(
+    backbone=BackboneConfig(
+        vision=QwenVisionConfig(),
+        language=dataclasses.replace(
+            _QWEN3,
+            vocab_size=151936,
+            rope_theta=5e6,
+            rope_sections=(24, 20, 20),
+            rounds_frequencies=True,
+            max_positions=262144,
+        ),
+        select_layer=16,
+        norms_output=False,
+        projector_dim=-1,
+        image_token_id=151655,
+    ),
+    action_head=dataclasses.replace(
+        _N1_6_HEAD, refiner=RefinerConfig(), state_dim=132, action_dim=132, action_horizon=40, state_dropout=0.2
+    ),
+    model_type=N1_7_MODEL_TYPE,
 )
 
 # Few million parameters, so that recording, training and control can be tried on a laptop's processor.
@@ -228,207 +394,11 @@ VARIANTS: Mapping[str, Variant] = {
     "n1_2b": Variant(Gr00tConfig(), N1_PROJECTORS, None),
     "n1_compact": Variant(_COMPACT, {"gr1": 0, "new_embodiment": 1}, "compact"),
     "n1_5_3b": Variant(N1_5, N1_5_PROJECTORS, None),
+    "n1_6_3b": Variant(N1_6, N1_6_PROJECTORS, None),
+    "n1_7_3b": Variant(N1_7, N1_7_PROJECTORS, None),
 }
 
 
 def with_horizon(config: Gr00tConfig, horizon: int) -> Gr00tConfig:
     """Return `config` for chunks of `horizon` ticks; no weight depends on it."""
     return dataclasses.replace(config, action_head=dataclasses.replace(config.action_head, action_horizon=horizon))
-
-
-# Published key -> field, per section. A key that a file lacks has the value of the release. What has a public name here
-# is the same in `gr00t_training.model.config_n1_5`.
-VISION_KEYS = {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "layer_norm_eps": "norm_eps",
-}
-LANGUAGE_KEYS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "rms_norm_eps": "norm_eps",
-    "rope_theta": "rope_theta",
-    "max_position_embeddings": "max_positions",
-}
-_BACKBONE_KEYS = {
-    "select_layer": "select_layer",
-    "projector_dim": "projector_dim",
-    "reproject_vision": "reproject_vision",
-}
-HEAD_KEYS = {
-    "hidden_size": "hidden_size",
-    "max_action_dim": "action_dim",
-    "max_state_dim": "state_dim",
-    "action_horizon": "action_horizon",
-    "max_num_embodiments": "num_embodiments",
-    "add_pos_embed": "add_position_embedding",
-    "max_seq_len": "max_positions",
-    "noise_beta_alpha": "noise_alpha",
-    "noise_beta_beta": "noise_beta",
-    "noise_s": "noise_s",
-    "num_timestep_buckets": "num_time_buckets",
-    "num_inference_timesteps": "num_steps",
-}
-DIT_KEYS = {
-    "num_attention_heads": "num_heads",
-    "attention_head_dim": "head_dim",
-    "num_layers": "num_layers",
-    "output_dim": "output_dim",
-    "dropout": "dropout",
-    "final_dropout": "final_dropout",
-    "norm_eps": "norm_eps",
-    "interleave_self_attention": "interleave_self_attention",
-}
-# A diffusion_model_cfg that is there but lacks a key falls back to these, not to the values of the release.
-DIT_DEFAULTS = {
-    "num_attention_heads": 8,
-    "attention_head_dim": 64,
-    "num_layers": 12,
-    "output_dim": 26,
-    "dropout": 0.1,
-    "interleave_self_attention": False,
-}
-# Options with one supported value: key -> (value, value when the key is absent).
-DIT_FIXED = {
-    "positional_embeddings": (None, "sinusoidal"),
-    "norm_type": ("ada_norm", "ada_norm"),
-    "activation_fn": ("gelu-approximate", "gelu-approximate"),
-    "norm_elementwise_affine": (False, False),
-    "attention_bias": (True, True),
-}
-_BACKBONE_FIXED = {"scale_image_resolution": (1, 1)}
-VISION_FIXED = {"hidden_act": ("gelu_pytorch_tanh", "gelu_pytorch_tanh"), "num_channels": (3, 3)}
-LANGUAGE_FIXED = {
-    "hidden_act": ("silu", "silu"),
-    "attention_bias": (False, False),
-    "mlp_bias": (False, False),
-    "rope_scaling": (None, None),
-}
-
-
-def parse_n1(model: Mapping[str, Any], vlm: Mapping[str, Any] | None) -> Gr00tConfig:
-    """Read `config.json` and, where a folder has one, `eagle_config.json` of the N1 family.
-
-    Args:
-        model: content of `config.json`.
-        vlm: sizes of the vision-language model; None: those of the release.
-
-    Raises:
-        CheckpointError: an option that is not supported, or sizes that contradict each other.
-    """
-    vlm = vlm or {}
-    backbone, head = model.get("backbone_cfg", {}), model.get("action_head_cfg", {})
-    dit = head.get("diffusion_model_cfg")
-    check_fixed("backbone_cfg", backbone, _BACKBONE_FIXED)
-    check_fixed("vision_config", vlm.get("vision_config", {}), VISION_FIXED)
-    check_fixed("llm_config", vlm.get("llm_config", {}), LANGUAGE_FIXED)
-    if dit is not None:
-        check_fixed("diffusion_model_cfg", dit, DIT_FIXED)
-    try:
-        config = Gr00tConfig(
-            backbone=BackboneConfig(
-                vision=VisionConfig(**pick(vlm.get("vision_config", {}), VISION_KEYS)),
-                language=LanguageConfig(**pick(vlm.get("llm_config", {}), LANGUAGE_KEYS)),
-                downsample=round(1 / vlm.get("downsample_ratio", 0.5)),
-                image_token_id=vlm.get("img_context_token_id", 49154),
-                **pick(backbone, _BACKBONE_KEYS),
-            ),
-            action_head=ActionHeadConfig(
-                dit=DitConfig() if dit is None else DitConfig(**pick({**DIT_DEFAULTS, **dit}, DIT_KEYS)),
-                **pick(head, HEAD_KEYS),
-            ),
-            model_source=copy.deepcopy(dict(model)),
-            vlm_source=copy.deepcopy(dict(vlm)),
-        )
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"config.json: {error}; the folder does not describe an N1 model") from error
-    _check_agreement(config, model, vlm)
-    return config
-
-
-def dump_n1(config: Gr00tConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return `config.json` and `eagle_config.json`; keys that were read and are not understood stay as they were."""
-    model, vlm = copy.deepcopy(dict(config.model_source)), copy.deepcopy(dict(config.vlm_source))
-    head, backbone = config.action_head, config.backbone
-    model.setdefault("architectures", ["GR00T_N1"])
-    model.update(
-        model_type=config.model_type,
-        action_dim=head.action_dim,
-        action_horizon=head.action_horizon,
-        hidden_size=backbone.language.hidden_size,
-    )
-    backbone_section = model.setdefault("backbone_cfg", {})
-    backbone_section.update(put(backbone, _BACKBONE_KEYS))
-    processor = backbone_section.setdefault("processor_cfg", {"max_input_tiles": 1})
-    processor.setdefault("model_spec", {"template": "qwen2-chat"})["num_image_token"] = backbone.num_image_tokens
-    head_section = model.setdefault("action_head_cfg", {})
-    head_section.update(put(head, HEAD_KEYS), action_dim=head.action_dim, input_embedding_dim=head.dit.width)
-    head_section.setdefault("diffusion_model_cfg", {}).update(put(head.dit, DIT_KEYS))
-    head_section["diffusion_model_cfg"].update({key: value for key, (value, _) in DIT_FIXED.items()})
-    vlm.update(
-        force_image_size=config.image_size,
-        downsample_ratio=1 / backbone.downsample,
-        img_context_token_id=backbone.image_token_id,
-    )
-    vlm.setdefault("vision_config", {}).update(put(backbone.vision, VISION_KEYS))
-    language = vlm.setdefault("llm_config", {})
-    language.update(put(backbone.language, LANGUAGE_KEYS), num_key_value_heads=backbone.language.num_heads)
-    return model, vlm
-
-
-def pick(section: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that a published section gives."""
-    return {name: section[key] for key, name in keys.items() if key in section}
-
-
-def put(config: Any, keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return fields under their published keys."""
-    return {key: getattr(config, name) for key, name in keys.items()}
-
-
-def check_fixed(section: str, values: Mapping[str, Any], fixed: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse options of a section that have another value than the supported one."""
-    for key, (supported, default) in fixed.items():
-        found = values.get(key, default)
-        if found != supported:
-            raise CheckpointError(f"{section}.{key} is {found!r}, only {supported!r} is supported")
-
-
-def _check_agreement(config: Gr00tConfig, model: Mapping[str, Any], vlm: Mapping[str, Any]) -> None:
-    """Refuse sizes that stand in two places of the published files and differ."""
-    head, backbone = model.get("action_head_cfg", {}), model.get("backbone_cfg", {})
-    language, vision = config.backbone.language, config.backbone.vision
-    specification = backbone.get("processor_cfg", {}).get("model_spec", {})
-    claims = {
-        "action_head_cfg.input_embedding_dim": (head.get("input_embedding_dim", 1536), config.action_head.dit.width),
-        "action_head_cfg.action_dim": (
-            head.get("action_dim", config.action_head.action_dim),
-            config.action_head.action_dim,
-        ),
-        "action_horizon": (
-            model.get("action_horizon", config.action_head.action_horizon),
-            config.action_head.action_horizon,
-        ),
-        "num_image_token": (specification.get("num_image_token", 64), config.backbone.num_image_tokens),
-        "force_image_size": (vlm.get("force_image_size", vision.image_size), vision.image_size),
-        "num_key_value_heads": (
-            vlm.get("llm_config", {}).get("num_key_value_heads", language.num_heads),
-            language.num_heads,
-        ),
-        "select_layer of eagle_config.json": (vlm.get("select_layer", -1), -1),
-    }
-    check_claims(claims)
-
-
-def check_claims(claims: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse a key whose value (first) is not what the other sizes need (second)."""
-    for key, (found, expected) in claims.items():
-        if found != expected:
-            raise CheckpointError(f"{key} is {found}, the other sizes of the folder need {expected}")

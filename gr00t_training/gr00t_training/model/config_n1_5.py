@@ -1,52 +1,46 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The published `config.json` of the N1.5 family read and written; what it shares with N1 is in `config`."""
+"""The published `config.json` of the N1.5 family read and written; a key that a file lacks has the release's value."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from gr00t_training.errors import CheckpointError
 from gr00t_training.model.config import (
-    DIT_DEFAULTS,
-    DIT_FIXED,
-    DIT_KEYS,
-    HEAD_KEYS,
-    LANGUAGE_FIXED,
-    LANGUAGE_KEYS,
     N1_5,
     N1_5_MODEL_TYPE,
-    VISION_FIXED,
-    VISION_KEYS,
     ActionHeadConfig,
     BackboneConfig,
     DitConfig,
     Gr00tConfig,
-    LanguageConfig,
     RefinerConfig,
     VisionConfig,
+)
+from gr00t_training.model.config_keys import (
+    HEAD_KEYS,
+    LANGUAGE_FIXED,
+    QWEN3_KEYS,
+    VISION_FIXED,
+    VISION_KEYS,
     check_claims,
     check_fixed,
+    dump_dit,
+    dump_refiner,
+    parse_dit,
+    parse_refiner,
     pick,
     put,
+    supported,
 )
 
-_LANGUAGE_KEYS = {**LANGUAGE_KEYS, "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim"}
 _HEAD_KEYS = {**HEAD_KEYS, "num_target_vision_tokens": "num_future_tokens"}
-_REFINER_KEYS = {
-    "num_attention_heads": "num_heads",
-    "attention_head_dim": "head_dim",
-    "num_layers": "num_layers",
-    "dropout": "dropout",
-    "final_dropout": "final_dropout",
-}
-# Options with one supported value: key -> (value, value when the key is absent).
 _BACKBONE_FIXED = {"reproject_vision": (False, False)}
 _VLM_FIXED = {"use_pixel_shuffle": (False, False), "mlp_connector_layers": (1, 1), "select_layer": (-1, -1)}
 _HEAD_FIXED = {"expand_batch": (None, None)}
-_REFINER_FIXED = {key: DIT_FIXED[key] for key in ("positional_embeddings", "activation_fn", "attention_bias")}
 
 
 def parse_n1_5(model: Mapping[str, Any], vlm: Mapping[str, Any] | None) -> Gr00tConfig:
@@ -61,7 +55,11 @@ def parse_n1_5(model: Mapping[str, Any], vlm: Mapping[str, Any] | None) -> Gr00t
     """
     vlm = vlm or {}
     backbone, head = model.get("backbone_cfg", {}), model.get("action_head_cfg", {})
-    _check_options(backbone, head, vlm)
+    check_fixed("backbone_cfg", backbone, _BACKBONE_FIXED)
+    check_fixed("action_head_cfg", head, _HEAD_FIXED)
+    check_fixed("eagle_config.json", vlm, _VLM_FIXED)
+    check_fixed("vision_config", vlm.get("vision_config", {}), VISION_FIXED)
+    check_fixed("text_config", vlm.get("text_config", {}), LANGUAGE_FIXED)
     try:
         config = Gr00tConfig(
             backbone=_parse_backbone(backbone, vlm),
@@ -98,62 +96,39 @@ def dump_n1_5(config: Gr00tConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         use_vlln=head.refiner is not None,
     )
     dit = head_section.setdefault("diffusion_model_cfg", {})
-    dit.update(put(head.dit, DIT_KEYS), cross_attention_dim=config.feature_dim)
-    dit.update({key: value for key, (value, _) in DIT_FIXED.items()})
+    dit.update(dump_dit(head.dit), cross_attention_dim=config.feature_dim)
     if head.refiner is not None:
-        refiner = head_section.setdefault("vl_self_attention_cfg", {})
-        refiner.update(put(head.refiner, _REFINER_KEYS))
-        refiner.update({key: value for key, (value, _) in _REFINER_FIXED.items()})
-    vlm.update({key: value for key, (value, _) in _VLM_FIXED.items()})
-    vlm.update(force_image_size=config.image_size, image_token_index=backbone.image_token_id)
+        head_section.setdefault("vl_self_attention_cfg", {}).update(dump_refiner(head.refiner))
+    vlm.update(supported(_VLM_FIXED), force_image_size=config.image_size, image_token_index=backbone.image_token_id)
     vlm.setdefault("vision_config", {}).update(put(backbone.vision, VISION_KEYS))
-    vlm.setdefault("text_config", {}).update(put(backbone.language, _LANGUAGE_KEYS))
+    vlm.setdefault("text_config", {}).update(put(backbone.language, QWEN3_KEYS))
     return model, vlm
 
 
 def _parse_backbone(section: Mapping[str, Any], vlm: Mapping[str, Any]) -> BackboneConfig:
     release = N1_5.backbone
-    language = LanguageConfig(
-        **{
-            **put(release.language, {name: name for name in (*_LANGUAGE_KEYS.values(), "norms_heads")}),
-            **pick(vlm.get("text_config", {}), _LANGUAGE_KEYS),
-        }
-    )
+    language = dataclasses.replace(release.language, **pick(vlm.get("text_config", {}), QWEN3_KEYS))
     output_dim = section.get("project_to_dim")
-    return BackboneConfig(
+    return dataclasses.replace(
+        release,
         vision=VisionConfig(**pick(vlm.get("vision_config", {}), VISION_KEYS)),
         language=language,
         select_layer=section.get("select_layer", release.select_layer),
         projector_dim=-1 if output_dim is None else language.hidden_size,
         output_dim=output_dim,
-        downsample=release.downsample,
-        is_connector_deep=release.is_connector_deep,
         image_token_id=vlm.get("image_token_index", release.image_token_id),
     )
 
 
 def _parse_head(section: Mapping[str, Any]) -> ActionHeadConfig:
-    release = N1_5.action_head
     dit, refiner = section.get("diffusion_model_cfg"), section.get("vl_self_attention_cfg")
-    sizes = {"num_future_tokens": release.num_future_tokens, "num_steps": release.num_steps}
-    kept = RefinerConfig() if refiner is None else RefinerConfig(**pick({**DIT_DEFAULTS, **refiner}, _REFINER_KEYS))
-    return ActionHeadConfig(
-        dit=DitConfig() if dit is None else DitConfig(**pick({**DIT_DEFAULTS, **dit}, DIT_KEYS)),
+    kept = RefinerConfig() if refiner is None else parse_refiner(refiner)
+    return dataclasses.replace(
+        N1_5.action_head,
+        dit=DitConfig() if dit is None else parse_dit(dit),
         refiner=kept if section.get("use_vlln", True) else None,
-        **{**sizes, **pick(section, _HEAD_KEYS)},
+        **pick(section, _HEAD_KEYS),
     )
-
-
-def _check_options(backbone: Mapping[str, Any], head: Mapping[str, Any], vlm: Mapping[str, Any]) -> None:
-    check_fixed("backbone_cfg", backbone, _BACKBONE_FIXED)
-    check_fixed("action_head_cfg", head, _HEAD_FIXED)
-    check_fixed("eagle_config.json", vlm, _VLM_FIXED)
-    check_fixed("vision_config", vlm.get("vision_config", {}), VISION_FIXED)
-    check_fixed("text_config", vlm.get("text_config", {}), LANGUAGE_FIXED)
-    if (dit := head.get("diffusion_model_cfg")) is not None:
-        check_fixed("diffusion_model_cfg", dit, DIT_FIXED)
-    if (refiner := head.get("vl_self_attention_cfg")) is not None:
-        check_fixed("vl_self_attention_cfg", refiner, _REFINER_FIXED)
 
 
 def _check_agreement(config: Gr00tConfig, model: Mapping[str, Any], vlm: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 """Diffusion transformer of the action head: adaptive norms, cross and self attention in turn (arXiv 2503.14734).
 
 What does not change between denoising steps is made once: keys and values of the backbone's features
-(`keys_values`) and, for all steps together, the scales and shifts that a time bucket gives (`modulations`).
+(`keys_values`) and, for all steps together, the scales and shifts that a time bucket gives (`modulations`). N1.6 and
+N1.7 attend to the features of text and of images in turn.
 
 Letters in shapes: B batch, T tokens, S backbone tokens, D width, N denoising steps or samples.
 """
@@ -11,6 +12,7 @@ Letters in shapes: B batch, T tokens, S backbone tokens, D width, N denoising st
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import cast
 
 import torch
@@ -22,6 +24,16 @@ from gr00t_training.model.layers import Attention, FeedForward
 
 TIME_CHANNELS = 256
 KeysValues = tuple[Tensor, Tensor]
+ContextMasks = tuple[Tensor, Tensor]  # of text and images, (B, 1, 1, S) bool each, without padding
+
+
+class Attends(str, Enum):
+    """What the tokens of a block attend to."""
+
+    ITSELF = "itself"
+    ALL = "all"  # features of the backbone
+    TEXT = "text"  # those of text tokens
+    IMAGES = "images"  # those of image tokens
 
 
 class Dit(nn.Module):
@@ -32,8 +44,7 @@ class Dit(nn.Module):
         width = config.width
         self.timestep = TimestepEmbedding(width)
         self.blocks = nn.ModuleList(
-            DitBlock(config, context_dim if is_cross(config, i) else width, is_cross=is_cross(config, i), kernel=kernel)
-            for i in range(config.num_layers)
+            DitBlock(config, attends(config, i), context_dim, kernel=kernel) for i in range(config.num_layers)
         )
         self.proj_out_1 = nn.Linear(width, 2 * width)
         self.proj_out_2 = nn.Linear(width, config.output_dim)
@@ -47,10 +58,25 @@ class Dit(nn.Module):
         code = F.silu(self.timestep(bucket))[:, None]  # (N, 1, D)
         return [*(block.norm1_linear(code) for block in self._blocks()), self.proj_out_1(code)]
 
-    def forward(self, x: Tensor, keys_values: list[KeysValues | None], modulations: list[Tensor]) -> Tensor:
-        """Map tokens `(B, T, D)` to `(B, T, output_dim)`; N of the modulations is B or 1."""
-        for block, context, modulation in zip(self.blocks, keys_values, modulations[:-1], strict=True):
-            x = block(x, context, modulation)
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: list[KeysValues | None],
+        modulations: list[Tensor],
+        masks: ContextMasks | None = None,
+    ) -> Tensor:
+        """Map tokens `(B, T, D)` to `(B, T, output_dim)`.
+
+        Args:
+            x: state and action tokens.
+            keys_values: result of `keys_values`.
+            modulations: result of `modulations`; N is B or 1.
+            masks: needed where text and images are attended to in turn.
+        """
+        text_mask, image_mask = masks or (None, None)
+        chosen = {Attends.TEXT: text_mask, Attends.IMAGES: image_mask}
+        for block, context, modulation in zip(self._blocks(), keys_values, modulations[:-1], strict=True):
+            x = block(x, context, modulation, chosen.get(block.attends))
         shift, scale = modulations[-1].chunk(2, -1)  # shift first, unlike in the blocks
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
         return self.proj_out_2(x)
@@ -62,22 +88,31 @@ class Dit(nn.Module):
 class DitBlock(nn.Module):
     """Adaptive norm, attention, plain norm, feed-forward."""
 
-    def __init__(self, config: DitConfig, context_dim: int, *, is_cross: bool, kernel: str) -> None:
+    def __init__(self, config: DitConfig, attends: Attends, context_dim: int, *, kernel: str) -> None:
+        """Make the block; `context_dim` is the width of the backbone's features."""
         super().__init__()
         width = config.width
-        self.is_cross = is_cross
+        self.attends = attends
         self.norm_eps = config.norm_eps
         self.norm1_linear = nn.Linear(width, 2 * width)
-        self.attn1 = Attention(width, config.num_heads, kernel=kernel, context_width=context_dim)
+        context_width = context_dim if self.is_cross else None
+        self.attn1 = Attention(width, config.num_heads, kernel=kernel, context_width=context_width)
         self.attention_dropout = nn.Dropout(config.dropout)  # behind the output projection
         self.final_dropout = nn.Dropout(config.dropout if config.final_dropout else 0.0)
         self.ff = FeedForward(width, 4 * width, dropout=config.dropout, final_dropout=config.final_dropout)
 
-    def forward(self, x: Tensor, keys_values: KeysValues | None, modulation: Tensor) -> Tensor:
-        """Map `(B, T, D)` to `(B, T, D)`; attends to `keys_values`, or to itself without them. No mask."""
+    @property
+    def is_cross(self) -> bool:
+        """Whether the tokens attend to the backbone's features."""
+        return self.attends is not Attends.ITSELF
+
+    def forward(
+        self, x: Tensor, keys_values: KeysValues | None, modulation: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Map `(B, T, D)` to `(B, T, D)`; attends to `keys_values` where `mask` is True, or to itself without them."""
         scale, shift = modulation.chunk(2, -1)
         y = F.layer_norm(x, x.shape[-1:], eps=self.norm_eps) * (1 + scale) + shift
-        y = self.attn1(y, keys_values)
+        y = self.attn1(y, keys_values, mask=mask)
         x = x + self.final_dropout(self.attention_dropout(y))
         return x + self.ff(F.layer_norm(x, x.shape[-1:], eps=self.norm_eps))
 
@@ -99,6 +134,10 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(code.to(self.linear_1.weight.dtype))))
 
 
-def is_cross(config: DitConfig, index: int) -> bool:
-    """Whether block `index` attends to the backbone."""
-    return not (config.interleave_self_attention and index % 2)
+def attends(config: DitConfig, index: int) -> Attends:
+    """Return what block `index` attends to."""
+    if config.interleave_self_attention and index % 2:
+        return Attends.ITSELF
+    if config.attend_text_every_n is None:
+        return Attends.ALL
+    return Attends.IMAGES if index % (2 * config.attend_text_every_n) else Attends.TEXT

@@ -1,51 +1,54 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder layers of Llama (arXiv 2302.13971) and Qwen3 (arXiv 2505.09388) that turn the prompt into features.
+"""Decoder layers of Llama (arXiv 2302.13971), Qwen3 (2505.09388) and Qwen3-VL that turn the prompt into features.
 
 There is no output vocabulary.
 
-Letters in shapes: B batch, T tokens, D width.
+Letters in shapes: B batch, T tokens, M image tokens of the whole batch, D width.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gr00t_training.model.config import LanguageConfig
-from gr00t_training.model.layers import Attention, rotary_table
+from gr00t_training.model.layers import Attention
+from gr00t_training.model.plan import Plan
 
 
 class LanguageModel(nn.Module):
-    """The first `num_layers` layers and, after them, the final norm of the whole model."""
+    """The first `num_layers` layers and the final norm of the whole model."""
 
-    def __init__(self, config: LanguageConfig, num_layers: int, *, kernel: str) -> None:
+    def __init__(self, config: LanguageConfig, num_layers: int, *, kernel: str, norms_output: bool = True) -> None:
+        """Make the layers; `norms_output`: the norm comes after them, otherwise its weight is only kept."""
         super().__init__()
-        self.head_dim = config.head_dim or config.hidden_size // config.num_heads
-        self.rope_theta = config.rope_theta
+        self.norms_output = norms_output
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LanguageBlock(config, kernel=kernel) for _ in range(num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         nn.init.normal_(self.embed_tokens.weight, std=0.02)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, plan: Plan, deepstack: Sequence[Tensor] = ()) -> Tensor:
         """Run embedded tokens through the layers.
 
         Args:
-            x: `(B, T, D)` token embeddings.
-            padding_mask: `(B, T)`, 1 at tokens and 0 at padding; None: no padding.
+            x: `(B, T, D)` embeddings of text and images.
+            plan: of the batch.
+            deepstack: `(M, D)` each, added to the image tokens behind the first layers (arXiv 2406.04334).
 
         Returns:
             `(B, T, D)`. Rows of padding pass the attention as zero (what FlashAttention gives) but do pass the rest;
-            the action head attends to them, so this is part of the model.
+            most action heads attend to them, so this is part of the model.
         """
-        rotary = rotary_table(x.shape[1], self.head_dim, self.rope_theta, x.device)
-        mask = None if padding_mask is None else _causal_mask(padding_mask)
-        row_mask = None if padding_mask is None else padding_mask[..., None].to(x.dtype)
-        for layer in self.layers:
-            x = layer(x, rotary, mask, row_mask)
-        return self.norm(x)
+        row_mask = None if plan.padding_mask is None else plan.padding_mask[..., None].to(x.dtype)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, plan.rotary, plan.attention_mask, row_mask)
+            if i < len(deepstack):
+                x = x.flatten(0, 1).index_add(0, plan.image_rows, deepstack[i].to(x.dtype)).view_as(x)
+        return self.norm(x) if self.norms_output else x
 
 
 class LanguageBlock(nn.Module):
@@ -87,11 +90,3 @@ class GatedMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., D)` to `(..., D)`."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-def _causal_mask(padding_mask: Tensor) -> Tensor:
-    """Return `(B, 1, T, T)` bool: earlier tokens that are not padding, and oneself so that no row is empty."""
-    length = padding_mask.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=padding_mask.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=padding_mask.device)
-    return ((causal & padding_mask.bool()[:, None, :]) | itself)[:, None]

@@ -72,8 +72,7 @@ class Attention(nn.Module):
             head_norm_eps: of the norm of each head's queries and keys (arXiv 2010.04245); None: not normed.
         """
         super().__init__()
-        if kernel not in ATTENTION_KERNELS:
-            raise ValueError(f"attention '{kernel}' is not one of {', '.join(ATTENTION_KERNELS)}")
+        _check_kernel(kernel)
         if head_dim is None and width % num_heads:
             raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
         num_kv_heads = num_kv_heads or num_heads
@@ -108,7 +107,7 @@ class Attention(nn.Module):
         Args:
             x: queries come from here.
             keys_values: result of `keys_values`; None: from `x`.
-            rotary: cosines and sines `(T, K)`.
+            rotary: cosines and sines `(T, K)`, or `(B, 1, T, K)` where samples differ.
             mask: see `attend`.
             causal: see `attend`.
             row_mask: `(B, T, 1)`; rows with 0 leave the attention as zero, before the output projection.
@@ -144,6 +143,30 @@ class FeedForward(nn.Module):
         return self.final_dropout(self.fc2(self.dropout(F.gelu(self.fc1(x), approximate="tanh"))))
 
 
+class JointAttention(nn.Module):
+    """Multi-head self attention with one projection for queries, keys and values."""
+
+    def __init__(self, width: int, num_heads: int, *, kernel: str) -> None:
+        super().__init__()
+        _check_kernel(kernel)
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.head_dim = width // num_heads
+        self.kernel = kernel
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, *, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Attend from `x` `(B, T, D)` to itself; `rotary`: cosines and sines `(T, K)`."""
+        heads = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # (B, N, T, K)
+        if rotary is not None:
+            # in float32 whatever the model's type, as the release does here and not in its language model
+            q, k = rotate(q.float(), *rotary).to(v.dtype), rotate(k.float(), *rotary).to(v.dtype)
+        return self.out_proj(attend(q, k, v, kernel=self.kernel).transpose(1, 2).flatten(2))
+
+
 class EncoderBlock(nn.Module):
     """Pre-norm transformer block of unmasked self attention."""
 
@@ -157,31 +180,44 @@ class EncoderBlock(nn.Module):
         kernel: str,
         dropout: float = 0.0,
         final_dropout: bool = False,
+        is_joint: bool = False,
     ) -> None:
+        """Make the block; `is_joint`: queries, keys and values come from one projection."""
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(width, eps=norm_eps)
-        self.self_attn = Attention(width, num_heads, kernel=kernel)
+        self.self_attn = (JointAttention if is_joint else Attention)(width, num_heads, kernel=kernel)
         self.attention_dropout = nn.Dropout(dropout)  # behind the output projection
         self.final_dropout = nn.Dropout(dropout if final_dropout else 0.0)
         self.layer_norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = FeedForward(width, hidden, dropout=dropout, final_dropout=final_dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, T, D)` to `(B, T, D)`."""
-        x = x + self.final_dropout(self.attention_dropout(self.self_attn(self.layer_norm1(x))))
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Map `(B, T, D)` to `(B, T, D)`; `rotary`: cosines and sines `(T, K)`."""
+        y = self.self_attn(self.layer_norm1(x), rotary=rotary)
+        x = x + self.final_dropout(self.attention_dropout(y))
         return x + self.mlp(self.layer_norm2(x))
 
 
-def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines `(T, K)` float32 of rotary positions 0..T-1 (arXiv 2104.09864, section 3.2)."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
-    frequencies = 1.0 / theta ** (pairs / head_dim)
-    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies
-    angles = torch.cat([angles, angles], -1)  # (T, K): channel j turns with channel j + K/2
-    return angles.cos(), angles.sin()
+def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
+    """Return the angles `(K/2,)` float32 that channel pairs turn by from one position to the next.
+
+    Source: arXiv 2104.09864, section 3.2.
+    """
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+
+
+def rotary_table(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines `(..., T, K)` float32 for `rotate`, of angles `(..., T, K/2)`."""
+    angles = torch.cat([angles, angles], -1)  # channel j turns with channel j + K/2
+    return angles.cos().float(), angles.sin().float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the channel pairs (j, j + K/2) of `(..., T, K)` by the angles of `rotary_table`."""
     first, second = x.chunk(2, -1)
     return x * cos.to(x.dtype) + torch.cat([-second, first], -1) * sin.to(x.dtype)
+
+
+def _check_kernel(kernel: str) -> None:
+    if kernel not in ATTENTION_KERNELS:
+        raise ValueError(f"attention '{kernel}' is not one of {', '.join(ATTENTION_KERNELS)}")

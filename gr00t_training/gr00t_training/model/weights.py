@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from gr00t_training.errors import CheckpointError
@@ -20,6 +21,7 @@ from gr00t_training.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 _SHOWN_NAMES = 5  # of a long list in an error
+_EXPORT_PREFIX = "_groot_model."  # of all names in files that LeRobot's training writes
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class NameTable:
     rows: tuple[tuple[str, str], ...]  # (published, ours)
     ignored: tuple[str, ...] = ()  # published beginnings of weights that no action needs
     stand_ins: Mapping[str, str] = field(default_factory=dict)  # published name -> the one to take where it is absent
+    # published name -> standard deviation of the fresh values where a file lacks it; models without it ignore it
+    optional: Mapping[str, float] = field(default_factory=dict)
     remedies: Mapping[str, str] = field(default_factory=dict)  # published name -> what to do where it is absent
 
     def to_ours(self, published: str) -> str | None:
@@ -47,15 +51,39 @@ _BLOCK, _OUR_BLOCK = "action_head.model.transformer_blocks.#", "action_head.dit.
 _REFINER, _OUR_REFINER = "action_head.vl_self_attention.transformer_blocks.#", "action_head.refiner.blocks.#"
 
 
-def _backbone_rows(vlm: str, projection: str) -> tuple[tuple[str, str], ...]:
+def _eagle_rows(vlm: str) -> tuple[tuple[str, str], ...]:
     vision, language = f"{vlm}.vision_model.vision_model", f"{vlm}.language_model.model"
-    layer, our_layer = f"{language}.layers.#", "backbone.language.layers.#"
     return (
         (f"{vision}.embeddings.patch_embedding", "backbone.vision.patch_embedding"),
         (f"{vision}.embeddings.position_embedding", "backbone.vision.position_embedding"),
         (f"{vision}.encoder.layers.#", "backbone.vision.layers.#"),
         (f"{vision}.post_layernorm", "backbone.vision.post_layernorm"),
         (f"{vlm}.mlp1", "backbone.connector"),
+        *_language_rows(language),
+    )
+
+
+def _qwen_rows(vlm: str) -> tuple[tuple[str, str], ...]:
+    vision, language = f"{vlm}.visual", f"{vlm}.language_model"
+    block, our_block = f"{vision}.blocks.#", "backbone.vision.layers.#"
+    return (
+        (f"{vision}.patch_embed.proj", "backbone.vision.patch_embedding"),
+        (f"{vision}.pos_embed", "backbone.vision.position_embedding"),
+        (f"{block}.norm1", f"{our_block}.layer_norm1"),
+        (f"{block}.norm2", f"{our_block}.layer_norm2"),
+        (f"{block}.attn.qkv", f"{our_block}.self_attn.qkv_proj"),
+        (f"{block}.attn.proj", f"{our_block}.self_attn.out_proj"),
+        (f"{block}.mlp.linear_fc1", f"{our_block}.mlp.fc1"),
+        (f"{block}.mlp.linear_fc2", f"{our_block}.mlp.fc2"),
+        (f"{vision}.merger", "backbone.vision.merger"),
+        (f"{vision}.deepstack_merger_list.#", "backbone.vision.deepstack_mergers.#"),
+        *_language_rows(language),
+    )
+
+
+def _language_rows(language: str) -> tuple[tuple[str, str], ...]:
+    layer, our_layer = f"{language}.layers.#", "backbone.language.layers.#"
+    return (
         (f"{language}.embed_tokens", "backbone.language.embed_tokens"),
         (f"{layer}.input_layernorm", f"{our_layer}.input_layernorm"),
         (f"{layer}.self_attn.q_proj", f"{our_layer}.self_attn.q_proj"),
@@ -67,7 +95,6 @@ def _backbone_rows(vlm: str, projection: str) -> tuple[tuple[str, str], ...]:
         (f"{layer}.post_attention_layernorm", f"{our_layer}.post_attention_layernorm"),
         (f"{layer}.mlp", f"{our_layer}.mlp"),
         (f"{language}.norm", "backbone.language.norm"),
-        (projection, "backbone.linear"),
     )
 
 
@@ -87,8 +114,9 @@ _HEAD_ROWS = (
     ("action_head.model.proj_out_1", "action_head.dit.proj_out_1"),
     ("action_head.model.proj_out_2", "action_head.dit.proj_out_2"),
 )
-_N1_5_HEAD_ROWS = (
-    ("action_head.future_tokens", "action_head.future_tokens"),
+_FUTURE_ROWS = (("action_head.future_tokens", "action_head.future_tokens"),)
+_MASK_TOKEN = "action_head.mask_token"
+_REFINER_ROWS = (
     ("action_head.vlln", "action_head.refiner.norm"),
     (f"{_REFINER}.norm1", f"{_OUR_REFINER}.layer_norm1"),
     (f"{_REFINER}.attn1.to_q", f"{_OUR_REFINER}.self_attn.q_proj"),
@@ -101,7 +129,7 @@ _N1_5_HEAD_ROWS = (
 )
 
 N1_NAMES = NameTable(
-    rows=_backbone_rows("backbone.model", "backbone.linear") + _HEAD_ROWS,
+    rows=(*_eagle_rows("backbone.model"), ("backbone.linear", "backbone.linear"), *_HEAD_ROWS),
     ignored=("action_head.decode_layer",),
 )
 
@@ -109,7 +137,13 @@ _EAGLE = "backbone.eagle_model"
 _EAGLE_OUTPUT = f"{_EAGLE}.language_model.lm_head"
 
 N1_5_NAMES = NameTable(
-    rows=_backbone_rows(_EAGLE, "backbone.eagle_linear") + _HEAD_ROWS + _N1_5_HEAD_ROWS,
+    rows=(
+        *_eagle_rows(_EAGLE),
+        ("backbone.eagle_linear", "backbone.linear"),
+        *_HEAD_ROWS,
+        *_FUTURE_ROWS,
+        *_REFINER_ROWS,
+    ),
     ignored=(f"{_EAGLE}.vision_model.vision_model.head", _EAGLE_OUTPUT),
     # tied: some exports keep only one of the two
     stand_ins={f"{_EAGLE}.language_model.model.embed_tokens.weight": f"{_EAGLE_OUTPUT}.weight"},
@@ -117,6 +151,26 @@ N1_5_NAMES = NameTable(
         "action_head.future_tokens.weight": "checkpoints fine-tuned before 8 July 2025 were trained without future "
         "tokens: set num_target_vision_tokens of action_head_cfg in config.json to 0"
     },
+)
+
+_EAGLE_3 = "backbone.model"
+_EAGLE_3_OUTPUT = f"{_EAGLE_3}.language_model.lm_head"
+_DROPOUT_TABLE = "action_head.dropout_prob_by_embodiment"  # of other training programs
+
+N1_6_NAMES = NameTable(
+    rows=(*_eagle_rows(_EAGLE_3), *_HEAD_ROWS, *_REFINER_ROWS, (_MASK_TOKEN, _MASK_TOKEN)),
+    ignored=(f"{_EAGLE_3}.vision_model.vision_model.head", _EAGLE_3_OUTPUT, _DROPOUT_TABLE),
+    stand_ins={f"{_EAGLE_3}.language_model.model.embed_tokens.weight": f"{_EAGLE_3_OUTPUT}.weight"},
+    optional={_MASK_TOKEN: 0.02},
+)
+
+_QWEN = "backbone.model.model"
+_QWEN_OUTPUT = "backbone.model.lm_head"
+
+N1_7_NAMES = NameTable(
+    rows=(*_qwen_rows(_QWEN), *_HEAD_ROWS, *_REFINER_ROWS),
+    ignored=(_QWEN_OUTPUT, _DROPOUT_TABLE),
+    stand_ins={f"{_QWEN}.language_model.embed_tokens.weight": f"{_QWEN_OUTPUT}.weight"},
 )
 
 
@@ -140,8 +194,9 @@ def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], table: NameT
         CheckpointError: weights are missing or have another shape; names them.
     """
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+    weights = {name.removeprefix(_EXPORT_PREFIX): weight for name, weight in weights.items()}
     stand_ins = {name: weights[other] for name, other in table.stand_ins.items() if other in weights}
-    weights = {**stand_ins, **weights}
+    weights = {**_fresh(shapes, weights, table), **stand_ins, **weights}
     ours = {name: weight for published, weight in weights.items() if (name := table.to_ours(published)) in shapes}
     missing = [table.to_published(name) for name in shapes if name not in ours]
     if missing:
@@ -160,10 +215,22 @@ def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], table: NameT
         raise CheckpointError(
             f"{source}: weights do not fit config.json: {_listing(wrong)}; the two are of different models"
         )
-    extra = [name for name in weights if table.to_ours(name) not in shapes and not name.startswith(table.ignored)]
+    expected = (*table.ignored, *table.optional)
+    extra = [name for name in weights if table.to_ours(name) not in shapes and not name.startswith(expected)]
     if extra:
         logger.warning("%s: ignoring %d unknown weights: %s", source, len(extra), _listing(extra))
     model.load_state_dict(ours, assign=True)  # type: ignore[arg-type]
+
+
+def _fresh(shapes: Mapping[str, torch.Size], weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
+    """Return random values, on the device and in the type of the others, for optional weights that a file lacks."""
+    fresh = {}
+    for published, deviation in table.optional.items():
+        ours = table.to_ours(published) or ""
+        if ours in shapes and published not in weights and weights:
+            like = next(iter(weights.values()))
+            fresh[published] = deviation * torch.randn(shapes[ours], dtype=like.dtype, device=like.device)
+    return fresh
 
 
 def _rename(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
