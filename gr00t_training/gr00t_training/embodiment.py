@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -24,6 +26,9 @@ from gr00t_training.settings import load_settings, setting
 STATE_COLUMN = "observation.state"
 ACTION_COLUMN = "action"
 IMAGE_COLUMN_PREFIX = "observation.images."
+
+# Safe in file names; published keys have '-' and '.' too (top_camera-images-rgb, images.rgb.head).
+_KEY = re.compile(r"\w([\w.-]*\w)?")
 
 
 class Normalization(str, Enum):
@@ -52,6 +57,22 @@ class Rotation(str, Enum):
     EULER_YPR = "euler_angles_ypr"
 
 
+class Pose(str, Enum):
+    """Form of a key that is a position and a rotation together; its relative action is a transform, not a difference.
+
+    A rotation in six numbers is the first two rows of its matrix.
+    """
+
+    XYZ_ROTATION_6D = "xyz_rotation_6d"
+    XYZ_AXIS_ANGLE = "xyz_axis_angle"
+    MATRIX = "matrix_4x4"
+
+    @property
+    def dim(self) -> int:
+        """Number of channels."""
+        return {"xyz_rotation_6d": 9, "xyz_axis_angle": 6, "matrix_4x4": 16}[self.value]
+
+
 class Interpolation(str, Enum):
     """How a controller may move between two actions of a key."""
 
@@ -71,8 +92,14 @@ class VectorKey:
     target_rotation: Rotation | None = setting(None, "Rotation form that the model sees; absent: as in the dataset.")
     is_absolute: bool = setting(True, "Whether values are absolute; relative actions pad an episode's end with zeros.")
     interpolation: Interpolation = setting(Interpolation.LINEAR, "How a controller moves between two actions.")
+    relative_to: str | None = setting(
+        None, "Actions only: state key from whose newest row the model counts (N1.6, N1.7); absent: as recorded."
+    )
+    pose: Pose | None = setting(None, "Form of a pose, position and rotation in one key; absent: not a pose.")
 
     def __post_init__(self) -> None:
+        if self.pose and len(self.names) != self.pose.dim:
+            raise ValueError(f"pose {self.pose.value} has {self.pose.dim} channels, names has {len(self.names)}")
         if not self.names:
             raise ValueError("names is empty, expected at least one channel name")
         repeated = {name for name in self.names if self.names.count(name) > 1}
@@ -89,10 +116,17 @@ class VectorKey:
 class VideoKey:
     """One camera as it is stored in the dataset."""
 
-    height: int = setting(description="Stored height [px], even.", ge=2, le=8192)
-    width: int = setting(description="Stored width [px], even.", ge=2, le=8192)
+    height: int = setting(description="Stored height [px], even; 0: any (never recorded).", ge=0, le=8192)
+    width: int = setting(description="Stored width [px], even; 0: any (never recorded).", ge=0, le=8192)
+
+    @property
+    def is_any_size(self) -> bool:
+        """Whether images of any size are taken: only so in an embodiment read from a published checkpoint."""
+        return self.height == 0
 
     def __post_init__(self) -> None:
+        if (self.height == 0) != (self.width == 0):
+            raise ValueError(f"size {self.width}x{self.height}: give both, or 0 for both")
         if self.height % 2 or self.width % 2:
             raise ValueError(f"size {self.width}x{self.height} is odd; yuv420p video needs even width and height")
 
@@ -119,6 +153,12 @@ class Embodiment:
     language: str = setting("human.task_description", "Annotation key that holds the instruction.")
     robot_type: str = setting("", "Robot name written to the dataset; empty: the embodiment's name.")
     action_horizon: int = setting(16, "Ticks in one action chunk.", ge=1, le=1000)
+    video_history: tuple[int, ...] = setting(
+        (0,), "Ticks of the images that the model sees, oldest first, 0 the newest (N1.6, N1.7)."
+    )
+    state_history: tuple[int, ...] = setting(
+        (0,), "Ticks of the states that the model sees, oldest first, 0 the newest (N1.6, N1.7)."
+    )
     model: ModelKeys = setting(default_factory=ModelKeys, description="Keys the model uses; absent: all.")
 
     def __post_init__(self) -> None:
@@ -130,8 +170,20 @@ class Embodiment:
                 if key not in declared:
                     raise ValueError(f"model.{kind}: '{key}' is not declared under {kind} ({', '.join(declared)})")
             for key in declared:
-                if not key.replace("_", "").isalnum():
-                    raise ValueError(f"{kind} key '{key}': use letters, digits and '_' (no '.' or '/')")
+                if not _KEY.fullmatch(key):
+                    raise ValueError(
+                        f"{kind} key '{key}': use letters, digits and '_', inside also '-' and '.' (no '/')"
+                    )
+        for kind, history in (("video", self.video_history), ("state", self.state_history)):
+            if not history or history[-1] != 0 or any(a >= b for a, b in itertools.pairwise(history)):
+                raise ValueError(
+                    f"{kind}_history is {list(history)}, expected rising ticks that end at 0, like [-15, 0]"
+                )
+        for key, vector in self.action.items():
+            if vector.relative_to is not None and vector.relative_to not in self.state:
+                raise ValueError(
+                    f"action.{key}.relative_to: '{vector.relative_to}' is no state key ({', '.join(self.state)})"
+                )
         for kind in ("state", "action"):
             names = column_names(getattr(self, kind))
             repeated = {name for name in names if names.count(name) > 1}
@@ -157,6 +209,11 @@ class Embodiment:
     def video_keys(self) -> tuple[str, ...]:
         """Cameras that the model sees, in order."""
         return self.model.video or tuple(self.video)
+
+    @property
+    def observed_ticks(self) -> tuple[int, ...]:
+        """Ticks of the frames that an observation is made of, oldest first, 0 the newest."""
+        return tuple(sorted({*self.video_history, *self.state_history}))
 
     def fingerprint(self) -> str:
         """Return a short hash of everything that must agree between dataset, checkpoint and robot."""
@@ -190,8 +247,19 @@ def shipped_embodiments() -> list[str]:
 
 
 def to_mapping(embodiment: Embodiment) -> dict[str, Any]:
-    """Return the embodiment as plain JSON types; `load_embodiment` reads them back equal."""
-    return json.loads(json.dumps(dataclasses.asdict(embodiment)))
+    """Return the embodiment as plain JSON types; `load_embodiment` reads them back equal.
+
+    Settings younger than the first fingerprints are left out where they have their default, so that these stay valid.
+    """
+    content = json.loads(json.dumps(dataclasses.asdict(embodiment)))
+    for history in ("video_history", "state_history"):
+        if content[history] == [0]:
+            del content[history]
+    for vector in (*content["state"].values(), *content["action"].values()):
+        for name in ("relative_to", "pose"):
+            if vector[name] is None:
+                del vector[name]
+    return content
 
 
 def modality_layout(embodiment: Embodiment) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training batches from a dataset: every (episode, row) once an epoch, in an order that only seed and epoch decide.
 
+N1.6 and N1.7 learn from rows that begin a whole chunk only, as in their release; N1 and N1.5 from all rows.
+
 Batches follow each other across the ends of epochs, so that all are full and the n-th batch of a run is the same
 whenever and with however many workers it is made. Image augmentation is drawn from (seed, epoch, sample).
 """
@@ -18,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.relative_stats import relative_action_statistics
+from gr00t_training.dataset.stats import KeyStatistics
 from gr00t_training.embodiment import Embodiment, Interpolation, ModelKeys, VectorKey, differences
 from gr00t_training.errors import DatasetError
 from gr00t_training.observation import action_targets, observation_from_rows
@@ -34,7 +38,12 @@ class StepDataset(Dataset[dict[str, Tensor]]):
         self._path = dataset.path
         self.pipeline = pipeline
         self._seed = seed
-        self._steps = [(episode.index, row) for episode in dataset.episodes for row in range(episode.length)]
+        self.shortest_episode = pipeline.embodiment.action_horizon if pipeline.inputs.options else 1  # rows
+        self._steps = [
+            (episode.index, row)
+            for episode in dataset.episodes
+            for row in range(episode.length - self.shortest_episode + 1)
+        ]
         self._dataset: LeRobotDataset | None = dataset
 
     def __len__(self) -> int:
@@ -95,10 +104,12 @@ def make_loader(
     """Return an iterable of the batches `start` to `stop` of a run.
 
     Raises:
-        DatasetError: the dataset has no rows.
+        DatasetError: the dataset has no rows, or all episodes are shorter than a chunk.
     """
     if not len(samples):
-        raise DatasetError("the dataset has no rows; record some episodes first")
+        raise DatasetError(
+            f"the dataset has no rows to learn from; record episodes of {samples.shortest_episode} rows or more first"
+        )
     return DataLoader(
         samples,
         batch_sampler=BatchOrder(len(samples), batch_size, seed, start, stop),
@@ -113,17 +124,25 @@ def make_loader(
 
 
 def dataset_statistics(dataset: LeRobotDataset, embodiment: Embodiment) -> Statistics:
-    """Return the statistics of every key of the embodiment that the dataset has."""
-    return {
+    """Return the statistics of every key of the embodiment that the dataset has, with those of relative actions.
+
+    Raises:
+        DatasetError: see `relative_action_statistics`.
+    """
+    statistics: dict[str, dict[str, KeyStatistics]] = {
         kind: {key: dataset.statistics(kind, key) for key in getattr(embodiment, kind) if key in declared}
         for kind, declared in (("state", dataset.modality.state), ("action", dataset.modality.action))
     }
+    if any(key.relative_to is not None for key in embodiment.action.values()):
+        statistics["relative_action"] = relative_action_statistics(dataset, embodiment)
+    return statistics
 
 
 def mismatches(dataset: LeRobotDataset, embodiment: Embodiment) -> list[str]:
     """List what keeps an embodiment from training on a dataset, one item with both values per entry.
 
-    Normalisation, horizon and choice of keys are the trainer's to decide and may differ from the recorder's.
+    Normalisation, horizon, history, relative actions and choice of keys are the trainer's to decide and may differ from
+    the recorder's.
     """
     if dataset.embodiment is not None:
         return differences(_as_recorded(dataset.embodiment), _as_recorded(embodiment))
@@ -135,7 +154,7 @@ def mismatches(dataset: LeRobotDataset, embodiment: Embodiment) -> list[str]:
         expected = (embodiment.video[key].height, embodiment.video[key].width)
         if key not in dataset.modality.video:
             items.append(f"video.{key}: not in the dataset ({', '.join(dataset.modality.video)})")
-        elif dataset.video_size(key) != expected:
+        elif not embodiment.video[key].is_any_size and dataset.video_size(key) != expected:
             items.append(f"video.{key}: found height and width {dataset.video_size(key)}, expected {expected}")
     if dataset.modality.annotation and embodiment.language not in dataset.modality.annotation:
         items.append(f"language: found {', '.join(dataset.modality.annotation)}, expected {embodiment.language}")
@@ -181,7 +200,14 @@ def _as_recorded(embodiment: Embodiment) -> Embodiment:
 
     def bare(keys: Any) -> dict[str, VectorKey]:
         return {
-            name: dataclasses.replace(key, normalization=None, target_rotation=None, interpolation=Interpolation.LINEAR)
+            name: dataclasses.replace(
+                key,
+                normalization=None,
+                target_rotation=None,
+                interpolation=Interpolation.LINEAR,
+                relative_to=None,
+                pose=None,
+            )
             for name, key in keys.items()
         }
 
@@ -191,6 +217,8 @@ def _as_recorded(embodiment: Embodiment) -> Embodiment:
         tag="",
         robot_type="",
         action_horizon=1,
+        video_history=(0,),
+        state_history=(0,),
         model=ModelKeys(),
         state=bare(embodiment.state),
         action=bare(embodiment.action),

@@ -18,39 +18,50 @@ from gr00t_training.types import Frame, Observation
 
 
 def observation_from_frames(frames: Sequence[Frame], embodiment: Embodiment, instruction: str) -> Observation:
-    """Return the observation of one time step or more, oldest first.
+    """Return the observation of one time step.
 
     Args:
-        frames: at least one; their actions are not looked at.
-        embodiment: says which keys the model uses.
+        frames: one for each of the embodiment's `observed_ticks`, oldest first; their actions are not looked at.
+        embodiment: says which keys and ticks the model uses.
         instruction: what the robot is to do; empty takes the newest frame's task.
 
     Raises:
-        ObservationError: a key that the model uses is missing from a frame.
+        ObservationError: a frame is missing, or a key that the model uses is missing from a frame.
     """
-    if not frames:
-        raise ObservationError("no frame to observe, expected at least one")
-    newest = frames[-1]
+    ticks = embodiment.observed_ticks
+    if len(frames) != len(ticks):
+        raise ObservationError(
+            f"{len(frames) or 'no'} frames to observe, embodiment '{embodiment.name}' expects one for each of the "
+            f"ticks {list(ticks)}"
+        )
+    by_tick = dict(zip(ticks, frames, strict=True))
+    pictured = [by_tick[tick] for tick in embodiment.video_history]
+    measured = [by_tick[tick] for tick in embodiment.state_history]
     return Observation(
-        images={key: np.stack([_input(frame, "video", key) for frame in frames]) for key in embodiment.video_keys},
+        images={key: np.stack([_input(frame, "video", key) for frame in pictured]) for key in embodiment.video_keys},
         state={
-            key: np.stack([_as_stored(_input(frame, "state", key)) for frame in frames])
+            key: np.stack([_as_stored(_input(frame, "state", key)) for frame in measured])
             for key in embodiment.state_keys
         },
-        instruction=instruction or newest.task,
-        stamp_ns=newest.tick_ns,
+        instruction=instruction or frames[-1].task,
+        stamp_ns=frames[-1].tick_ns,
     )
 
 
 def observation_from_rows(dataset: LeRobotDataset, episode: int, row: int, embodiment: Embodiment) -> Observation:
     """Return the observation at one row of a dataset, with the instruction of that row.
 
+    Images and absolute states from before the episode's start are those of its first row, as in the reference loaders;
+    relative states are zero there.
+
     Raises:
         DatasetError: a key that the model uses is not in the dataset, or cannot be read.
     """
+    pictured = [row + tick for tick in embodiment.video_history]
+    measured = [row + tick for tick in embodiment.state_history]
     return Observation(
-        images={key: dataset.images(episode, key, [row]) for key in embodiment.video_keys},
-        state={key: _as_stored(dataset.window("state", episode, key, [row])) for key in embodiment.state_keys},
+        images={key: dataset.images(episode, key, pictured) for key in embodiment.video_keys},
+        state={key: _as_stored(dataset.window("state", episode, key, measured)) for key in embodiment.state_keys},
         instruction=dataset.task(episode, row, language_key(dataset, embodiment)),
         stamp_ns=round(row * 1e9 / embodiment.fps),
     )

@@ -53,3 +53,14 @@ class ActionChunk:
     def end_ns(self) -> int:
         """Time at which the last row is due."""
         return self.start_ns + (self.horizon - 1) * self.step_ns
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An earlier chunk that is still being carried out, for the next one to continue (real-time chunking)."""
+
+    chunk: ActionChunk
+    frozen_steps: int  # first steps of the next chunk that will be over before it is there: taken from the earlier one
+    overlap_steps: int | None = None  # steps that are drawn to the earlier chunk; None: all that it still has
+    ramp_rate: float = 6.0  # how soon steps behind the frozen ones go their own way; higher is sooner
+    guidance: float | None = None  # greatest weight of a pull by gradient (arXiv 2506.07339) instead of the ramp

@@ -1,11 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from reference_processor import load_processor  # noqa: E402
 
 from gr00t_training.checkpoint import new_checkpoint  # noqa: E402
 from gr00t_training.dataset.reader import LeRobotDataset  # noqa: E402
@@ -20,8 +24,10 @@ from gr00t_training.loader import (  # noqa: E402
     make_loader,
     mismatches,
 )
-from gr00t_training.observation import observation_from_frames  # noqa: E402
+from gr00t_training.observation import observation_from_frames, observation_from_rows  # noqa: E402
 from gr00t_training.testing import make_embodiment, make_frames  # noqa: E402
+from gr00t_training.transforms.images import QwenImages  # noqa: E402
+from gr00t_training.transforms.text import N1_7_PROMPT  # noqa: E402
 
 torch.set_num_threads(1)
 EMBODIMENT = make_embodiment()
@@ -69,7 +75,7 @@ def test_sample_is_the_row_it_names(samples, dataset):
     pipeline = samples.pipeline
     for sample, (episode, row) in {0: (0, 0), 5: (0, 5), 6: (1, 0), 10: (1, 4)}.items():
         found = samples[(0, sample)]
-        decoded = pipeline.decode(found["action"])
+        decoded = pipeline.decode(found["action"], observation_from_rows(dataset, episode, row, EMBODIMENT))
         for key in ("arm", "gripper"):
             rows = np.minimum(np.arange(row, row + 16), LENGTHS[episode] - 1)
             np.testing.assert_allclose(decoded[key], dataset.action(episode, key)[rows], atol=1e-5)
@@ -126,6 +132,51 @@ def test_normalization_is_free_but_layout_is_not(dataset):
     ]
 
 
+def test_history_and_relative_actions_are_free(dataset):
+    arm = dataclasses.replace(EMBODIMENT.action["arm"], relative_to="arm")
+    changed = dataclasses.replace(
+        EMBODIMENT, action={**EMBODIMENT.action, "arm": arm}, video_history=(-5, 0), state_history=(-1, 0)
+    )
+    assert mismatches(dataset, changed) == []
+
+
+def test_cameras_of_any_size_match_a_foreign_dataset(data_dir):
+    dataset, embodiment = LeRobotDataset(data_dir / "lerobot_v20_gr1"), load_embodiment("gr1_arms_only")
+    video = {key: VideoKey(height=0, width=0) for key in embodiment.video}
+    assert mismatches(dataset, dataclasses.replace(embodiment, video=video)) == []
+
+
+@pytest.fixture(scope="module")
+def droid(tmp_path_factory, fixtures_dir):
+    """A dataset that the reference loader has read, and the N1.7 embodiment that it was read for."""
+    root = tmp_path_factory.mktemp("droid") / "set_a"
+    shutil.copytree(fixtures_dir / "n1_7_dataset" / "set_a", root)
+    reference = load_processor(fixtures_dir / "n1_7_tiny")
+    pipeline = reference.pipeline(0, QwenImages(reference.options), N1_7_PROMPT)
+    pipeline.embodiment = dataclasses.replace(pipeline.embodiment, fps=10, action_horizon=8)
+    return LeRobotDataset(root), pipeline
+
+
+def test_n1_7_learns_from_the_rows_that_the_release_learns_from(droid, fixtures_dir):
+    samples = StepDataset(*droid, seed=0)
+    shards = json.loads((fixtures_dir / "n1_7_dataset" / "expected" / "loader.json").read_text())["set_a"]["shards"]
+    expected = sorted((episode, row) for shard in shards for episode, rows in shard for row in rows)
+    assert samples._steps == expected
+    assert samples.shortest_episode == 8
+
+
+def test_statistics_have_relative_actions(droid, fixtures_dir):
+    dataset, pipeline = droid
+    expected = json.loads((fixtures_dir / "n1_7_dataset" / "expected" / "set_a_relative_stats.json").read_text())
+    statistics = dataset_statistics(dataset, pipeline.embodiment)
+    assert list(statistics) == ["state", "action", "relative_action"]
+    assert statistics["relative_action"].keys() == {"eef_9d", "joint_position"}
+    for key, values in statistics["relative_action"].items():
+        for name, lists in values.to_mapping().items():
+            np.testing.assert_allclose(lists, expected[key][name], rtol=1e-5, atol=1e-6, err_msg=f"{key}.{name}")
+    assert "relative_action" not in dataset_statistics(dataset, make_embodiment())
+
+
 def test_foreign_dataset_that_does_not_fit_is_refused_naming_each_item(data_dir):
     dataset = LeRobotDataset(data_dir / "lerobot_v21_reference")
     arm = dataclasses.replace(EMBODIMENT.state["arm"], names=tuple(f"panda_joint{i}" for i in range(2, 9)))
@@ -144,5 +195,5 @@ def test_foreign_dataset_that_does_not_fit_is_refused_naming_each_item(data_dir)
 def test_empty_dataset_is_refused(samples):
     empty = StepDataset.__new__(StepDataset)
     empty.__dict__.update(samples.__dict__, _steps=[])
-    with pytest.raises(DatasetError, match="has no rows"):
+    with pytest.raises(DatasetError, match="no rows to learn from; record episodes of 1 rows or more"):
         make_loader(empty, batch_size=1, seed=0, start=0, stop=1, num_workers=0)

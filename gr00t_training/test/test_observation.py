@@ -1,13 +1,14 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.writer import DatasetWriter
-from gr00t_training.embodiment import ModelKeys, load_embodiment
+from gr00t_training.embodiment import ModelKeys, VectorKey, load_embodiment
 from gr00t_training.errors import ObservationError
 from gr00t_training.observation import action_targets, observation_from_frames, observation_from_rows
 from gr00t_training.testing import make_embodiment, make_frames
@@ -61,6 +62,61 @@ def test_action_targets_are_padded_at_the_end(tmp_path, embodiment):
     assert np.array_equal(last["gripper"], [grip[4], grip[5], [0], [0]])  # relative: no motion
 
 
+@pytest.fixture
+def remembering(embodiment):
+    """Images of three ticks ago and now, states of the last tick and now; the gripper's is relative."""
+    state = {**embodiment.state, "gripper": dataclasses.replace(embodiment.state["gripper"], is_absolute=False)}
+    return dataclasses.replace(embodiment, state=state, video_history=(-3, 0), state_history=(-1, 0))
+
+
+def test_history_of_rows_and_frames_is_the_same(tmp_path, remembering):
+    frames = make_frames(remembering, 6)
+    dataset = write(tmp_path, remembering, frames)
+    assert remembering.observed_ticks == (-3, -1, 0)
+    recorded = observation_from_rows(dataset, 0, 5, remembering)
+    live = observation_from_frames([frames[2], frames[4], frames[5]], remembering, "")
+    for key, values in live.state.items():
+        rows = [frames[4].state[key], frames[5].state[key]]
+        assert np.array_equal(values, np.float32(rows))
+        assert np.array_equal(recorded.state[key], values)
+    assert live.images["front"][:, 0, 0, 0].tolist() == [16 + 7 * 2, 16 + 7 * 5]  # levels of make_frames
+    np.testing.assert_allclose(recorded.images["front"], live.images["front"], atol=2)
+    assert recorded.stamp_ns == live.stamp_ns == 500_000_000
+
+
+def test_history_before_the_episode_is_its_first_row(tmp_path, remembering):
+    frames = make_frames(remembering, 6)
+    dataset = write(tmp_path, remembering, frames)
+    first = observation_from_rows(dataset, 0, 0, remembering)
+    assert np.array_equal(first.state["arm"], np.float32([frames[0].state["arm"]] * 2))
+    assert np.array_equal(first.state["gripper"], np.float32([[0], frames[0].state["gripper"]]))  # relative
+    images = observation_from_rows(dataset, 0, 2, remembering).images["front"]
+    np.testing.assert_allclose(images[:, 0, 0, 0], [16, 16 + 7 * 2], atol=2)
+
+
+def test_frames_that_lack_a_tick_are_refused(remembering):
+    with pytest.raises(ObservationError, match=r"2 frames to observe.*ticks \[-3, -1, 0\]"):
+        observation_from_frames(make_frames(remembering, 2), remembering, "")
+
+
+@pytest.mark.parametrize("name", ["set_a", "set_b"])
+def test_action_targets_equal_the_reference_loader(fixtures_dir, embodiment, name):
+    """The release pads like this where it is asked to; by default it leaves such rows out."""
+    folder = fixtures_dir / "n1_7_dataset"
+    dataset = LeRobotDataset(folder / name)
+    expected = json.loads((folder / "expected" / "loader.json").read_text())[name]
+    keys = {
+        key: VectorKey(names=tuple(f"{key}_{i}" for i in range(part.dim)))
+        for key, part in dataset.modality.action.items()
+    }
+    embodiment = dataclasses.replace(embodiment, action=keys, action_horizon=8)
+    second_last = dataset.episode(1).length - 2
+    for row, step in ((3, "step_ep1_i3"), (second_last, "step_ep1_second_last_padded")):
+        found = action_targets(dataset, 1, row, embodiment)
+        assert {key: values.tolist() for key, values in found.items()} == expected[step]["action"]
+        assert dataset.task(1, row, "language.language_instruction") == expected[step]["text"]
+
+
 def test_only_what_the_model_uses_is_read(data_dir):
     embodiment = load_embodiment("gr1_arms_only")
     dataset = LeRobotDataset(data_dir / "lerobot_v20_gr1")
@@ -77,7 +133,7 @@ def test_missing_inputs_are_named(embodiment):
     without_arm = dataclasses.replace(frame, state={"gripper": frame.state["gripper"]})
     with pytest.raises(ObservationError, match=r"state.arm: missing, found gripper"):
         observation_from_frames([without_arm], embodiment, "")
-    with pytest.raises(ObservationError, match="no frame"):
+    with pytest.raises(ObservationError, match=r"no frames to observe, .* expects one for each of the ticks \[0\]"):
         observation_from_frames([], embodiment, "")
     unused = dataclasses.replace(embodiment, model=ModelKeys(state=("gripper",)))
     assert list(observation_from_frames([without_arm], unused, "").state) == ["gripper"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gr00t_training.embodiment import Rotation
-from gr00t_training.rotations import WIDTHS, convert, from_matrix, identity, to_matrix
+from gr00t_training.embodiment import Pose, Rotation
+from gr00t_training.rotations import WIDTHS, convert, from_matrix, identity, to_absolute, to_matrix, to_relative
 
 QUARTER = math.pi / 2
 # a quarter turn about z takes x to y and y to -x
@@ -36,7 +36,9 @@ def test_a_quarter_turn_about_z_in_every_form(form: Rotation, value: list[float]
 def test_all_conversions_equal_the_reference(fixtures_dir: Path):
     tensors = load_file(fixtures_dir / "transforms_generic" / "rotations.safetensors")
     pairs = [name.split("->") for name in tensors if "->" in name]
-    assert len(pairs) >= 50
+    forms = {source for source, _ in pairs}
+    assert len(forms) == len(Rotation)  # Euler angles are not converted to Euler angles
+    assert len(tensors) == len(pairs) + len(forms)  # nothing of the file is left out
     for source, target in pairs:
         x = tensors[f"value.{source}"].reshape(7, -1)
         found = convert(x, Rotation(source), Rotation(target))
@@ -76,6 +78,19 @@ def test_a_quaternion_is_normalised_and_comes_back_with_positive_real_part():
 @pytest.mark.parametrize("form", list(Rotation))
 def test_identity_turns_nothing(form: Rotation):
     np.testing.assert_allclose(to_matrix(identity(form), form), np.eye(3), atol=1e-15)
+
+
+def test_a_pose_in_the_frame_of_another_by_hand():
+    """The reference stands at x = 1, turned a quarter about z: what lies beyond it in y lies before it in its own x."""
+    reference = np.array([1, 0, 0, 0, 0, QUARTER])
+    poses = np.array([[1, 2, 0, 0, 0, QUARTER], [1, 0, 3, 0, 0, 0]])
+    seen = to_relative(poses, reference, Pose.XYZ_AXIS_ANGLE)
+    np.testing.assert_allclose(seen, [[2, 0, 0, 0, 0, 0], [0, 0, 3, 0, 0, -QUARTER]], atol=1e-15)
+    np.testing.assert_allclose(to_absolute(seen, reference, Pose.XYZ_AXIS_ANGLE), poses, atol=1e-15)
+    # one reference per row
+    seen = to_relative(poses, poses[::-1], Pose.XYZ_AXIS_ANGLE)
+    np.testing.assert_allclose(seen, [[0, 2, -3, 0, 0, QUARTER], [-2, 0, 3, 0, 0, -QUARTER]], atol=1e-15)
+    assert to_relative(np.ones((2, 1), np.float32), np.full(1, 3.0), None).tolist() == [[-2.0], [-2.0]]
 
 
 def test_float32_stays_float32():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gr00t_training.dataset.stats import (
+    STATISTIC_NAMES,
     ImageStatistics,
     KeyStatistics,
     compute_statistics,
@@ -43,12 +44,27 @@ def test_part_and_mapping_round_trip():
     assert again.to_mapping() == part.to_mapping()
 
 
+def test_statistics_per_step_keep_their_two_axes():
+    lists = {name: (np.arange(6).reshape(3, 2) + i).tolist() for i, name in enumerate(STATISTIC_NAMES)}
+    statistics = KeyStatistics.from_mapping(json.loads(json.dumps(lists)), "arm")
+    assert statistics.dim == 2
+    assert statistics.to_mapping() == lists
+    assert statistics.part(1, 2).min.tolist() == [[1], [3], [5]]
+    assert statistics.first_steps(2).max.tolist() == [[1, 2], [3, 4]]
+    plain = compute_statistics(np.eye(2))
+    assert plain.first_steps(1) is plain
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"std": None}, "'std' is missing"),
-        ({"mean": [1.0]}, "'mean' has 1 channels, min has 2"),
+        ({"mean": [1.0]}, r"'mean' has shape \(1,\), min has \(2,\)"),
         ({"q99": [1.0, float("nan")]}, "'q99' holds NaN"),
+        ({"min": [[1.0, 2.0], [3.0]]}, "'min' is not a list of numbers"),
+        ({"min": {"a": 1.0}}, "'min' is not a list of numbers"),
+        ({"min": [[[1.0]], [[2.0]]]}, r"'min' has shape \(2, 1, 1\), expected one number per channel"),
+        ({"min": []}, r"'min' has shape \(0,\), expected one number per channel"),
     ],
 )
 def test_damaged_statistics_are_refused(change, words):

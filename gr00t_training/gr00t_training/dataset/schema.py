@@ -32,6 +32,7 @@ EPISODES_FILE = f"{META}/episodes.jsonl"
 TASKS_FILE = f"{META}/tasks.jsonl"
 EPISODES_STATS_FILE = f"{META}/episodes_stats.jsonl"
 STATS_FILE = f"{META}/stats.json"
+RELATIVE_STATS_FILE = f"{META}/relative_stats.json"  # written by the trainers of N1.6 and N1.7
 MODALITY_FILE = f"{META}/modality.json"
 EMBODIMENT_FILE = f"{META}/embodiment.json"
 QUALITY_PATH = f"{META}/quality/episode_{{episode_index:06d}}.json"

@@ -9,7 +9,7 @@ that a joint that never moves has a deviation of exactly zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,10 @@ THIN_TO_PX = 150
 
 @dataclass(frozen=True, eq=False)
 class KeyStatistics:
-    """Statistics of one vector per channel: six `(D,)` float64 arrays in the dataset's units."""
+    """Statistics of one vector per channel: six `(D,)` float64 arrays in the dataset's units.
+
+    Those of relative actions (`gr00t_training.dataset.relative_stats`) are per step of the chunk too: `(H, D)`.
+    """
 
     min: np.ndarray
     max: np.ndarray
@@ -41,31 +44,49 @@ class KeyStatistics:
     @property
     def dim(self) -> int:
         """Number of channels."""
-        return self.min.shape[0]
+        return self.min.shape[-1]
 
     def part(self, start: int, end: int) -> KeyStatistics:
         """Return the statistics of channels `start` to `end` (half open)."""
-        return KeyStatistics(**{name: getattr(self, name)[start:end] for name in STATISTIC_NAMES})
+        return KeyStatistics(**{name: getattr(self, name)[..., start:end] for name in STATISTIC_NAMES})
 
-    def to_mapping(self) -> dict[str, list[float]]:
-        """Return plain lists, as in `stats.json`."""
+    def first_steps(self, count: int) -> KeyStatistics:
+        """Return the statistics of the first `count` steps; those that are the same for all steps as they are."""
+        if self.min.ndim == 1:
+            return self
+        return KeyStatistics(**{name: getattr(self, name)[:count] for name in STATISTIC_NAMES})
+
+    def to_mapping(self) -> dict[str, list]:
+        """Return plain lists, as in `stats.json`; `from_mapping` reads them back equal."""
         return {name: getattr(self, name).tolist() for name in STATISTIC_NAMES}
 
     @classmethod
     def from_mapping(cls, lists: Mapping[str, Any], subject: str) -> KeyStatistics:
-        """Read the lists of `stats.json`; `subject` names them in errors.
+        """Read the lists of `stats.json` or `relative_stats.json`; `subject` names them in errors.
 
         Raises:
-            DatasetError: a statistic is missing, not finite, or of another length than the others.
+            DatasetError: a statistic is missing, no list of D or of H times D numbers, not finite, or of another shape
+                than the others.
         """
         arrays = {}
         for name in STATISTIC_NAMES:
             if name not in lists:
-                raise DatasetError(f"{subject}: '{name}' is missing; delete stats.json to have it computed again")
-            arrays[name] = np.asarray(lists[name], dtype=np.float64).reshape(-1)
+                raise DatasetError(f"{subject}: '{name}' is missing; delete the file to have it computed again")
+            try:
+                arrays[name] = np.atleast_1d(np.asarray(lists[name], dtype=np.float64))
+            except (TypeError, ValueError) as error:
+                raise DatasetError(
+                    f"{subject}: '{name}' is not a list of numbers ({error}); restore the file"
+                ) from error
+            if arrays[name].ndim > 2 or not arrays[name].size:
+                raise DatasetError(
+                    f"{subject}: '{name}' has shape {arrays[name].shape}, expected one number per channel, or steps of "
+                    "them; restore the file"
+                )
             if arrays[name].shape != arrays["min"].shape:
                 raise DatasetError(
-                    f"{subject}: '{name}' has {arrays[name].size} channels, min has {arrays['min'].size}"
+                    f"{subject}: '{name}' has shape {arrays[name].shape}, min has {arrays['min'].shape}; "
+                    "restore the file"
                 )
             if not np.isfinite(arrays[name]).all():
                 raise DatasetError(f"{subject}: '{name}' holds NaN or infinity; correct the rows it comes from")
@@ -86,6 +107,31 @@ def compute_statistics(rows: np.ndarray) -> KeyStatistics:
         std=values.std(axis=0),
         q01=q01,
         q99=q99,
+    )
+
+
+def merge_statistics(parts: Sequence[KeyStatistics], weights: Sequence[float]) -> KeyStatistics:
+    """Join the statistics of one key in several datasets that are drawn from with `weights`, which add up to anything.
+
+    Mean and deviation are those of the mixture; ranges are the widest of all, of the percentiles too.
+
+    Raises:
+        DatasetError: the parts are of different shapes.
+    """
+    shapes = [part.min.shape for part in parts]
+    if len(set(shapes)) > 1:
+        raise DatasetError(f"statistics of shapes {shapes} cannot be joined; the datasets differ in channels or steps")
+    share = np.asarray(weights, np.float64) / np.sum(weights)
+    stacked = {name: np.stack([getattr(part, name) for part in parts], -1) for name in STATISTIC_NAMES}
+    mean = stacked["mean"] @ share
+    variance = (stacked["std"] ** 2 + (stacked["mean"] - mean[..., None]) ** 2) @ share
+    return KeyStatistics(
+        min=stacked["min"].min(-1),
+        max=stacked["max"].max(-1),
+        mean=mean,
+        std=np.sqrt(variance),
+        q01=stacked["q01"].min(-1),
+        q99=stacked["q99"].max(-1),
     )
 
 

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction and images to the token ids of the prompt.
 
-The released models use the tokenizer of a language model plus tokens of their own; it is not part of their checkpoints
-and not shipped here. The compact model has a small tokenizer of N1's structure, made by `build_compact_tokenizer`.
+The released models use the tokenizer of a language model, most of them with tokens of their own behind it; it is not
+shipped here. The compact model has a small tokenizer of N1's structure, made by `build_compact_tokenizer`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,10 +20,14 @@ from torch import Tensor
 
 from gr00t_training.errors import CheckpointError, ObservationError
 
-IMAGE_TOKEN = "<IMG_CONTEXT>"
+IMAGE_TOKEN = "<IMG_CONTEXT>"  # of N1 to N1.6
+QWEN_IMAGE_TOKEN = "<|image_pad|>"  # of N1.7
 SMOLLM2_VOCABULARY = 49152  # entries before the tokens of N1
-QWEN3_VOCABULARY = 151669  # entries before the tokens of N1.5
+QWEN3_VOCABULARY = 151669  # entries before the tokens of N1.5 and N1.6; N1.7 adds none
 _BASE_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+_ANSWER_START = "<|im_start|>assistant\n"
+_PUNCTUATION = re.compile(r"[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -30,56 +35,94 @@ class PromptFormat:
     """How a model family writes and tokenizes its prompts."""
 
     model: str  # name for messages
-    base: str  # language model whose tokenizer is extended
+    base: str  # language model whose tokenizer is used
     base_vocabulary: int  # its entries
     added: tuple[str, ...]  # behind the base vocabulary, in this order
+    required: tuple[str, ...]  # tokens that every tokenizer of the family has
     pad: str
-    image_end: str  # behind each image
-    numbers_one_image: bool  # whether a single image is numbered too, and not only several
+    image_token: str  # repeated for each image
+    chat: str  # whole prompt around {images} and {text}
+    image: str  # one of several images: its number {i} from 1, its {tokens}
+    only_image: str  # the only image of a prompt
 
+
+_N1_ADDED = (
+    "<img>",
+    "</img>",
+    IMAGE_TOKEN,
+    "<quad>",
+    "</quad>",
+    "<ref>",
+    "</ref>",
+    "<box>",
+    "</box>",
+    "assistant",
+    "<interval>",
+    "</interval>",
+)
+_EAGLE_ADDED = (
+    IMAGE_TOKEN,
+    "<img>",
+    "</img>",
+    "<box>",
+    "</box>",
+    "<quad>",
+    "</quad>",
+    "<ref>",
+    "</ref>",
+    "<interval>",
+    "</interval>",
+)
+_EAGLE_IMAGE = "<image {i}><img>{tokens}</img>"
+_QWEN_IMAGE = "<|vision_start|>{tokens}<|vision_end|>"
 
 N1_PROMPT = PromptFormat(
     model="GR00T N1",
     base="HuggingFaceTB/SmolLM2-1.7B-Instruct",
     base_vocabulary=SMOLLM2_VOCABULARY,
-    added=(
-        "<img>",
-        "</img>",
-        IMAGE_TOKEN,
-        "<quad>",
-        "</quad>",
-        "<ref>",
-        "</ref>",
-        "<box>",
-        "</box>",
-        "assistant",
-        "<interval>",
-        "</interval>",
-    ),
+    added=_N1_ADDED,
+    required=(*_BASE_SPECIAL, *_N1_ADDED),
     pad="<|im_end|>",
-    image_end="\n",
-    numbers_one_image=False,
+    image_token=IMAGE_TOKEN,
+    chat=_SYSTEM_TURN + "<|im_start|>user\n{images}{text}<|im_end|>\n" + _ANSWER_START,
+    image=_EAGLE_IMAGE + "\n",
+    only_image="<img>{tokens}</img>\n",
 )
 N1_5_PROMPT = PromptFormat(
     model="GR00T N1.5",
     base="Qwen/Qwen3-1.7B",
     base_vocabulary=QWEN3_VOCABULARY,
-    added=(
-        IMAGE_TOKEN,
-        "<img>",
-        "</img>",
-        "<box>",
-        "</box>",
-        "<quad>",
-        "</quad>",
-        "<ref>",
-        "</ref>",
-        "<interval>",
-        "</interval>",
-    ),
+    added=_EAGLE_ADDED,
+    required=(*_BASE_SPECIAL, *_EAGLE_ADDED),
     pad="<|endoftext|>",
-    image_end="",
-    numbers_one_image=True,
+    image_token=IMAGE_TOKEN,
+    chat=_SYSTEM_TURN + "<|im_start|>user\n{images}{text}<|im_end|>\n" + _ANSWER_START,
+    image=_EAGLE_IMAGE,
+    only_image=_EAGLE_IMAGE,
+)
+N1_6_PROMPT = PromptFormat(
+    model="GR00T N1.6",
+    base="Qwen/Qwen3-1.7B",
+    base_vocabulary=QWEN3_VOCABULARY,
+    added=_EAGLE_ADDED,
+    required=(*_BASE_SPECIAL, *_EAGLE_ADDED[:3]),
+    pad="<|endoftext|>",
+    image_token=IMAGE_TOKEN,
+    chat=_SYSTEM_TURN + "<|im_start|>user\n{text}{images}<|im_end|>\n",
+    image=_EAGLE_IMAGE,
+    only_image=_EAGLE_IMAGE,
+)
+N1_7_PROMPT = PromptFormat(
+    model="GR00T N1.7",
+    base="nvidia/Cosmos-Reason2-2B or Qwen/Qwen3-VL-2B-Instruct",
+    base_vocabulary=QWEN3_VOCABULARY,
+    added=(),
+    required=(*_BASE_SPECIAL, "<|vision_start|>", "<|vision_end|>", QWEN_IMAGE_TOKEN),
+    pad="<|endoftext|>",
+    image_token=QWEN_IMAGE_TOKEN,
+    chat="<|im_start|>user\n{images}{text}<|im_end|>\n",
+    image=_QWEN_IMAGE,
+    only_image=_QWEN_IMAGE,
 )
 
 _COMPACT_VOCABULARY = 724  # before the added tokens; every word of the corpus is then one token
@@ -95,18 +138,18 @@ _COMPACT_CORPUS = (
 )
 
 
-def build_prompt(
-    instruction: str, num_images: int, num_image_tokens: int, prompt_format: PromptFormat = N1_PROMPT
-) -> str:
+def formalize(instruction: str) -> str:
+    """Return the instruction in lower case without punctuation (N1.6, N1.7); underscores and white space stay."""
+    return _PUNCTUATION.sub("", instruction.lower())
+
+
+def build_prompt(instruction: str, tokens_per_image: Sequence[int], prompt_format: PromptFormat = N1_PROMPT) -> str:
     """Return the chat text of one sample; the instruction goes in unchanged."""
-    block = f"<img>{IMAGE_TOKEN * num_image_tokens}</img>{prompt_format.image_end}"
-    is_numbered = num_images > 1 or prompt_format.numbers_one_image
-    images = "".join(f"<image {i + 1}>{block}" for i in range(num_images)) if is_numbered else block * num_images
-    return (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n{images}{instruction}<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    block = prompt_format.image if len(tokens_per_image) > 1 else prompt_format.only_image
+    images = [
+        block.format(i=i, tokens=prompt_format.image_token * count) for i, count in enumerate(tokens_per_image, 1)
+    ]
+    return prompt_format.chat.format(images="".join(images), text=instruction)
 
 
 class PromptTokenizer:
@@ -119,19 +162,20 @@ class PromptTokenizer:
             CheckpointError: a token that prompts need is missing; `source` names the file.
         """
         is_base = tokenizer.get_vocab_size() == prompt_format.base_vocabulary
-        if tokenizer.token_to_id(IMAGE_TOKEN) is None and is_base:
+        if tokenizer.token_to_id(prompt_format.image_token) is None and is_base:
             _add_tokens(tokenizer, prompt_format)
         vocabulary = tokenizer.get_vocab()
-        for token in (*_BASE_SPECIAL, *prompt_format.added):
+        for token in prompt_format.required:
             if token not in vocabulary:
                 raise CheckpointError(
-                    f"{source}: token '{token}' is missing; this is not a tokenizer of {prompt_format.model}"
+                    f"{source}: token '{token}' is missing; this is not a tokenizer of {prompt_format.model}, take "
+                    f"that of {prompt_format.base}"
                 )
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._format = prompt_format
-        self.image_token_id = vocabulary[IMAGE_TOKEN]
+        self.image_token_id = vocabulary[prompt_format.image_token]
         self.pad_id = vocabulary[prompt_format.pad]
         self.vocab_size = len(vocabulary)
 
@@ -151,16 +195,18 @@ class PromptTokenizer:
         except Exception as error:  # the library raises plain Exception
             raise CheckpointError(f"{path}: not a tokenizer.json ({error}); copy it again") from error
 
-    def encode(self, instruction: str, num_images: int, num_image_tokens: int) -> list[int]:
+    def encode(self, instruction: str, tokens_per_image: Sequence[int]) -> list[int]:
         """Return the ids of one sample's prompt.
 
         Raises:
             ObservationError: the instruction itself contains the image token.
         """
-        prompt = build_prompt(instruction, num_images, num_image_tokens, self._format)
+        prompt = build_prompt(instruction, tokens_per_image, self._format)
         ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
-        if ids.count(self.image_token_id) != num_images * num_image_tokens:
-            raise ObservationError(f"instruction {instruction!r}: contains '{IMAGE_TOKEN}', which stands for an image")
+        if ids.count(self.image_token_id) != sum(tokens_per_image):
+            raise ObservationError(
+                f"instruction {instruction!r}: contains '{self._format.image_token}', which stands for an image"
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
