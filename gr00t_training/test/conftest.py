@@ -1,5 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+import os
+
 from gr00t_training.testing import data_dir, fixtures_dir
 
 __all__ = ["data_dir", "fixtures_dir"]
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a missing file is then an error at once, with or without a network
