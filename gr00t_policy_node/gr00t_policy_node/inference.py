@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gr00t_training.errors import ObservationError
+from gr00t_training.errors import Gr00tError, ObservationError
 from gr00t_training.types import ActionChunk, Observation
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class InferenceLoop:
     def _query(self, observation: Observation, started_s: float) -> None:
         try:
             chunk = self._policy.infer(observation)
-        except ObservationError as error:
+        except Gr00tError as error:  # an input that is not usable, a server that does not answer
             self._on_refusal(str(error))
         except Exception as error:  # a fault of the model must end in a hold with its reason, not in a silent thread
             logger.exception("policy query failed")

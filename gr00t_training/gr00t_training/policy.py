@@ -11,13 +11,18 @@ import numpy as np
 import torch
 
 from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model
-from gr00t_training.embodiment import Embodiment, Rotation, VectorKey
+from gr00t_training.embodiment import Embodiment, Interpolation, Rotation, VectorKey
+from gr00t_training.engine import Engine, Request
 from gr00t_training.errors import ConfigError
-from gr00t_training.model.gr00t import Gr00tModel
-from gr00t_training.rotations import identity
-from gr00t_training.types import ActionChunk, Observation
+from gr00t_training.model.config import N1_MODEL_TYPE
+from gr00t_training.model.gr00t import Gr00tModel, to_device
+from gr00t_training.model.inference import InferenceModel
+from gr00t_training.model.sampler import Inpainting
+from gr00t_training.rotations import identity, identity_pose
+from gr00t_training.transforms.text import pad_left
+from gr00t_training.types import ActionChunk, Continuation, Observation
 
-DEFAULT_DENOISING_STEPS = 4  # of the release's scripts; its published file says 16
+N1_DENOISING_STEPS = 4  # of the release's scripts; its published file says 16
 
 
 class Policy:
@@ -30,26 +35,29 @@ class Policy:
         *,
         denoising_steps: int | None = None,
         seed: int | None = None,
+        uses_graphs: bool | None = None,
     ) -> None:
         """Join a checkpoint and its weights.
 
         Args:
             checkpoint: embodiment, statistics and configuration.
-            model: weights, on the device that is to compute; put into evaluation mode.
-            denoising_steps: of the sampler; None: 4.
+            model: weights, on the device that is to compute; taken over, and not to be trained any more.
+            denoising_steps: of the sampler; None: those of the release.
             seed: of the noise; None: drawn anew by every policy.
+            uses_graphs: whether the model runs as a captured CUDA graph; None: on a GPU.
 
         Raises:
             ConfigError: fewer than one denoising step, or the parts do not fit each other.
             CheckpointError: see `Checkpoint.pipeline`.
         """
-        self.denoising_steps = DEFAULT_DENOISING_STEPS if denoising_steps is None else denoising_steps
+        self.denoising_steps = _released_steps(checkpoint) if denoising_steps is None else denoising_steps
         if self.denoising_steps < 1:
             raise ConfigError(f"denoising_steps is {denoising_steps}, expected at least 1")
         self.checkpoint = checkpoint
-        self.model = model.eval()
         self.pipeline = checkpoint.pipeline()
-        self._device = next(model.parameters()).device
+        self._model = model
+        inference = InferenceModel(model, checkpoint.projector, self.denoising_steps)
+        self._engine = Engine(inference, self.pipeline.inputs.images, uses_graphs=uses_graphs)
         # noise is drawn on the CPU, so that a seed means the same on every device
         self._noise = torch.Generator()
         self._seed = self._noise.seed() if seed is None else seed
@@ -59,26 +67,32 @@ class Policy:
     def from_checkpoint(
         cls,
         path: str | Path,
+        embodiment: Embodiment | str | None = None,
         *,
-        embodiment: Embodiment | None = None,
         device: str = "auto",
         denoising_steps: int | None = None,
         seed: int | None = None,
         dtype: torch.dtype | None = None,
         attention: str = "sdpa",
         tokenizer: str | Path | None = None,
+        data_config: str | None = None,
+        fps: int | None = None,
+        uses_graphs: bool | None = None,
     ) -> Policy:
         """Load a checkpoint.
 
         Args:
-            path: folder of the checkpoint.
-            embodiment: the robot at hand; held against the stored one. Needed for published folders.
+            path: folder of the checkpoint, or its name on the hub.
+            embodiment: the robot at hand, held against the stored one; or an embodiment tag of the checkpoint.
             device: "cpu", "cuda", "cuda:1", or "auto": a GPU if there is one.
             denoising_steps: see `__init__`.
             seed: see `__init__`.
             dtype: of model and computation; None: bfloat16 on a GPU, float32 on the CPU.
             attention: kernel: sdpa, eager or flash.
             tokenizer: tokenizer.json or its folder, used when the checkpoint has none.
+            data_config: published choice of keys and scaling, with an embodiment tag of N1 or N1.5 that has several.
+            fps: tick rate [Hz], with an embodiment tag of N1.6 or N1.7, whose files do not tell it.
+            uses_graphs: see `__init__`.
 
         Raises:
             CheckpointError: the folder is incomplete, damaged or of another embodiment.
@@ -87,9 +101,11 @@ class Policy:
         place = choose_device(device)
         if dtype is None:
             dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        checkpoint = load_checkpoint(path, embodiment=embodiment, tokenizer=tokenizer)
+        checkpoint = load_checkpoint(
+            path, embodiment=embodiment, tokenizer=tokenizer, data_config=data_config, fps=fps
+        )
         model = load_model(checkpoint, device=place, dtype=dtype, attention=attention)
-        return cls(checkpoint, model, denoising_steps=denoising_steps, seed=seed)
+        return cls(checkpoint, model, denoising_steps=denoising_steps, seed=seed, uses_graphs=uses_graphs)
 
     @property
     def embodiment(self) -> Embodiment:
@@ -100,45 +116,133 @@ class Policy:
         """Start the noise from its seed again, so that an episode can be repeated exactly."""
         self._noise.manual_seed(self._seed)
 
-    def warm_up(self) -> None:
-        """Run one inference on a made-up observation, so that the first real one is not slow; noise is not used up."""
+    def warm_up(self, instruction: str = "") -> None:
+        """Run one inference on a made-up observation, so that the first real one is not slow; noise is not used up.
+
+        Args:
+            instruction: that the policy will be given; a prompt of another length is prepared anew when it comes.
+        """
         state = self._noise.get_state()
-        self.infer(_resting_observation(self.embodiment))
+        self.infer(_resting_observation(self.embodiment, instruction))
         self._noise.set_state(state)
 
-    def infer(self, observation: Observation) -> ActionChunk:
+    def infer(self, observation: Observation, continuation: Continuation | None = None) -> ActionChunk:
         """Answer one observation.
+
+        Args:
+            observation: what the robot sees, feels and is told.
+            continuation: the chunk that it carries out now, for the answer to agree with.
 
         Raises:
             ObservationError: an input is missing, malformed or not finite; names key, found and expected.
         """
-        return self.infer_batch([observation])[0]
+        return self.infer_batch([observation], [continuation])[0]
 
-    def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        continuations: Sequence[Continuation | None] | None = None,
+        *,
+        noise: np.ndarray | None = None,
+    ) -> list[ActionChunk]:
         """Answer several observations at once.
 
-        Observations with instructions of different length influence each other a little: the action head attends to
-        the padding of shorter prompts, in the released model too.
+        With N1, N1.5 and N1.7, observations with instructions of different length influence each other: the model
+        attends to the padding of shorter prompts, in the release too.
+
+        Args:
+            observations: with cameras of equal sizes.
+            continuations: one per observation; all with the same number of steps, or all None.
+            noise: `(B, H, A)` start of the sampler, to compare with other implementations; None: drawn.
 
         Raises:
             ObservationError: as `infer`.
+            ValueError: continuations differ in their steps, or noise has another shape.
         """
-        batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in observations])
-        self.model.check_batch(batch)
-        head = self.checkpoint.config.action_head
-        noise = torch.randn(
-            (len(observations), head.action_horizon, head.action_dim), generator=self._noise, dtype=torch.float32
-        )
-        actions = self.model.sample_actions(
-            {key: value.to(self._device) for key, value in batch.items()},
-            noise.to(self._device),
-            self.denoising_steps,
-        ).cpu()
+        horizon, channels = self.checkpoint.config.action_head.action_horizon, self.pipeline.inputs.action_dim
+        shape = (len(observations), horizon, channels)
+        if noise is None:
+            start = torch.randn(shape, generator=self._noise, dtype=torch.float32)
+        elif noise.shape == shape:
+            start = torch.from_numpy(noise.astype(np.float32))
+        else:
+            raise ValueError(f"noise: shape {noise.shape}, expected {shape}")
+        inpainting = self._inpainting(observations, continuations)
+        if inpainting is not None and inpainting.guidance is not None:
+            actions = self._infer_guided(observations, start, inpainting)
+        else:
+            actions = torch.from_numpy(self._engine.run(self._request(observations, start, inpainting)))
         step_ns = self.embodiment.step_ns
         return [
-            ActionChunk(self.pipeline.decode(action), observation.stamp_ns, step_ns)
+            ActionChunk(self.pipeline.decode(action, observation), observation.stamp_ns, step_ns)
             for action, observation in zip(actions, observations, strict=True)
         ]
+
+    def _request(
+        self, observations: Sequence[Observation], noise: torch.Tensor, inpainting: Inpainting | None
+    ) -> Request:
+        images, rows = [], []
+        for observation in observations:
+            own = self.pipeline.images(observation)
+            tokens = tuple(self.pipeline.inputs.images.num_tokens(*image.shape[:2]) for image in own)
+            rows.append(self.pipeline.prompt(observation.instruction, tokens))
+            images += own
+        input_ids, attention_mask = pad_left(rows, self.pipeline.tokenizer.pad_id)
+        start, strength = noise, torch.ones(noise.shape[1])
+        if inpainting is not None:
+            start = torch.cat([inpainting.actions, noise[:, inpainting.overlap :]], 1)
+            strength = inpainting.strength(noise.shape[1])[:, 0]
+        state = torch.stack([self.pipeline.vectors(observation)[0] for observation in observations])
+        return Request(images, input_ids, attention_mask, state.numpy(), start.numpy(), strength.numpy())
+
+    def _infer_guided(
+        self, observations: Sequence[Observation], noise: torch.Tensor, inpainting: Inpainting
+    ) -> torch.Tensor:
+        """Sample with the layers that autograd can follow."""
+        batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in observations])
+        device = next(self._model.parameters()).device
+        return self._model.sample_actions(
+            to_device(batch, device), noise.to(device), self.denoising_steps, inpainting=inpainting
+        ).cpu()
+
+    def _inpainting(
+        self, observations: Sequence[Observation], continuations: Sequence[Continuation | None] | None
+    ) -> Inpainting | None:
+        given = [continuation for continuation in continuations or () if continuation is not None]
+        if not given:
+            return None
+        if len(given) != len(observations):
+            raise ValueError(f"{len(given)} continuations for {len(observations)} observations, expected one for each")
+        parts = [self._left_over(*pair) for pair in zip(observations, given, strict=True)]
+        options = {(len(part), c.frozen_steps, c.ramp_rate, c.guidance) for part, c in zip(parts, given, strict=True)}
+        if len(options) > 1:
+            raise ValueError(f"continuations of one batch differ in steps or options: {sorted(map(str, options))}")
+        overlap, frozen_steps, ramp_rate, guidance = next(iter(options))
+        if overlap == 0:  # nothing is left to agree with
+            return None
+        return Inpainting(torch.stack(parts), min(frozen_steps, overlap), ramp_rate, guidance)
+
+    def _left_over(self, observation: Observation, continuation: Continuation) -> torch.Tensor:
+        """Return the rows `(O, action_dim)` of the earlier chunk from the observation on, as the model sees them.
+
+        Relative actions are counted from the new observation's state.
+        """
+        chunk, horizon = continuation.chunk, self.embodiment.action_horizon
+        first = (observation.stamp_ns - chunk.start_ns) / chunk.step_ns
+        wanted = horizon if continuation.overlap_steps is None else min(continuation.overlap_steps, horizon)
+        rows = first + np.arange(wanted)
+        rows = rows[rows <= chunk.horizon - 1]
+        actions = {key: self._rows_at(key, chunk.actions[key], rows) for key in self.embodiment.action_keys}
+        return self.pipeline.encode_actions(actions, observation)
+
+    def _rows_at(self, key: str, actions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return actions `(H, D)` at fractional rows, between two rows where the key allows that."""
+        if self.embodiment.action[key].interpolation is not Interpolation.LINEAR:
+            return actions[np.clip(np.round(rows).astype(int), 0, len(actions) - 1)]
+        low = np.clip(np.floor(rows).astype(int), 0, len(actions) - 1)
+        high = np.minimum(low + 1, len(actions) - 1)
+        share = np.clip(rows - low, 0, 1)[:, None]
+        return actions[low] * (1 - share) + actions[high] * share
 
 
 def choose_device(name: str) -> torch.device:
@@ -159,15 +263,29 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _resting_observation(embodiment: Embodiment) -> Observation:
-    def rest(key: VectorKey) -> np.ndarray:
+def _released_steps(checkpoint: Checkpoint) -> int:
+    config = checkpoint.config
+    return N1_DENOISING_STEPS if config.model_type == N1_MODEL_TYPE else config.action_head.num_steps
+
+
+_ANY_SIZE = (256, 256)  # height and width [px] where the embodiment takes any
+
+
+def _resting_observation(embodiment: Embodiment, instruction: str) -> Observation:
+    # a state key that poses are counted from is a pose, whether the embodiment says so of the state or not
+    poses = {key.relative_to: key.pose for key in embodiment.action.values() if key.relative_to and key.pose}
+
+    def rest(name: str, key: VectorKey) -> np.ndarray:
+        pose = key.pose or poses.get(name)
+        if pose:
+            return identity_pose(pose)
         return np.zeros(key.dim) if key.rotation is None else identity(Rotation(key.rotation))
 
-    return Observation(
-        images={
-            key: np.zeros((1, embodiment.video[key].height, embodiment.video[key].width, 3), np.uint8)
-            for key in embodiment.video_keys
-        },
-        state={key: rest(embodiment.state[key])[None] for key in embodiment.state_keys},
-        instruction="",
-    )
+    images, state = {}, {}
+    for key in embodiment.video_keys:
+        video = embodiment.video[key]
+        height, width = _ANY_SIZE if video.is_any_size else (video.height, video.width)
+        images[key] = np.zeros((len(embodiment.video_history), height, width, 3), np.uint8)
+    for key in embodiment.state_keys:
+        state[key] = np.tile(rest(key, embodiment.state[key]), (len(embodiment.state_history), 1))
+    return Observation(images, state, instruction)

@@ -29,7 +29,7 @@ from gr00t_training.checkpoint import Checkpoint, save_checkpoint
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.errors import CheckpointError, ConfigError, Gr00tError
 from gr00t_training.loader import StepDataset, check_match, make_loader
-from gr00t_training.model.gr00t import Gr00tModel
+from gr00t_training.model.gr00t import Gr00tModel, to_device
 from gr00t_training.policy import choose_device
 from gr00t_training.settings import setting
 
@@ -46,6 +46,8 @@ _FIXED_SETTINGS = (
     "tune_visual",
     "tune_projector",
     "tune_diffusion_model",
+    "tune_vlln",
+    "tune_top_llm_layers",
 )
 
 
@@ -72,6 +74,8 @@ class TrainerSettings:
     tune_visual: bool = setting(True, "Train the vision tower and its connector.")
     tune_projector: bool = setting(True, "Train the embodiment's encoders and decoder.")
     tune_diffusion_model: bool = setting(True, "Train the diffusion transformer.")
+    tune_vlln: bool = setting(True, "Train norm and self attention of the backbone's features (N1.5 to N1.7).")
+    tune_top_llm_layers: int = setting(0, "Train so many of the last language layers in any case.", ge=0)
 
 
 class Trainer:
@@ -111,6 +115,8 @@ class Trainer:
             tune_visual=settings.tune_visual,
             tune_projector=settings.tune_projector,
             tune_diffusion_model=settings.tune_diffusion_model,
+            tune_vlln=settings.tune_vlln,
+            tune_top_llm_layers=settings.tune_top_llm_layers,
         )
         self.optimizer = make_optimizer(self.model, settings)
         torch.manual_seed(settings.seed)
@@ -174,7 +180,7 @@ class Trainer:
             num_workers=self.settings.num_workers,
         )
         for batch in loader:
-            yield {key: value.to(self.device) for key, value in batch.items()}
+            yield to_device(batch, self.device)
 
     def _update(self, batch: dict[str, Tensor]) -> tuple[float, float]:
         """Make one optimizer step; return loss and gradient norm before clipping."""

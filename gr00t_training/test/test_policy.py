@@ -78,8 +78,8 @@ def test_a_chunk_is_in_robot_units(policy: Policy, model: Gr00tModel):
     batch = policy.pipeline.collate([policy.pipeline.encode(make_observation())])
     noise = torch.randn((1, 16, 32), generator=torch.Generator().manual_seed(7))
     normalised = model.sample_actions(batch, noise, 4)[0].double().numpy()  # by hand: y -> (y + 1) / 2 * range + min
-    np.testing.assert_allclose(chunk.actions["arm"], (normalised[:, :3] + 1) / 2 * 4 + 10, atol=1e-12)
-    np.testing.assert_allclose(chunk.actions["gripper"], (normalised[:, 3:4] + 1) / 2, atol=1e-12)
+    np.testing.assert_allclose(chunk.actions["arm"], (normalised[:, :3] + 1) / 2 * 4 + 10, atol=1e-5)
+    np.testing.assert_allclose(chunk.actions["gripper"], (normalised[:, 3:4] + 1) / 2, atol=1e-5)
 
 
 def test_a_seed_makes_an_episode_repeatable(policy: Policy, checkpoint: Checkpoint, model: Gr00tModel):

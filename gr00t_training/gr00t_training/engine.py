@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""From raw images and state in host memory to actions in host memory, on a CUDA device as one captured graph.
+
+A program is made per shape: sizes of the images, number of samples, length and layout of the prompt. Its inputs lie in
+buffers of its own; what a graph does not read from them is fixed by the program's key, so that no answer can come from
+a graph of another prompt, camera or batch. On the CPU the same operations run one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gr00t_training.model.inference import InferenceModel, Prepared
+from gr00t_training.transforms.images import ImageProcessor
+
+logger = logging.getLogger(__name__)
+
+Sizes = tuple[tuple[int, int], ...]  # height and width of every image [px]
+
+MAX_PROGRAMS = 8  # captured graphs kept; each holds some tens of megabytes
+MAX_PROMPTS = 64  # prepared prompts kept
+WARM_UP_RUNS = 3  # before a capture: libraries choose and load their kernels then
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the model is asked: `B` samples of one embodiment with the same cameras."""
+
+    images: Sequence[np.ndarray]  # (H, W, 3) uint8 RGB, sample by sample, in the model's order
+    input_ids: Tensor  # (B, T) prompt tokens on the CPU, padded on the left
+    attention_mask: Tensor  # (B, T), 0 at padding
+    state: np.ndarray  # (B, rows, state_dim) float32, normalised
+    start: np.ndarray  # (B, H, A) float32 noise, or rows of an earlier chunk where it is continued
+    strength: np.ndarray  # (H,) float32 share of the velocity that each row follows
+
+
+class Engine:
+    """Answers requests with one model. Not thread safe."""
+
+    def __init__(self, model: InferenceModel, images: ImageProcessor, *, uses_graphs: bool | None = None) -> None:
+        """Join a model and its image transforms.
+
+        Args:
+            model: on the device that is to compute.
+            images: evaluation transforms of the images.
+            uses_graphs: whether to capture CUDA graphs; None: on a CUDA device.
+        """
+        self.model = model
+        self._images = images
+        self._uses_graphs = model.device.type == "cuda" if uses_graphs is None else uses_graphs
+        self._pool = torch.cuda.graph_pool_handle() if self._uses_graphs else None
+        self._programs: OrderedDict[tuple, _Program] = OrderedDict()
+        self._prompts: OrderedDict[tuple, Prepared] = OrderedDict()
+
+    @torch.inference_mode()
+    def run(self, request: Request) -> np.ndarray:
+        """Return normalised actions `(B, H, A)` float32.
+
+        The first request of a shape is slower: its program is made then.
+
+        Raises:
+            ValueError: the request does not fit the model; names the input, found and expected.
+        """
+        prompt = self.prepare(request)
+        return self._program(request, prompt).run(request, prompt)
+
+    @torch.inference_mode()
+    def gpu_ms(self, request: Request, repeat: int) -> float:
+        """Return the median time [ms] of the captured graph alone that answers `request`; needs graphs."""
+        return self._program(request, self.prepare(request)).gpu_ms(repeat)
+
+    def prepare(self, request: Request) -> Prepared:
+        """Return what the prompts and image sizes of a request fix, made anew only for prompts not seen lately."""
+        sizes, ids, mask = _sizes(request), request.input_ids, request.attention_mask
+        key = (sizes, tuple(ids.shape), ids.numpy().tobytes(), mask.numpy().tobytes())
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            batch = {"input_ids": ids, "attention_mask": mask}
+            grid = self._images.grids(sizes)
+            if grid is not None:
+                batch["image_grid"] = grid
+            prompt = self.model.prepare(batch)
+            self._prompts[key] = prompt
+            if len(self._prompts) > MAX_PROMPTS:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(key)
+        return prompt
+
+    def _program(self, request: Request, prompt: Prepared) -> _Program:
+        sizes = _sizes(request)
+        key = (sizes, prompt.key, request.state.shape, request.start.shape)
+        program = self._programs.get(key)
+        if program is None:
+            logger.info("preparing %s", _describe(request, sizes))
+            program = _Program(self.model, self._images, sizes, prompt, request)
+            if self._uses_graphs:
+                program.capture(self._pool)
+            self._programs[key] = program
+            if len(self._programs) > MAX_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return program
+
+
+class _Program:
+    """Buffers and operations of one shape."""
+
+    def __init__(
+        self,
+        model: InferenceModel,
+        images: ImageProcessor,
+        sizes: Sizes,
+        prompt: Prepared,
+        request: Request,
+    ) -> None:
+        device = model.device
+        pins = device.type == "cuda"
+        self._model = model
+        self._source = prompt
+        self._prompt = prompt.copy()
+        counts = [height * width * 3 for height, width in sizes]
+        self._host_pixels = torch.empty(sum(counts), dtype=torch.uint8, pin_memory=pins)
+        self._pixels = torch.empty(sum(counts), dtype=torch.uint8, device=device)
+        parts = self._pixels.split(counts)
+        self._images = [part.view(*size, 3) for part, size in zip(parts, sizes, strict=True)]
+        # written through numpy: an assignment to a tensor costs several microseconds
+        ends = np.cumsum([0, *counts])
+        flat = self._host_pixels.numpy()
+        self._image_slots = [
+            flat[start:stop].reshape(*size, 3) for start, stop, size in zip(ends, ends[1:], sizes, strict=False)
+        ]
+        shapes = (request.state.shape, request.start.shape, request.strength.shape)
+        numbers = [int(np.prod(shape)) for shape in shapes]
+        self._host_floats = torch.empty(sum(numbers), dtype=torch.float32, pin_memory=pins)
+        self._floats = torch.empty(sum(numbers), dtype=torch.float32, device=device)
+        ends = np.cumsum([0, *numbers])
+        flat = self._host_floats.numpy()
+        self._float_slots = [
+            flat[start:stop].reshape(shape) for start, stop, shape in zip(ends, ends[1:], shapes, strict=False)
+        ]
+        self._inputs = [part.view(shape) for part, shape in zip(self._floats.split(numbers), shapes, strict=True)]
+        self._host_actions = torch.empty(request.start.shape, dtype=torch.float32, pin_memory=pins)
+        self._to_pixels = images.on_device(sizes, device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._device = device
+        self._write(request)
+
+    def capture(self, pool: object) -> None:
+        """Record the operations; afterwards they are replayed."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                self._compute()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads of a robot's process may use CUDA meanwhile
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+            self._compute()
+        self._graph = graph
+
+    def run(self, request: Request, prompt: Prepared) -> np.ndarray:
+        """Answer a request of this program's shape."""
+        if prompt is not self._source:  # another prompt of the same shape
+            self._prompt.assign(prompt)
+            self._source = prompt
+        self._write(request)
+        if self._graph is None:
+            self._compute()
+        else:
+            self._graph.replay()
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return self._host_actions.numpy().copy()
+
+    def gpu_ms(self, repeat: int) -> float:
+        """Return the median time [ms] of the captured graph."""
+        if self._graph is None:
+            raise ValueError("only a captured graph has a time of its own; use a CUDA device")
+        times = []
+        for _ in range(repeat):
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            self._graph.replay()
+            after.record()
+            torch.cuda.synchronize(self._device)
+            times.append(before.elapsed_time(after))
+        return statistics.median(times)
+
+    def _write(self, request: Request) -> None:
+        for slot, image in zip(self._image_slots, request.images, strict=True):
+            np.copyto(slot, image)
+        for slot, values in zip(self._float_slots, (request.state, request.start, request.strength), strict=True):
+            np.copyto(slot, values)
+
+    def _compute(self) -> None:
+        self._pixels.copy_(self._host_pixels, non_blocking=True)
+        self._floats.copy_(self._host_floats, non_blocking=True)
+        state, start, strength = self._inputs
+        actions = self._model(self._to_pixels(self._images), self._prompt, state, start, strength[:, None])
+        self._host_actions.copy_(actions, non_blocking=True)
+
+
+def _sizes(request: Request) -> Sizes:
+    return tuple((image.shape[0], image.shape[1]) for image in request.images)
+
+
+def _describe(request: Request, sizes: Sizes) -> str:
+    cameras = ", ".join(f"{height}x{width}" for height, width in sizes)
+    samples, length = request.input_ids.shape
+    return f"{samples} sample(s), images {cameras}, prompt of {length} tokens"
