@@ -6,7 +6,8 @@
     ├── ConfigError        a YAML file, parameter or option is wrong
     ├── DatasetError       a dataset or bag on disk is wrong, damaged or cannot be written
     ├── CheckpointError    a checkpoint is incomplete, damaged or of another embodiment
-    └── ObservationError   an input of the policy is missing, stale or of the wrong form
+    ├── ObservationError   an input of the policy is missing, stale or of the wrong form
+    └── ServerError        a policy server cannot be reached, refuses, or exchanges malformed messages
 
 Every message names the subject, what was found, what was expected and the remedy.
 """
@@ -30,3 +31,7 @@ class CheckpointError(Gr00tError):
 
 class ObservationError(Gr00tError):
     """An observation is missing an input, or an input is stale or malformed."""
+
+
+class ServerError(Gr00tError):
+    """A policy server cannot be reached, refused a request, or a message from or to one is malformed."""
