@@ -17,6 +17,7 @@ setup(
     package_data={
         "gr00t_training": [
             "py.typed",
+            "data_configs/*.yaml",
             "embodiments/*.yaml",
             "tokenizers/*/*.json",
         ],
@@ -34,15 +35,24 @@ setup(
     ],
     extras_require={
         "test": ["pytest"],
+        "hub": ["huggingface_hub>=0.24"],
+        "serve": [
+            "pyzmq>=22",
+            "msgpack>=1.0",
+        ],
         "model": [
             "torch>=2.4",
             "safetensors>=0.4",
             "tokenizers>=0.20",
+            "opencv-python-headless>=4.8",
+            "Pillow>=9.1",
         ],
         "train": [
             "torch>=2.4",
             "safetensors>=0.4",
             "tokenizers>=0.20",
+            "opencv-python-headless>=4.8",
+            "Pillow>=9.1",
             "tensorboard>=2.14",
             "tqdm>=4.60",
             "matplotlib>=3.7",
@@ -50,8 +60,10 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "gr00t_checkpoint = gr00t_training.cli.checkpoint:main",
             "gr00t_finetune = gr00t_training.cli.finetune:main",
             "gr00t_evaluate = gr00t_training.cli.evaluate:main",
+            "gr00t_serve = gr00t_training.cli.serve:main",
             "gr00t_validate_dataset = gr00t_training.cli.validate_dataset:main",
         ],
     },

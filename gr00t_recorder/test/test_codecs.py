@@ -200,6 +200,16 @@ def test_wrong_size_is_refused_naming_both_unless_resize_is_asked_for():
     assert codec.decode(message) is decoded
 
 
+def test_so_many_decoded_images_are_kept_as_asked_for():
+    video = VideoKey(height=2, width=2)
+    codec = ImageCodec("video.front", "sensor_msgs/msg/Image", VideoBinding(stream="s", resize=True), video, num_kept=2)
+    messages = [image("rgb8", PICTURE) for _ in range(3)]
+    decoded = [codec.decode(message) for message in messages]
+    assert codec.decode(messages[2]) is decoded[2]
+    assert codec.decode(messages[1]) is decoded[1]
+    assert codec.decode(messages[0]) is not decoded[0]
+
+
 def test_stamp_is_read_from_the_header():
     stamp = SimpleNamespace(sec=3, nanosec=7)
     assert stamp_of(SimpleNamespace(header=SimpleNamespace(stamp=stamp))) == 3_000_000_007

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -348,3 +349,71 @@ def test_wait_for_a_slow_stream_does_not_depend_on_the_camera_clock():
     ticks = EpisodeTicks(assembler, 0)
     assert not list(ticks.ready(1300 * MS + offset))  # actions may still come
     assert not ticks.num_skipped
+
+
+LOOKING_BACK = dataclasses.replace(EMBODIMENT, video_history=(-4, 0))  # 0.4 s
+
+
+def test_observation_is_made_of_its_history():
+    assembler = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
+    fill(assembler)
+    older, newest = assembler.observed_frames(1820 * MS)
+    assert (older.tick_ns, newest.tick_ns) == (1420 * MS, 1820 * MS)
+    assert older.images["front"][0, 0, 0] == 4
+    assert newest.images["front"][0, 0, 0] == 8
+    np.testing.assert_allclose(older.state["arm"], [420, 420, 420])
+
+
+def test_history_that_is_not_there_yet_is_named_with_what_is_missing():
+    assembler = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
+    assert not assembler.history_lack()  # the lack of any sample is told elsewhere
+    fill(assembler, until_ms=300)
+    assert assembler.history_lack() == "history: state.arm lacks 0.10 s of the 0.4 s that the policy looks back"
+    fill(assembler, until_ms=400)
+    assert not assembler.history_lack()
+    # a clock is set back: it begins anew
+    assembler.add("camera", image(100 * MS, 1), 2000 * MS)
+    assembler.add("camera", image(200 * MS, 1), 2100 * MS)
+    for t in (50, 200):
+        assembler.add("joints", joints(t * MS, [0, 0, 0, 0]), (2000 + t) * MS)
+    assert assembler.history_lack() == "history: video.front lacks 0.30 s of the 0.4 s that the policy looks back"
+
+
+def test_history_of_a_joint_begins_with_its_latest_publisher():
+    assembler = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
+    fill(assembler, until_ms=600)
+    assert not assembler.history_lack()
+    # one publisher more, for a joint that was known before, takes nothing away
+    assembler.add("joints", joints(1610 * MS, [5], ("j1",)), 1610 * MS)
+    assert not assembler.history_lack()
+    split = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
+    for t in range(0, 601, 100):
+        split.add("camera", image((1000 + t) * MS, 1), (1000 + t) * MS)
+        split.add("joints", joints((1000 + t) * MS, [0, 0, 0], ("j0", "j1", "grip")), (1000 + t) * MS)
+        if t >= 300:
+            split.add("joints", joints((1000 + t) * MS, [0], ("j2",)), (1000 + t) * MS)
+    assert split.history_lack() == "history: state.arm lacks 0.10 s of the 0.4 s that the policy looks back"
+
+
+def test_samples_are_kept_as_long_as_a_history_needs():
+    for with_history, oldest_ms in ((False, 7000), (True, 6600)):
+        assembler = FrameAssembler(topic_map(), LOOKING_BACK, horizon_s=3.0, with_history=with_history)
+        fill(assembler, until_ms=9000)
+        assert assembler.first_image("front", 0) == oldest_ms * MS
+
+
+def test_images_of_a_history_are_decoded_once():
+    cv2 = pytest.importorskip("cv2")
+    streams = {
+        **topic_map().streams, "camera": StreamConfig(topic="image", type="sensor_msgs/msg/CompressedImage")
+    }  # fmt: skip
+    assembler = FrameAssembler(topic_map(streams=streams), LOOKING_BACK, with_history=True)
+    png = cv2.imencode(".png", np.full((4, 6, 3), 40, np.uint8))[1].tobytes()
+    for t in range(0, 1001, 100):
+        stamp = (1000 + t) * MS
+        assembler.add("joints", joints(stamp, [t, t, t, t]), stamp)
+        assembler.add("camera", SimpleNamespace(header=header(stamp), format="png", data=png), stamp)
+    first = assembler.observed_frames(1500 * MS)[1].images["front"]
+    for t in (1600, 1700, 1800):
+        assembler.observed_frames(t * MS)
+    assert assembler.observed_frames(1900 * MS)[0].images["front"] is first

@@ -59,7 +59,7 @@ class PolicyRuntime:
         self._settings = settings
         topic_map, self._embodiment = load_topic_map(settings.topics_file)
         inputs = input_map(topic_map)
-        self._assembler = FrameAssembler(inputs, self._embodiment)
+        self._assembler = FrameAssembler(inputs, self._embodiment, with_history=True)
         limits = load_settings(LimitsFile, settings.limits_file)
         self._controller = Controller(self._embodiment, limits.joints, 1.0 / settings.control_rate_hz)
         policy = load_policy(settings, self._embodiment)
@@ -135,14 +135,14 @@ class PolicyRuntime:
     # In the inference thread.
 
     def _observe(self) -> Observation:
-        lacks = self._assembler.unready(self._now_ns())
-        if lacks:
-            raise ObservationError(lacks[0])
+        lack = self._lack(self._now_ns())
+        if lack:
+            raise ObservationError(lack)
         tick_ns = self._assembler.latest_tick()
         if tick_ns is None:
             raise ObservationError("waiting for the first sample of every camera and state key")
-        frame = self._assembler.frame(tick_ns, with_action=False)
-        return observation_from_frames([frame], self._embodiment, self._controller.report().instruction)
+        frames = self._assembler.observed_frames(tick_ns)
+        return observation_from_frames(frames, self._embodiment, self._controller.report().instruction)
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, latency_s: float) -> None:
         if not self._controller.offer(chunk, observation.instruction):
@@ -170,8 +170,8 @@ class PolicyRuntime:
             self._loop.enable(is_wanted)
             self._was_wanted = is_wanted
         now_ns = self._now_ns()
-        lacks = self._assembler.unready(now_ns) if is_wanted else []
-        command = self._controller.tick(now_ns, lacks[0] if lacks else "", self._measured_pose)
+        lack = self._lack(now_ns) if is_wanted else ""
+        command = self._controller.tick(now_ns, lack, self._measured_pose)
         self._command(command)
         self._tell_change()
 
@@ -229,6 +229,11 @@ class PolicyRuntime:
             *stream_diagnostics(name, self._assembler.reports(self._now_ns())),
         ]
         self._diagnostics_publisher.publish(diagnostic_array(self._node.get_clock().now(), statuses))
+
+    def _lack(self, now_ns: int) -> str:
+        """Return why the inputs cannot be used, empty when they can."""
+        lacks = self._assembler.unready(now_ns)
+        return lacks[0] if lacks else self._assembler.history_lack()
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -9,6 +9,7 @@ that cannot be used raises ObservationError with the reason; a message that is m
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any, NamedTuple
 
 import cv2
@@ -123,8 +124,10 @@ class VectorCodec:
 class ImageCodec:
     """Turns image messages of one camera into `(H, W, 3)` uint8 RGB."""
 
-    def __init__(self, subject: str, message_type: str, binding: VideoBinding, video: VideoKey) -> None:
-        """Choose the decoder; ConfigError for a type that is not an image."""
+    def __init__(
+        self, subject: str, message_type: str, binding: VideoBinding, video: VideoKey, *, num_kept: int = 1
+    ) -> None:
+        """Choose the decoder; the last `num_kept` images are kept. ConfigError for a type that is not an image."""
         if message_type not in (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE):
             raise ConfigError(
                 f"{subject}: type {message_type} is not an image; expected {IMAGE_TYPE} or {COMPRESSED_IMAGE_TYPE}"
@@ -132,7 +135,7 @@ class ImageCodec:
         self._is_compressed = message_type == COMPRESSED_IMAGE_TYPE
         self._resize = binding.resize
         self._video = video
-        self._last: tuple[Any, np.ndarray] | None = None  # a held image is not decoded again
+        self._kept: deque[tuple[Any, np.ndarray]] = deque(maxlen=num_kept)  # held images are not decoded again
 
     def check(self, message: Any) -> None:
         """Refuse what can be seen without decoding; ObservationError gives the reason."""
@@ -148,15 +151,15 @@ class ImageCodec:
         Raises:
             ObservationError: damaged, unsupported encoding, or another size than the embodiment's.
         """
-        last = self._last
-        if last is not None and last[0] is message:
-            return last[1]
+        for held, image in tuple(self._kept):
+            if held is message:
+                return image
         image = decode_compressed(message) if self._is_compressed else decode_raw(message)
         self._check_size(*image.shape[:2])
         if image.shape[:2] != (self._video.height, self._video.width):
             image = cv2.resize(image, (self._video.width, self._video.height), interpolation=cv2.INTER_AREA)
         image = np.ascontiguousarray(image)
-        self._last = (message, image)
+        self._kept.append((message, image))
         return image
 
     def _check_size(self, height: int, width: int) -> None:

@@ -42,8 +42,21 @@ class PickedFrame:
 class FrameAssembler:
     """Buffers of all streams of a topic map. Every method may be called from any thread."""
 
-    def __init__(self, topic_map: TopicMap, embodiment: Embodiment, *, horizon_s: float = DEFAULT_HORIZON_S) -> None:
+    def __init__(
+        self,
+        topic_map: TopicMap,
+        embodiment: Embodiment,
+        *,
+        horizon_s: float = DEFAULT_HORIZON_S,
+        with_history: bool = False,
+    ) -> None:
         """Prepare a buffer and a codec for each key.
+
+        Args:
+            topic_map: where the keys come from.
+            embodiment: the keys.
+            horizon_s: how long samples are kept; what comes later than that is not seen by a frame.
+            with_history: whether samples are kept longer by what an observation of the embodiment reaches back.
 
         Raises:
             ConfigError: a message type cannot give a key, or has no header where its stamp is wanted.
@@ -51,7 +64,9 @@ class FrameAssembler:
         self.embodiment = embodiment
         self.topic_map = topic_map
         tolerance_s = DEFAULT_TOLERANCE_TICKS / embodiment.fps
-        horizon_ns = round(horizon_s * 1e9)
+        ticks = embodiment.observed_ticks if with_history else (0,)
+        self._history_ns = round(-ticks[0] * 1e9 / embodiment.fps)
+        horizon_ns = round(horizon_s * 1e9) + self._history_ns
         self._inputs: dict[str, VectorInput | VideoInput] = {}
         for kind in ("state", "action"):
             for key, binding in getattr(topic_map, kind).items():
@@ -61,7 +76,8 @@ class FrameAssembler:
                 self._inputs[name] = VectorInput(name, binding, config, codec, tolerance_s, horizon_ns)
         for key, binding in topic_map.video.items():
             name, config = f"video.{key}", topic_map.streams[binding.stream]
-            codec = ImageCodec(name, config.type, binding, embodiment.video[key])
+            # a policy asks at most once a tick: an image is still there when it has become history
+            codec = ImageCodec(name, config.type, binding, embodiment.video[key], num_kept=1 - ticks[0] * len(ticks))
             self._inputs[name] = VideoInput(name, binding, config, codec, tolerance_s, horizon_ns)
         self._by_stream = {
             stream: [entry for entry in self._inputs.values() if entry.binding.stream == stream]
@@ -128,6 +144,15 @@ class FrameAssembler:
         """
         return self.decode(self.pick(tick_ns, with_action))
 
+    def observed_frames(self, tick_ns: int) -> list[Frame]:
+        """Return the frames, without actions, that an observation at a tick is made of, oldest first.
+
+        Raises:
+            ObservationError: as `frame`.
+        """
+        ticks = self.embodiment.observed_ticks
+        return [self.frame(tick_ns + round(tick * 1e9 / self.embodiment.fps), with_action=False) for tick in ticks]
+
     def pick(self, tick_ns: int, with_action: bool) -> PickedFrame:
         """Choose the samples of a tick without decoding images; raises as `frame` does."""
         with self._lock:
@@ -180,6 +205,29 @@ class FrameAssembler:
                 return None
             tick_ns = min(sample.stamp_ns for sample in newest if sample is not None)
             return tick_ns if all(entry.sample(tick_ns) is not None for entry in entries) else None
+
+    def history_lack(self) -> str:
+        """Return what is missing of the history before `latest_tick`; empty when nothing is, or there is no tick yet.
+
+        It grows from the first samples on, and anew after a clock was set back.
+        """
+        tick_ns = self.latest_tick() if self._history_ns else None
+        if tick_ns is None:
+            return ""
+        with self._lock:
+            begins = {
+                entry.name: entry.begin_ns() for entry in self._wanted(with_action=False) if entry.binding.required
+            }
+        name, begin_ns = max(
+            ((name, begin_ns) for name, begin_ns in begins.items() if begin_ns is not None), key=lambda item: item[1]
+        )
+        missing_ns = begin_ns - (tick_ns - self._history_ns)
+        if missing_ns <= 0:
+            return ""
+        return (
+            f"history: {name} lacks {missing_ns / 1e9:.2f} s of the {self._history_ns / 1e9:g} s that the policy looks "
+            "back"
+        )
 
     def first_image(self, camera: str, stamp_ns: int) -> int | None:
         """Return the earliest stamp of a camera at or after `stamp_ns`."""
