@@ -9,20 +9,27 @@ GPU and one captured graph from them to the actions. Both start from uint8 image
 with actions in host memory. Medians of repeated runs, in milliseconds:
 
     eager, wall  from images to actions: plain layers, fast path
+    diff, bound  greatest difference of an action: fast path to plain layers, and between two plain runs with different
+                 attention kernels (actions are normalised; random weights give up to about 4)
     gpu          of it, the graph itself
     host         wall - gpu
     preprocess, backbone, context, sampler      parts of the graph, each captured and timed by itself;
                  context: self attention over the features, keys and values; sampler: all denoising steps
     busy         share of the wall time in which a kernel runs on the GPU
+    loaded, peak, device_gib   memory: the weights, the most that tensors took, all that the GPU has given away
     bytes, flop  floors: weights read once per use at the memory's measured rate, products at the chip's measured rate
 
     python3 bench/infer.py --models n1_2b n1_7_3b --cameras 1 2 --batch 1 8 --json infer.json
+
+--peer names a function that is called with the model's name, its configuration, the request and the device, and returns
+a function without arguments that does one inference from the request's images and state to actions in host memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import statistics
 import sys
@@ -62,6 +69,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--no-eager", action="store_true", help="leave the baseline out")
+    parser.add_argument("--peer", help="module:function of another implementation to time in the same run; see below")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -74,18 +82,25 @@ def main() -> None:
         images = image_processor(model.config, released_options(model.config.model_type))
         cases = [(cameras, batch) for batch in arguments.batch for cameras in arguments.cameras]
         eager: dict[tuple[int, int], float] = {}
-        if not arguments.no_eager:
-            for case in cases:
-                eager[case] = _time_eager(
-                    model, images, _request(model, images, *case, height, width), arguments.repeat
-                )
+        answers: dict[tuple[int, int], list[np.ndarray]] = {}
+        for case in [] if arguments.no_eager else cases:
+            request = _request(model, images, *case, height, width)
+            eager[case] = _time_eager(model, images, request, arguments.repeat)
+            answers[case] = [_answer(model, images, request, kernel) for kernel in ("eager", "sdpa")]
         inference = InferenceModel(model, 0, STEPS)
         engine = Engine(inference, images)
         for case in cases:
             request = _request(model, images, *case, height, width)
             row = {"model": name, "cameras": case[0], "batch": case[1], "eager": eager.get(case)}
             row |= _time_fast(engine, images, request, arguments.repeat, rates)
-            row |= {"loaded_gib": loaded_gib, "peak_gib": _memory_gib(device)}
+            if case in answers:
+                other, plain = answers[case]
+                row["diff"], row["bound"] = _distance(engine.run(request), plain), _distance(other, plain)
+            if arguments.peer:
+                module, function = arguments.peer.split(":")
+                make = getattr(importlib.import_module(module), function)
+                row["peer"] = _median_ms(make(name, inference.config, request, device), arguments.repeat, device)
+            row |= {"loaded_gib": loaded_gib, "peak_gib": _memory_gib(device), "device_gib": _device_gib(device)}
             rows.append(row)
             _print_row(row, is_first=len(rows) == 1)
         del model, inference, engine
@@ -102,27 +117,38 @@ def main() -> None:
 def _time_eager(model: Gr00tModel, images: ImageProcessor, request: Request, repeat: int) -> float:
     """Return the median [ms] of the CPU's image transforms and the plain layers."""
     device = next(model.parameters()).device
+    return _median_ms(lambda: _answer(model, images, request), max(repeat // 3, 5), device)
 
-    def run() -> None:
-        pixels, grid = images.pixels(images.frames(request.images))
-        batch = {
-            "pixel_values": pixels,
-            "input_ids": request.input_ids,
-            "attention_mask": request.attention_mask,
-            "state": torch.from_numpy(request.state),
-            "embodiment_id": torch.zeros(len(request.state), dtype=torch.long),
-        }
-        if grid is not None:
-            batch["image_grid"] = grid
-        model.sample_actions(to_device(batch, device), torch.from_numpy(request.start).to(device), STEPS).cpu()
 
-    return _median_ms(run, max(repeat // 3, 5), device)
+def _answer(model: Gr00tModel, images: ImageProcessor, request: Request, kernel: str = "sdpa") -> np.ndarray:
+    """Return the actions of the plain layers with an attention kernel."""
+    device = next(model.parameters()).device
+    for layer in model.modules():
+        if hasattr(layer, "kernel"):
+            layer.kernel = kernel
+    pixels, grid = images.pixels(images.frames(request.images))
+    batch = {
+        "pixel_values": pixels,
+        "input_ids": request.input_ids,
+        "attention_mask": request.attention_mask,
+        "state": torch.from_numpy(request.state),
+        "embodiment_id": torch.zeros(len(request.state), dtype=torch.long),
+    }
+    if grid is not None:
+        batch["image_grid"] = grid
+    noise = torch.from_numpy(request.start).to(device)
+    return model.sample_actions(to_device(batch, device), noise, STEPS).cpu().numpy()
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).max())
 
 
 def _time_fast(
     engine: Engine, images: ImageProcessor, request: Request, repeat: int, rates: dict[str, float]
 ) -> dict[str, Any]:
     model, device = engine.model, engine.model.device
+    is_cuda = device.type == "cuda"
     wall = _median_ms(lambda: engine.run(request), repeat, device)
     row: dict[str, Any] = {"wall": wall}
     with torch.inference_mode():
@@ -135,7 +161,9 @@ def _time_fast(
         features = model.features(pixels, prompt)
         contexts = model.head.context(features, prompt.samples, prompt.places)
         stages: dict[str, Callable[[], object]] = {
-            "preprocess": lambda: to_pixels(raw),
+            "preprocess": (lambda: to_pixels(raw))
+            if is_cuda
+            else (lambda: images.pixels(images.frames(request.images))),
             "backbone": lambda: model.features(pixels, prompt),
             "context": lambda: model.head.context(features, prompt.samples, prompt.places),
             "sampler": lambda: model.head.sample(contexts, state, start, strength),
@@ -144,7 +172,7 @@ def _time_fast(
             row[name] = _graph_ms(stage, repeat, device)
     row["flop"] = _count_flops(model.config, pixels, prompt.grid, request) / rates["flop_per_s"] * 1e3
     row["bytes"] = model.bytes_read() / rates["bytes_per_s"] * 1e3
-    if device.type == "cuda":
+    if is_cuda:
         row["gpu"] = engine.gpu_ms(request, repeat)
         row["host"] = wall - row["gpu"]
         row["busy"] = _kernel_ms(lambda: engine.run(request)) / wall
@@ -261,13 +289,32 @@ def _memory_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
 
 
+def _device_gib(device: torch.device) -> float | None:
+    """Return what is taken of the GPU's memory, by everything: allocator, libraries, graphs."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**30
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-_COLUMNS = ["model", "cameras", "batch", "eager", "wall", "gpu", "host"]
-_COLUMNS += ["preprocess", "backbone", "context", "sampler", "busy", "bytes", "flop", "loaded_gib", "peak_gib"]
+_COLUMNS = ["model", "cameras", "batch", "eager", "peer", "wall", "diff", "bound", "gpu", "host"]
+_COLUMNS += [
+    "preprocess",
+    "backbone",
+    "context",
+    "sampler",
+    "busy",
+    "bytes",
+    "flop",
+    "loaded_gib",
+    "peak_gib",
+    "device_gib",
+]
 
 
 def _print_row(row: dict[str, Any], *, is_first: bool) -> None:
@@ -277,7 +324,8 @@ def _print_row(row: dict[str, Any], *, is_first: bool) -> None:
     for name in _COLUMNS:
         value = row.get(name)
         text = "-" if value is None else f"{value:.0%}" if name == "busy" else value
-        cells.append(f"{text:>10.2f}" if isinstance(text, float) else f"{text:>10}")
+        width = 4 if name in ("diff", "bound") else 2
+        cells.append(f"{text:>10.{width}f}" if isinstance(text, float) else f"{text:>10}")
     print(" ".join(cells), flush=True)
 
 

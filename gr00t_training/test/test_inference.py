@@ -159,6 +159,15 @@ class Averages:
         """Return patches per side, half the side of an image; None for square images."""
         return torch.tensor(sizes) // 2 if self._config.backbone.is_packed else None
 
+    def frames(self, images):
+        """Return the images as they are."""
+        return [torch.from_numpy(image) for image in images]
+
+    def pixels(self, frames):
+        """Return the model's pixels and the grids."""
+        sizes = [tuple(frame.shape[:2]) for frame in frames]
+        return self.on_device(sizes, torch.device("cpu"))(frames), self.grids(sizes)
+
     def on_device(self, sizes, device):
         """Return the transform."""
         shape = (1, 3, self._config.image_size, self._config.image_size)
