@@ -83,7 +83,7 @@ def test_each_denoising_step_equals_the_reference(tiny: Path, expected: dict[str
     for k in range(4):
         bucket = torch.full((len(ids),), 250 * k)
         velocity = head._velocity(
-            actions, state_tokens, head._time_codes(bucket), head.dit.modulations(bucket), keys_values, ids
+            actions, state_tokens, head.time_codes(bucket), head.dit.modulations(bucket), keys_values, ids
         )
         assert relative(velocity, expected[f"{case}.step{k}.velocity"]) < TOLERANCE
         actions = actions + velocity / 4

@@ -104,7 +104,7 @@ def test_each_denoising_step_equals_the_reference(
         with monkeypatch.context() as patch:
             patch.setattr(head.dit.timestep, "forward", lambda _bucket, temb=temb: temb)
             modulations = head.dit.modulations(bucket)
-        velocity = head._velocity(actions, leading, head._time_codes(bucket), modulations, keys_values, ids)
+        velocity = head._velocity(actions, leading, head.time_codes(bucket), modulations, keys_values, ids)
         seen |= {"velocity": velocity, "actions": actions + velocity / 4}
         names = [name for name in seen if f"{case}.step{k}.{name}" in expected]
         assert len(names) == (8 if k == 0 else 4)

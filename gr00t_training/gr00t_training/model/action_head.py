@@ -75,7 +75,7 @@ class ActionHead(nn.Module):
         velocity = self._velocity(
             noisy,
             self._leading_tokens(state_tokens),
-            self._time_codes(bucket),
+            self.time_codes(bucket),
             self.dit.modulations(bucket),
             self._keys_values(features),
             embodiment_id,
@@ -110,10 +110,8 @@ class ActionHead(nn.Module):
         Raises:
             ValueError: the earlier chunk does not fit.
         """
-        # float64 gives the release's integers; 0, 250, 500, 750 for four steps
-        starts = torch.arange(num_steps, dtype=torch.float64, device=noise.device) / num_steps
-        bucket = (starts * self.config.num_time_buckets).long()  # (N,)
-        codes, modulations = self._time_codes(bucket), self.dit.modulations(bucket)
+        bucket = self.buckets(num_steps, noise.device)
+        codes, modulations = self.time_codes(bucket), self.dit.modulations(bucket)
         leading = self._leading_tokens(self._state_tokens(state, embodiment_id))
         keys_values = self._keys_values(features)
 
@@ -124,6 +122,12 @@ class ActionHead(nn.Module):
             )
 
         return integrate(velocity, noise, num_steps, inpainting)
+
+    def buckets(self, num_steps: int, device: torch.device) -> Tensor:
+        """Return the time buckets `(N,)` of the sampler's steps; 0, 250, 500, 750 for four of them."""
+        # float64 gives the release's integers
+        starts = torch.arange(num_steps, dtype=torch.float64, device=device) / num_steps
+        return (starts * self.config.num_time_buckets).long()
 
     def sample_time(self, count: int, device: torch.device) -> Tensor:
         """Draw `count` training times; noise-heavy ones more often (arXiv 2410.24164, appendix B)."""
@@ -177,7 +181,7 @@ class ActionHead(nn.Module):
         x = self.dit(torch.cat([leading, x], 1), keys_values, modulations, masks)  # (B, L + H, output_dim)
         return self.action_decoder(x[:, -horizon:], embodiment_id)
 
-    def _time_codes(self, bucket: Tensor) -> Tensor:
+    def time_codes(self, bucket: Tensor) -> Tensor:
         """Return sinusoids `(N, 1, D)` of integer buckets `(N,)`."""
         half = self.config.dit.width // 2
         steps = torch.arange(half, dtype=torch.float32, device=bucket.device)

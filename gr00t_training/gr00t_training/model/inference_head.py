@@ -190,8 +190,7 @@ class InferenceHead:
         return self._decoder_out(hidden)
 
     def _set_time(self, head: ActionHead) -> None:
-        starts = torch.arange(self.num_steps, dtype=torch.float64, device=head.state_encoder.layer1.W.device)
-        self._buckets = (starts / self.num_steps * self.config.num_time_buckets).long()
+        self._buckets = head.buckets(self.num_steps, head.state_encoder.layer1.W.device)
         with torch.no_grad():
             modulations = head.dit.modulations(self._buckets)  # per block and last, (N, 1, 2 D)
         eps = self.config.dit.norm_eps
@@ -210,7 +209,7 @@ class InferenceHead:
         encoder, horizon = head.action_encoder, self.config.action_horizon
         w1, w2, w3 = (_wide(layer, projector) for layer in (encoder.W1, encoder.W2, encoder.W3))
         dtype, width = encoder.W1.W.dtype, w1[0].shape[1]
-        codes = head._time_codes(self._buckets)[:, 0].double()  # (N, D)
+        codes = head.time_codes(self._buckets)[:, 0].double()  # (N, D)
         upper, lower = w2[0][:width], w2[0][width:]
         self._encoder_in = (w1[0] @ upper).to(dtype)  # (A, D)
         bias = (w1[1] @ upper + codes @ lower + w2[1]).to(dtype)  # (N, D)
