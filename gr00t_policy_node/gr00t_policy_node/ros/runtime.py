@@ -254,7 +254,7 @@ def load_policy(settings: PolicyParameters, embodiment: Embodiment) -> Policy:
         denoising_steps=settings.denoising_steps,
         seed=None if settings.seed < 0 else settings.seed,
     )
-    policy.warm_up()
+    policy.warm_up(settings.instruction)
     return policy
 
 
