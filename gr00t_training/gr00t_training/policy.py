@@ -101,9 +101,7 @@ class Policy:
         place = choose_device(device)
         if dtype is None:
             dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        checkpoint = load_checkpoint(
-            path, embodiment=embodiment, tokenizer=tokenizer, data_config=data_config, fps=fps
-        )
+        checkpoint = load_checkpoint(path, embodiment=embodiment, tokenizer=tokenizer, data_config=data_config, fps=fps)
         model = load_model(checkpoint, device=place, dtype=dtype, attention=attention)
         return cls(checkpoint, model, denoising_steps=denoising_steps, seed=seed, uses_graphs=uses_graphs)
 
