@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gr00t_training.serve.images import ImageForm
+from gr00t_training.serve.wire import Wire
 from gr00t_training.settings import setting
 
 
@@ -13,13 +15,20 @@ from gr00t_training.settings import setting
 class PolicyParameters:
     """What the policy node can be told at start; `instruction` also later."""
 
-    checkpoint_path: str = setting("", "Checkpoint directory; empty is refused at configure.", read_only=True)
+    checkpoint_path: str = setting("", "Checkpoint's folder or name on the hub; not with a server.", read_only=True)
+    server: str = setting("", "Policy server, host:port; empty: the model runs in this process.", read_only=True)
+    server_wire: Wire = setting(Wire.N1_7, "Form of messages: n1.7 or n1.5; gr00t_serve takes both.", read_only=True)
+    server_token_file: str = setting("", "File of its token; empty: GR00T_API_TOKEN or none.", read_only=True)
+    server_timeout_s: float = setting(1.0, "Longest wait for an answer [s].", ge=0.05, le=60.0, read_only=True)
+    server_images: ImageForm = setting(ImageForm.RAW, "raw; jpeg or png with gr00t_serve only.", read_only=True)
     topics_file: str = setting("", "Topic map (YAML); empty is refused at configure.", read_only=True)
     limits_file: str = setting("", "Joint limits (YAML); empty is refused at configure.", read_only=True)
     instruction: str = setting("", "Task to start with at activation; empty: wait for one.")
     device: str = setting("auto", "Where the model runs: auto, cpu, cuda, cuda:1.", read_only=True)
     num_threads: int = setting(0, "Threads of a model on the CPU; 0: PyTorch's choice.", ge=0, le=256, read_only=True)
-    denoising_steps: int = setting(4, "Steps of the flow-matching sampler.", ge=1, le=100, read_only=True)
+    denoising_steps: int = setting(
+        0, "Steps of the flow-matching sampler; 0: the release's.", ge=0, le=100, read_only=True
+    )
     seed: int = setting(-1, "Seed of the sampler's noise; -1: another one every time.", ge=-1, read_only=True)
     inference_period_s: float = setting(0.2, "Shortest time between policy queries [s].", ge=0.0, le=10.0)
     control_rate_hz: float = setting(50.0, "Rate of commands [Hz].", ge=1.0, le=1000.0, read_only=True)

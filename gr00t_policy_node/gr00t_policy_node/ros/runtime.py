@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from gr00t_msgs.msg import ActionChunk as ActionChunkMsg
 from gr00t_msgs.msg import PolicyStatus
@@ -22,8 +20,9 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 
 from gr00t_policy_node.controller import Controller, ControlState
-from gr00t_policy_node.inference import InferenceLoop, LatencyWindow
+from gr00t_policy_node.inference import InferenceLoop, Infers, LatencyWindow
 from gr00t_policy_node.limits import LimitsFile
+from gr00t_policy_node.policies import LocalPolicy, RemotePolicy, connect_remote, load_local
 from gr00t_policy_node.ros.diagnostics import policy_diagnostic, policy_status
 from gr00t_policy_node.ros.messages import ChunkCodec, CommandCodec
 from gr00t_policy_node.ros.parameters import PolicyParameters
@@ -36,7 +35,7 @@ from gr00t_recorder.topics.streams import StreamState
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.observation import observation_from_frames
-from gr00t_training.policy import Policy
+from gr00t_training.serve.client import PolicyClient
 from gr00t_training.settings import load_settings
 from gr00t_training.types import ActionChunk, Observation
 
@@ -52,9 +51,12 @@ class PolicyRuntime:
         Raises:
             Gr00tError: a file is missing or wrong, or checkpoint, topic map and limits do not fit together.
         """
-        for name in ("checkpoint_path", "topics_file", "limits_file"):
+        for name in ("topics_file", "limits_file"):
             if not getattr(settings, name):
                 raise ConfigError(f"parameter '{name}' is empty; set it in the parameters file")
+        if bool(settings.checkpoint_path) == bool(settings.server):
+            found = "both are" if settings.server else "neither is"
+            raise ConfigError(f"parameters 'checkpoint_path' and 'server': {found} set; set one of them")
         self._node = node
         self._settings = settings
         topic_map, self._embodiment = load_topic_map(settings.topics_file)
@@ -68,6 +70,8 @@ class PolicyRuntime:
         self._is_active = self._was_wanted = False
         self._told = ""
         with ExitStack() as opened:  # closes what exists when the rest fails
+            if isinstance(policy, PolicyClient):
+                opened.callback(policy.close)
             self._loop = InferenceLoop(
                 policy,
                 self._observe,
@@ -239,23 +243,34 @@ class PolicyRuntime:
         return self._node.get_clock().now().nanoseconds
 
 
-def load_policy(settings: PolicyParameters, embodiment: Embodiment) -> Policy:
-    """Load the checkpoint, hold it against the robot's embodiment, and run it once.
+def load_policy(settings: PolicyParameters, embodiment: Embodiment) -> Infers:
+    """Return the policy, in this process or behind a server.
 
     Raises:
-        Gr00tError: see `Policy.from_checkpoint`.
+        Gr00tError: see `load_local` and `connect_remote`.
     """
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
-    policy = Policy.from_checkpoint(
-        Path(settings.checkpoint_path),
-        embodiment=embodiment,
-        device=settings.device,
-        denoising_steps=settings.denoising_steps,
-        seed=None if settings.seed < 0 else settings.seed,
+    if not settings.server:
+        return load_local(
+            LocalPolicy(
+                checkpoint=settings.checkpoint_path,
+                device=settings.device,
+                num_threads=settings.num_threads,
+                denoising_steps=settings.denoising_steps,
+                seed=settings.seed,
+                instruction=settings.instruction,
+            ),
+            embodiment,
+        )
+    return connect_remote(
+        RemotePolicy(
+            address=settings.server,
+            wire=settings.server_wire,
+            token_file=settings.server_token_file,
+            timeout_s=settings.server_timeout_s,
+            images=settings.server_images,
+        ),
+        embodiment,
     )
-    policy.warm_up(settings.instruction)
-    return policy
 
 
 def input_map(topic_map: TopicMap) -> TopicMap:
