@@ -18,6 +18,9 @@ setup(
         "gr00t_training": [
             "py.typed",
             "data_configs/*.yaml",
+            "dataset/view/*.css",
+            "dataset/view/*.html",
+            "dataset/view/*.js",
             "embodiments/*.yaml",
             "tokenizers/*/*.json",
         ],
@@ -31,7 +34,7 @@ setup(
         "numpy>=1.26",
         "PyYAML>=6",
         "pyarrow>=14",
-        "av>=12",
+        "av>=14",  # ffmpeg 7.1: videos that a kill leaves readable
     ],
     extras_require={
         "test": ["pytest"],
@@ -61,6 +64,7 @@ setup(
     entry_points={
         "console_scripts": [
             "gr00t_checkpoint = gr00t_training.cli.checkpoint:main",
+            "gr00t_dataset = gr00t_training.cli.dataset:main",
             "gr00t_finetune = gr00t_training.cli.finetune:main",
             "gr00t_evaluate = gr00t_training.cli.evaluate:main",
             "gr00t_serve = gr00t_training.cli.serve:main",

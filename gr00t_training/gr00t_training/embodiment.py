@@ -132,6 +132,15 @@ class VideoKey:
 
 
 @dataclass(frozen=True)
+class DepthKey:
+    """One depth camera as it is stored beside the dataset (`gr00t_training.dataset.depth`)."""
+
+    height: int = setting(description="Stored height [px].", ge=1, le=8192)
+    width: int = setting(description="Stored width [px].", ge=1, le=8192)
+    unit_m: float = setting(0.001, "Length of one stored count [m]; 65535 of them are the farthest.", ge=1e-6, le=1.0)
+
+
+@dataclass(frozen=True)
 class ModelKeys:
     """Which of the recorded keys the model uses, in the order in which it concatenates them."""
 
@@ -160,6 +169,9 @@ class Embodiment:
         (0,), "Ticks of the states that the model sees, oldest first, 0 the newest (N1.6, N1.7)."
     )
     model: ModelKeys = setting(default_factory=ModelKeys, description="Keys the model uses; absent: all.")
+    depth: Mapping[str, DepthKey] = setting(
+        default_factory=dict, description="Depth cameras, kept beside the dataset; no model reads them."
+    )
 
     def __post_init__(self) -> None:
         for kind in ("state", "action", "video"):
@@ -169,7 +181,8 @@ class Embodiment:
             for key in getattr(self.model, kind):
                 if key not in declared:
                     raise ValueError(f"model.{kind}: '{key}' is not declared under {kind} ({', '.join(declared)})")
-            for key in declared:
+        for kind in ("state", "action", "video", "depth"):
+            for key in getattr(self, kind):
                 if not _KEY.fullmatch(key):
                     raise ValueError(
                         f"{kind} key '{key}': use letters, digits and '_', inside also '-' and '.' (no '/')"
@@ -255,6 +268,8 @@ def to_mapping(embodiment: Embodiment) -> dict[str, Any]:
     for history in ("video_history", "state_history"):
         if content[history] == [0]:
             del content[history]
+    if not content["depth"]:
+        del content["depth"]
     for vector in (*content["state"].values(), *content["action"].values()):
         for name in ("relative_to", "pose"):
             if vector[name] is None:

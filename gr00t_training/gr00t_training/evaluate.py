@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError
-from gr00t_training.observation import language_key, observation_from_rows
+from gr00t_training.observation import observation_from_rows
 from gr00t_training.types import ActionChunk, Observation
 
 TRUTH_COLOR, PREDICTED_COLOR, STATE_COLOR = "black", "tab:orange", "tab:blue"
@@ -117,7 +117,7 @@ def evaluate_episode(
             chunks[key].append(chunk.actions[key][:horizon])
     return EpisodeEvaluation(
         episode=episode,
-        task=dataset.task(episode, 0, language_key(dataset, embodiment)),
+        task=dataset.task(episode, 0, embodiment.language),
         fps=embodiment.fps,
         horizon=horizon,
         truth={key: dataset.action(episode, key)[:steps] for key in keys},

@@ -156,7 +156,7 @@ def mismatches(dataset: LeRobotDataset, embodiment: Embodiment) -> list[str]:
             items.append(f"video.{key}: not in the dataset ({', '.join(dataset.modality.video)})")
         elif not embodiment.video[key].is_any_size and dataset.video_size(key) != expected:
             items.append(f"video.{key}: found height and width {dataset.video_size(key)}, expected {expected}")
-    if dataset.modality.annotation and embodiment.language not in dataset.modality.annotation:
+    if not dataset.has_language(embodiment.language):
         items.append(f"language: found {', '.join(dataset.modality.annotation)}, expected {embodiment.language}")
     return items
 

@@ -62,7 +62,7 @@ def observation_from_rows(dataset: LeRobotDataset, episode: int, row: int, embod
     return Observation(
         images={key: dataset.images(episode, key, pictured) for key in embodiment.video_keys},
         state={key: _as_stored(dataset.window("state", episode, key, measured)) for key in embodiment.state_keys},
-        instruction=dataset.task(episode, row, language_key(dataset, embodiment)),
+        instruction=dataset.task(episode, row, embodiment.language),
         stamp_ns=round(row * 1e9 / embodiment.fps),
     )
 
@@ -77,11 +77,6 @@ def action_targets(dataset: LeRobotDataset, episode: int, row: int, embodiment: 
     """
     rows = range(row, row + embodiment.action_horizon)
     return {key: dataset.window("action", episode, key, rows) for key in embodiment.action_keys}
-
-
-def language_key(dataset: LeRobotDataset, embodiment: Embodiment) -> str | None:
-    """Return the annotation that holds the instruction; None for a dataset that has only a task column."""
-    return embodiment.language if dataset.modality.annotation else None
 
 
 def _input(frame: Frame, kind: str, key: str) -> np.ndarray:

@@ -92,6 +92,19 @@ def identity_pose(form: Pose) -> np.ndarray:
     return _join_pose(np.eye(3), np.zeros(3), form)
 
 
+def slerp(first: np.ndarray, second: np.ndarray, fraction: float) -> np.ndarray:
+    """Interpolate two unit quaternions (4,) along the shorter great circle."""
+    cosine = float(np.dot(first, second))
+    if cosine < 0.0:  # q and -q are one rotation
+        second, cosine = -second, -cosine
+    if cosine > 0.9995:  # sin(angle) too small to divide by
+        value = (1.0 - fraction) * first + fraction * second
+    else:
+        angle = np.arccos(min(cosine, 1.0))
+        value = (np.sin((1.0 - fraction) * angle) * first + np.sin(fraction * angle) * second) / np.sin(angle)
+    return value / np.linalg.norm(value)
+
+
 def to_relative(x: np.ndarray, reference: np.ndarray, pose: Pose | None) -> np.ndarray:
     """Return `x` `(..., D)` as seen from `reference` `(D,)` or `(..., D)`, float64.
 

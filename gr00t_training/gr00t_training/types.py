@@ -24,6 +24,7 @@ class Frame:
     task: str = ""
     ages_ns: Mapping[str, int] = field(default_factory=dict)  # "state.arm" -> tick - stamp of the sample used
     filled: frozenset[str] = frozenset()  # bindings whose sample was older than their tolerance
+    depth: Mapping[str, np.ndarray] = field(default_factory=dict)  # key -> (H, W) uint16, counts of the key's unit_m
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.trace import Marks
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import DatasetError
 from gr00t_training.testing import make_embodiment, make_frames
@@ -103,9 +105,90 @@ def test_v21_written_by_lerobot(data_dir):
     assert dataset.statistics("action", "gripper").min.tolist() == lows[7:].tolist()
 
 
-def test_v30_is_refused(data_dir):
-    with pytest.raises(DatasetError, match=r"is LeRobot v3.0.*convert it to v2.1"):
-        LeRobotDataset(data_dir / "lerobot_v30_reference")
+def test_other_versions_are_refused(tmp_path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v1.6"}')
+    with pytest.raises(DatasetError, match=r"version 'v1.6', expected one of v2.0, v2.1, v3.0"):
+        LeRobotDataset(tmp_path)
+
+
+def test_columns_are_keys_where_there_is_no_modality_file(tmp_path, data_dir):
+    """lerobot writes none; GR00T's loaders then refuse the dataset, the tools of this suite do not."""
+    shutil.copytree(data_dir / "lerobot_v21_reference", tmp_path / "set")
+    with_keys = LeRobotDataset(tmp_path / "set")
+    (tmp_path / "set/meta").chmod(0o755)
+    (tmp_path / "set/meta/modality.json").unlink()
+    dataset = LeRobotDataset(tmp_path / "set")
+    assert (with_keys.has_modality, dataset.has_modality) == (True, False)
+    assert (list(dataset.modality.state), list(dataset.modality.action)) == (["state"], ["action"])
+    assert np.array_equal(dataset.action(1, "action")[:, :7], with_keys.action(1, "arm"))
+    assert np.array_equal(dataset.images(1, "wrist", [3]), with_keys.images(1, "wrist", [3]))
+    assert dataset.task(1, 0) == dataset.task(1, 0, "human.task_description") == "press the button"
+
+
+def test_texts_of_episodes_are_instructions_too(tmp_path, data_dir):
+    """N1.6 and N1.7 have embodiments whose instruction is the key "task" or "sub_task", no annotation."""
+    shutil.copytree(data_dir / "lerobot_v21_reference", tmp_path / "set")
+    dataset = LeRobotDataset(tmp_path / "set")
+    assert "task" not in dataset.modality.annotation
+    for key in ("task", "annotation.task", "sub_task"):
+        assert dataset.has_language(key)
+        assert [dataset.task(episode, 7, key) for episode in range(3)] == [
+            "stack the red cube on the blue cube",
+            "press the button",
+            "stack the red cube on the blue cube",
+        ]
+    assert not dataset.has_language("human.other")
+
+    path = tmp_path / "set/meta/episodes.jsonl"
+    path.chmod(0o644)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1]["sub_tasks"] = [
+        {"start": 0, "end": 20, "text": "reach for it"},
+        {"start": 20, "end": 40, "text": "push it down"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    dataset = LeRobotDataset(tmp_path / "set")
+    texts = [dataset.task(1, row, "sub_task") for row in (-3, 0, 19, 20, 39, 40, 99)]
+    assert texts == ["reach for it"] * 3 + ["push it down"] * 2 + ["press the button"] * 2
+    assert dataset.task(1, 20, "task") == "press the button"
+
+
+def test_origin_of_every_row_can_be_read_back(tmp_path):
+    embodiment = make_embodiment()
+    frames = make_frames(embodiment, 4)
+    ages = [
+        {"state.arm": 1, "video.front": -5},
+        {"state.arm": 2},
+        {"state.arm": 90, "video.front": 0},
+        {"state.arm": 3},
+    ]
+    with DatasetWriter(tmp_path, embodiment) as writer:
+        episode = writer.start_episode("lift")
+        for frame, age in zip(frames, ages, strict=True):
+            filled = frozenset({"state.arm"}) if age["state.arm"] > 50 else frozenset()
+            episode.add_frame(replace(frame, ages_ns=age, filled=filled))
+        episode.save({"success": False, "valid": True, "note": "dropped it", "streams": {"front": {"received": 7}}})
+        writer.mark(0, Marks(is_success=True))
+        with pytest.raises(DatasetError, match="no episode 1; it has 1"):
+            writer.mark(1, Marks(is_valid=False))
+    trace = LeRobotDataset(tmp_path).trace(0)
+    assert trace.ages_ns["state.arm"].tolist() == [1, 2, 90, 3]
+    assert trace.ages_ns["video.front"].tolist() == [-5, 0, 0, 0]
+    assert trace.valid["video.front"].tolist() == [True, False, True, False]
+    assert trace.filled["state.arm"].tolist() == [False, False, True, False]
+    assert trace.valid["state.arm"].tolist() == [True, True, False, True]
+    assert trace.marks == Marks(is_success=True, is_valid=True, note="dropped it")
+    assert trace.report["streams"] == {"front": {"received": 7}}
+    assert trace.start_ns == frames[0].tick_ns
+    quality = tmp_path / "meta/quality/episode_000000.json"
+    quality.write_text(quality.read_text().replace("[1, 2, 90, 3]", "[1, 2, 90]"))
+    with pytest.raises(DatasetError, match=r"episode_000000.json: 3 rows of state.arm, the episode has 4"):
+        LeRobotDataset(tmp_path).trace(0)
+
+
+def test_other_peoples_datasets_have_no_trace(data_dir):
+    assert LeRobotDataset(data_dir / "lerobot_v21_reference").trace(0) is None
 
 
 def test_written_dataset_reads_back_equal(tmp_path):

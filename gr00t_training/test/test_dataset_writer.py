@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.files import DatasetFiles, GrowingText
+from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.video import VideoCodec, VideoReader, VideoSettings, VideoWriter, count_frames
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import VideoKey, load_embodiment
-from gr00t_training.errors import DatasetError
+from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.testing import make_embodiment, make_frames
 
 EMBODIMENT = make_embodiment()
@@ -194,11 +198,117 @@ def test_another_embodiment_is_refused_naming_the_items(tmp_path):
 def test_foreign_dataset_is_refused(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/info.json").write_text('{"codebase_version": "v3.0"}')
-    with pytest.raises(DatasetError, match=r"episodes.jsonl is missing"):
-        DatasetWriter(tmp_path, EMBODIMENT)
-    (tmp_path / "meta/episodes.jsonl").write_text("")
     with pytest.raises(DatasetError, match="not written by this suite"):
         DatasetWriter(tmp_path, EMBODIMENT)
+
+
+def test_lost_list_of_episodes_is_named(tmp_path):
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        record(writer, 2)
+    (tmp_path / "meta/episodes.jsonl").unlink()
+    with pytest.raises(DatasetError, match=r"episodes.jsonl is missing"):
+        DatasetWriter(tmp_path, EMBODIMENT)
+
+
+@pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])
+def test_version_is_that_of_the_dataset(tmp_path, version):
+    with DatasetWriter(tmp_path, EMBODIMENT, version=version) as writer:
+        record(writer, 2)
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        assert writer.version == version
+        record(writer, 3)
+    assert json.loads((tmp_path / "meta/info.json").read_text())["codebase_version"] == version
+    other = "v2.1" if version == "v3.0" else "v3.0"
+    with pytest.raises(DatasetError, match=f"is version {version}, asked to append {other}"):
+        DatasetWriter(tmp_path, EMBODIMENT, version=other)
+    with pytest.raises(ConfigError, match=r"version 'v4': expected one of v2.0, v2.1, v3.0"):
+        DatasetWriter(tmp_path, EMBODIMENT, version="v4")
+
+
+def test_v20_has_statistics_of_images_for_the_whole_dataset(tmp_path):
+    for session in range(2):
+        with DatasetWriter(tmp_path, EMBODIMENT, version="v2.0") as writer:
+            record(writer, 3 + session, seed=session)
+    assert not (tmp_path / "meta/episodes_stats.jsonl").exists()
+    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    assert set(stats) == {"observation.state", "action", "timestamp", "observation.images.front"}
+    images = stats["observation.images.front"]
+    assert {"min", "max", "mean", "std", "q01", "q99"} <= set(images)  # N1 computes all anew where one is missing
+    levels = [16 + 7 * i for length in (3, 4) for i in range(length)]
+    np.testing.assert_allclose(np.ravel(images["mean"]), np.mean(levels) / 255, rtol=1e-9)
+    np.testing.assert_allclose(np.ravel(images["std"]), np.std(levels) / 255, rtol=1e-9)
+
+
+def test_last_episode_is_taken_out_and_recorded_again(tmp_path):
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        with pytest.raises(DatasetError, match="there is no finished episode to take out"):
+            writer.discard_last()
+        record(writer, 4)
+        before = {name: (tmp_path / name).read_bytes() for name in visible_files(tmp_path)}
+        record(writer, 3, seed=1, task="other")
+        folder = writer.discard_last()
+        assert {name: (tmp_path / name).read_bytes() for name in visible_files(tmp_path)} == before
+        assert len(list(folder.iterdir())) == 3
+        record(writer, 5, seed=2)
+        episode = writer.start_episode("lift")
+        with pytest.raises(DatasetError, match="episode 2 is open"):
+            writer.discard_last()
+        episode.discard()
+    assert_whole(tmp_path, [4, 5])
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:  # one that did not record it
+        writer.discard_last()
+        record(writer, 6, seed=3)
+        writer.discard_last()
+        writer.discard_last()
+        assert writer.num_episodes == 0
+        record(writer, 2)
+    assert_whole(tmp_path, [2])
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_relative_statistics_are_removed_when_rows_come_or_go(tmp_path, version):
+    path = tmp_path / "meta/relative_stats.json"
+    with DatasetWriter(tmp_path, EMBODIMENT, version=version) as writer:
+        record(writer, 2)
+        path.write_text("{}")
+        record(writer, 3)
+        assert not path.exists()
+        path.write_text("{}")
+        writer.discard_last()
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("mark", [{"success": "yes"}, {"valid": 1}, {"note": 3}])
+def test_marks_of_other_types_are_refused(tmp_path, mark):
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        with pytest.raises(DatasetError, match=f"mark '{next(iter(mark))}' is"):
+            record(writer, 2, report=mark)
+        assert writer.num_episodes == 0
+
+
+def test_text_files_grow_without_being_changed_in_place(tmp_path):
+    """A reader that has opened the file keeps what it had; who opens it later finds whole lines."""
+    files = DatasetFiles(tmp_path)
+    (tmp_path / schema.STAGING).mkdir()
+    growing = GrowingText(files, "list.txt")
+    copies = []
+    copyfile = shutil.copyfile
+    for number in range(6):
+        staged = growing.stage(f"line {number}\n")
+        opened = (tmp_path / "list.txt").read_text() if number else ""
+        assert opened == "".join(f"line {i}\n" for i in range(number))
+        files.move(staged)
+        assert (tmp_path / "list.txt").read_text() == opened + f"line {number}\n"
+        if number == 2:
+            shutil.copyfile = lambda *names: copies.append(names) or copyfile(*names)
+    shutil.copyfile = copyfile
+    assert not copies  # only the new lines are written
+    growing.stage("never moved\n")
+    files.move(growing.stage("line 6\n"))
+    assert (tmp_path / "list.txt").read_text().splitlines() == [f"line {i}" for i in range(7)]
+    growing.reset()
+    files.move(growing.stage("line 7\n"))
+    assert (tmp_path / "list.txt").read_text().splitlines() == [f"line {i}" for i in range(8)]
 
 
 def test_second_writer_is_refused(tmp_path):
@@ -334,6 +444,30 @@ def test_killed_between_any_two_renames_loses_no_finished_episode(tmp_path, monk
     assert seen == {1, 2}
 
 
+@pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])
+def test_killed_while_the_first_episode_is_saved(tmp_path, monkeypatch, version):
+    counts = set()
+    for call_number in range(20):
+        root, calls = tmp_path / str(call_number), []
+        writer = DatasetWriter(root, EMBODIMENT, version=version)
+        with monkeypatch.context() as patch:
+            kill_at(patch, call_number, calls)
+            with contextlib.suppress(Killed):
+                record(writer, 3)
+        writer._lock.close()  # as the end of a process does
+        with DatasetWriter(root, EMBODIMENT, version=version) as again:
+            count = again.num_episodes
+            record(again, 4, seed=2)
+        dataset = LeRobotDataset(root)
+        assert [episode.length for episode in dataset.episodes] == [3, 4][1 - count :]
+        counts.add(count)
+        if version == "v2.1":
+            assert_whole(root, [3, 4][1 - count :])
+        if len(calls) <= call_number:
+            break
+    assert counts == {0, 1}
+
+
 def refuse_renames_to(monkeypatch, name):
     replace = os.replace
 
@@ -409,7 +543,7 @@ from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.testing import make_embodiment, make_frames
 embodiment = make_embodiment()
 {setup}
-with DatasetWriter(sys.argv[1], embodiment) as writer:
+with DatasetWriter(sys.argv[1], embodiment, version=sys.argv[2]) as writer:
     for seed in range(1000):
         episode = writer.start_episode("lift")
         for frame in make_frames(embodiment, 4, seed=seed):
@@ -419,13 +553,18 @@ with DatasetWriter(sys.argv[1], embodiment) as writer:
 """
 
 
-def start_child(root, setup=""):
-    command = [sys.executable, "-c", CHILD.format(setup=setup), str(root)]
+def start_child(root, setup="", version="v2.1"):
+    command = [sys.executable, "-c", CHILD.format(setup=setup), str(root), version]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_killed_process_loses_no_finished_episode(tmp_path):
-    child = start_child(tmp_path)
+# small enough for a few episodes a file, so that files are joined while recording
+SMALL_FILES = "from gr00t_training.dataset import shared_files; shared_files.BYTES_PER_MB = 150"
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_killed_process_loses_no_finished_episode(tmp_path, version):
+    child = start_child(tmp_path, SMALL_FILES, version)
     while int(child.stdout.readline()) < 3:
         pass
     child.send_signal(signal.SIGKILL)
@@ -437,7 +576,12 @@ def test_killed_process_loses_no_finished_episode(tmp_path):
         assert writer.num_episodes >= max([3, *reported]) + 1
         count = writer.num_episodes
         record(writer, 4)
-    assert_whole(tmp_path, [4] * (count + 1))
+    if version == "v2.1":
+        assert_whole(tmp_path, [4] * (count + 1))
+    dataset = LeRobotDataset(tmp_path)
+    for number in range(count + 1):
+        assert dataset.column(number, "index").tolist() == list(range(4 * number, 4 * number + 4))
+        assert dataset.images(number, "front", range(4)).shape == (4, 32, 48, 3)
 
 
 def test_file_size_limit_ends_an_episode_with_a_remedy(tmp_path):

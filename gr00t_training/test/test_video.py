@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import random
 from pathlib import Path
 
@@ -7,14 +8,16 @@ import av
 import numpy as np
 import pytest
 
+from gr00t_training.dataset import encoders
+from gr00t_training.dataset.encoders import VideoEncoder, check_encoder
 from gr00t_training.dataset.video import VideoCache, VideoCodec, VideoReader, VideoSettings, VideoWriter, count_frames
-from gr00t_training.errors import DatasetError
+from gr00t_training.errors import ConfigError, DatasetError
 
 
 def write_levels(path: Path, levels, *, fps: int = 10, **settings) -> None:
-    video = VideoWriter(path, 32, 48, fps, VideoSettings(**settings))
+    video = VideoWriter(path, 64, 96, fps, VideoSettings(**settings))
     for level in levels:
-        video.add(np.full((32, 48, 3), level, np.uint8))
+        video.add(np.full((64, 96, 3), level, np.uint8))
     video.close()
 
 
@@ -25,7 +28,7 @@ def test_every_frame_comes_back_at_its_index_and_time(tmp_path, codec, fps):
     write_levels(tmp_path / "a.mp4", levels, fps=fps, codec=codec)
     reader = VideoReader(tmp_path / "a.mp4")
     assert reader.num_frames == 23
-    assert (reader.size, reader.codec) == ((32, 48), codec.value)
+    assert (reader.size, reader.codec) == ((64, 96), codec.value)
     np.testing.assert_allclose(reader.presentation_s, np.arange(23) / fps, atol=1e-12)
     order = random.Random(0).sample(range(23), 23)
     np.testing.assert_allclose(reader.read(order).mean(axis=(1, 2, 3)), [levels[i] for i in order], atol=1.5)
@@ -42,8 +45,9 @@ def test_colour_survives(tmp_path):
     assert np.abs(found - image)[:, inside].max() < 12
 
 
-def test_written_videos_have_key_frames_close_and_no_b_frames(tmp_path):
-    write_levels(tmp_path / "a.mp4", range(20, 40), gop=2)
+@pytest.mark.parametrize("codec", list(VideoCodec))
+def test_written_videos_have_key_frames_close_and_no_b_frames(tmp_path, codec):
+    write_levels(tmp_path / "a.mp4", range(20, 40), gop=2, codec=codec)
     with av.open(str(tmp_path / "a.mp4")) as container:
         packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
         keys = [index for index, packet in enumerate(packets) if packet.is_keyframe]
@@ -85,6 +89,41 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         with pytest.raises(DatasetError, match=f"{name}: not a readable video"):
             count_frames(tmp_path / name)
+
+
+def test_encoder_that_does_not_work_is_refused_naming_those_that_do(tmp_path, monkeypatch):
+    """That of the list may be there or not: here it is one that ffmpeg does not have."""
+    missing = dataclasses.replace(encoders._ENCODERS[VideoCodec.AV1, VideoEncoder.NVENC], name="av1_nowhere")
+    monkeypatch.setitem(encoders._ENCODERS, (VideoCodec.AV1, VideoEncoder.NVENC), missing)
+    settings = VideoSettings(codec=VideoCodec.AV1, encoder=VideoEncoder.NVENC)
+    words = (
+        r"video of 96x64 as av1 by nvenc: av1_nowhere does not work here .*writes h264 by software, hevc by software"
+    )
+    for make in (VideoWriter, lambda path, *rest: check_encoder(rest[3], *rest[:3])):
+        with pytest.raises(ConfigError, match=words):
+            make(tmp_path / "a.mp4", 64, 96, 10, settings)
+    assert not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preset": "nonsense"}, "h264 by software with preset 'nonsense': libx264 does not work here"),
+        ({"codec": VideoCodec.HEVC}, r"libx265 does not work here \(it needs sides of 64 pixels or more\)"),
+    ],
+)
+def test_settings_that_do_not_work_are_refused(tmp_path, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        VideoWriter(tmp_path / "a.mp4", 32, 48, 10, VideoSettings(**settings))
+
+
+def test_an_encoder_is_tried_once(monkeypatch):
+    tried = []
+    try_out = encoders._try_out
+    monkeypatch.setattr(encoders, "_try_out", lambda *arguments: tried.append(arguments) or try_out(*arguments))
+    for _ in range(3):
+        check_encoder(VideoSettings(crf=33), 64, 96, 11)
+    assert len(tried) == 1
 
 
 def test_cache_keeps_few_files_open(tmp_path):

@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The layout of a LeRobot v2.1 dataset with GR00T's additions: file names, columns, features.
+"""The layout of LeRobot datasets v2.0, v2.1 and v3.0 with GR00T's additions: file names, columns, features.
 
-The only file that knows a path template. Facts about the format are those of lerobot 0.3.3's output and of GR00T's
-loaders (N1 to N1.7); the choices here open in both.
+The only file that knows a path template. Facts about the formats are those of the output of lerobot 0.3.3 (v2.1) and
+0.4.4 (v3.0) and of GR00T's loaders (N1 to N1.7); the choices here open in all of them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,37 @@ import pyarrow as pa
 from gr00t_training.embodiment import ACTION_COLUMN, IMAGE_COLUMN_PREFIX, STATE_COLUMN, Embodiment, column_names
 from gr00t_training.errors import DatasetError
 
-WRITTEN_VERSION = "v2.1"
-READ_VERSIONS = ("v2.0", "v2.1")
-CHUNKS_SIZE = 1000  # episodes in one folder
+
+class Version(str, Enum):
+    """Versions of the format that are read and written."""
+
+    V20 = "v2.0"
+    V21 = "v2.1"
+    V30 = "v3.0"
+
+
+DEFAULT_VERSION = Version.V21  # the only one that both GR00T and a lerobot open
+READ_VERSIONS = tuple(version.value for version in Version)
+CHUNKS_SIZE = 1000  # episodes (v2.x) or files (v3.0) in one folder
+# files of v3.0 are not appended to beyond these sizes [MB of 2^20 bytes], lerobot's own
+DATA_FILES_MB = 100
+VIDEO_FILES_MB = 200
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+DEPTH_PATH = "depth/chunk-{episode_chunk:03d}/{depth_key}/episode_{episode_index:06d}.mkv"  # a side channel
+DEPTH_PATTERN = "depth/*/*/episode_*.mkv"
+SHARED_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+SHARED_VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_TABLE_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EPISODES_TABLE_PATTERN = "meta/episodes/*/*.parquet"
+DATA_PATTERN = "data/*/*.parquet"
 
 META = "meta"
 INFO_FILE = f"{META}/info.json"
 EPISODES_FILE = f"{META}/episodes.jsonl"
 TASKS_FILE = f"{META}/tasks.jsonl"
+TASKS_TABLE = f"{META}/tasks.parquet"
 EPISODES_STATS_FILE = f"{META}/episodes_stats.jsonl"
 STATS_FILE = f"{META}/stats.json"
 RELATIVE_STATS_FILE = f"{META}/relative_stats.json"  # written by the trainers of N1.6 and N1.7
@@ -48,6 +69,10 @@ TASK_COLUMN = "task_index"
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", TASK_COLUMN)
 VECTOR_COLUMNS = (STATE_COLUMN, ACTION_COLUMN)
 
+# Language keys that name no annotation: GR00T N1.6 and N1.7 read them from the episode's entry, not from a column.
+EPISODE_TEXTS = ("task", "sub_task")
+ANNOTATION_PREFIX = "annotation."  # left out in `modality.json`
+
 
 def data_path(episode_index: int, template: str = DATA_PATH, chunks_size: int = CHUNKS_SIZE) -> str:
     """Return the path of an episode's rows, relative to the dataset."""
@@ -58,6 +83,17 @@ def video_path(episode_index: int, feature: str, template: str = VIDEO_PATH, chu
     """Return the path of an episode's video of the camera `feature`, relative to the dataset."""
     chunk = episode_index // chunks_size
     return template.format(episode_chunk=chunk, episode_index=episode_index, video_key=feature)
+
+
+def depth_path(episode_index: int, key: str, chunks_size: int = CHUNKS_SIZE) -> str:
+    """Return the path of an episode's depth of one camera, relative to the dataset; the same in every version."""
+    chunk = episode_index // chunks_size
+    return DEPTH_PATH.format(episode_chunk=chunk, episode_index=episode_index, depth_key=key)
+
+
+def shared_path(template: str, number: int, feature: str = "", chunks_size: int = CHUNKS_SIZE) -> str:
+    """Return the path of the `number`-th file of v3.0 from one of its templates, relative to the dataset."""
+    return template.format(chunk_index=number // chunks_size, file_index=number % chunks_size, video_key=feature)
 
 
 def quality_path(episode_index: int) -> str:
@@ -98,21 +134,38 @@ def make_features(embodiment: Embodiment, codec: str) -> dict[str, Any]:
     return features
 
 
-def make_info(embodiment: Embodiment, codec: str, num_episodes: int, num_frames: int, num_tasks: int) -> dict[str, Any]:
+def make_info(
+    embodiment: Embodiment,
+    codec: str,
+    num_episodes: int,
+    num_frames: int,
+    num_tasks: int,
+    version: Version = DEFAULT_VERSION,
+) -> dict[str, Any]:
     """Return `info.json`."""
-    return {
-        "codebase_version": WRITTEN_VERSION,
+    head: dict[str, Any] = {
+        "codebase_version": version.value,
         "robot_type": embodiment.robot_type or embodiment.name,
         "total_episodes": num_episodes,
         "total_frames": num_frames,
         "total_tasks": num_tasks,
-        "total_videos": num_episodes * len(embodiment.video),
-        "total_chunks": -(-num_episodes // CHUNKS_SIZE),
-        "chunks_size": CHUNKS_SIZE,
+    }
+    if version is Version.V30:
+        head["chunks_size"] = CHUNKS_SIZE
+        head["data_files_size_in_mb"] = DATA_FILES_MB
+        head["video_files_size_in_mb"] = VIDEO_FILES_MB
+        paths = (SHARED_DATA_PATH, SHARED_VIDEO_PATH)
+    else:
+        head["total_videos"] = num_episodes * len(embodiment.video)
+        head["total_chunks"] = -(-num_episodes // CHUNKS_SIZE)
+        head["chunks_size"] = CHUNKS_SIZE
+        paths = (DATA_PATH, VIDEO_PATH)
+    return {
+        **head,
         "fps": embodiment.fps,
         "splits": {"train": f"0:{num_episodes}"},
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
+        "data_path": paths[0],
+        "video_path": paths[1],
         "features": make_features(embodiment, codec),
     }
 
@@ -176,7 +229,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this a LeRobot v2.x dataset?") from error
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this a LeRobot dataset?") from error
     except ValueError as error:
         raise DatasetError(f"{path}: not valid JSON ({error}); restore it from a copy") from error
 
@@ -190,7 +243,7 @@ def read_json_lines(path: Path) -> list[Any]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this a LeRobot v2.x dataset?") from error
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this a LeRobot dataset?") from error
     entries = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

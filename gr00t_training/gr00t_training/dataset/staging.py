@@ -2,24 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """One episode in the making: frames in, files of one folder out.
 
-Images go to the encoder at once; vectors wait in memory. Every frame is held against the embodiment before anything is
-kept of it, so a refused frame leaves no trace. Where the files end up is the writer's business.
+Images go to the encoder at once; vectors wait in memory, and in a journal for the case that the process is killed.
+Every frame is held against the embodiment before anything is kept of it, so a refused frame leaves no trace. Where the
+files end up is the writer's business.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.depth import StagedDepth
+from gr00t_training.dataset.journal import JOURNAL_FILE, JournalWriter
 from gr00t_training.dataset.stats import ImageStatistics, describe_rows
+from gr00t_training.dataset.trace import Marks, TraceRecorder, quality_text
 from gr00t_training.dataset.video import VideoSettings, VideoWriter, count_frames
 from gr00t_training.embodiment import ACTION_COLUMN, STATE_COLUMN, Embodiment, VectorKey
 from gr00t_training.errors import DatasetError
@@ -29,11 +33,37 @@ from gr00t_training.types import Frame
 TICK_TOLERANCE = 0.1  # of a tick period
 
 
+class VideoSink(Protocol):
+    """Takes the images of one camera, as `VideoWriter` does."""
+
+    def add(self, image: np.ndarray) -> None: ...
+    def close(self) -> None: ...
+
+
+OpenVideo = Callable[[str, Path], VideoSink]
+
+
 class StagedEpisode:
     """Rows and videos of an unfinished episode."""
 
-    def __init__(self, folder: Path, index: int, task: str, embodiment: Embodiment, video: VideoSettings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: int,
+        task: str,
+        embodiment: Embodiment,
+        video: VideoSettings,
+        open_video: OpenVideo | None = None,
+    ) -> None:
         """Create `folder` and open a video per camera in it.
+
+        Args:
+            folder: that does not exist yet.
+            index: of the episode.
+            task: of the rows that do not have one of their own.
+            embodiment: that the frames are held against.
+            video: how images are encoded.
+            open_video: opens the video of a camera (key, path) where its images are coded already; None: encode them.
 
         Raises:
             OSError: the folder cannot be written.
@@ -45,14 +75,22 @@ class StagedEpisode:
         self._state: list[np.ndarray] = []
         self._action: list[np.ndarray] = []
         self._row_tasks: list[str] = []
-        self._ages_ns: dict[str, list[int]] = {}
-        self._filled: dict[str, list[int]] = {}
+        self._trace = TraceRecorder()
         self._start_ns = 0
+        self._described: dict[str, dict[str, list]] | None = None
         self._images = {key: ImageStatistics() for key in embodiment.video}
-        self._videos: dict[str, VideoWriter] = {}
+        self._videos: dict[str, VideoSink] = {}
         folder.mkdir()
+        self._depth = StagedDepth(folder, embodiment)
+        self._journal = JournalWriter(
+            folder / JOURNAL_FILE, index=index, task=task, embodiment=embodiment, codec=video.codec.value
+        )
         for key, size in embodiment.video.items():
-            self._videos[key] = VideoWriter(self._video_file(key), size.height, size.width, embodiment.fps, video)
+            path = self._video_file(key)
+            if open_video is not None:
+                self._videos[key] = open_video(key, path)
+            else:
+                self._videos[key] = VideoWriter(path, size.height, size.width, embodiment.fps, video)
 
     @property
     def num_frames(self) -> int:
@@ -79,6 +117,11 @@ class StagedEpisode:
         """The videos, in the embodiment's order of cameras."""
         return [self._video_file(key) for key in self._embodiment.video]
 
+    @property
+    def side_files(self) -> dict[str, Path]:
+        """What is kept beside the dataset, the same in every version: name in the dataset -> file."""
+        return {**self._depth.files(self.index), schema.quality_path(self.index): self.quality_file}
+
     def add(self, frame: Frame) -> None:
         """Append one row.
 
@@ -91,15 +134,15 @@ class StagedEpisode:
         state = self._join("state", frame.state, self._embodiment.state)
         action = self._join("action", frame.action, self._embodiment.action)
         self._check_images(frame.images)
+        self._depth.check(frame)
+        self._journal.add(frame)
         for key, video in self._videos.items():
             video.add(frame.images[key])
             self._images[key].add(frame.images[key])
+        self._depth.add(frame)
         if not self._state:
             self._start_ns = frame.tick_ns
-        for key, age_ns in frame.ages_ns.items():
-            self._ages_ns.setdefault(key, []).append(age_ns)
-        for key in frame.filled:
-            self._filled.setdefault(key, []).append(self.num_frames)
+        self._trace.add(frame.ages_ns, frame.filled)
         self._state.append(state)
         self._action.append(action)
         self._row_tasks.append(frame.task if frame.task.strip() else self._task)
@@ -111,11 +154,13 @@ class StagedEpisode:
             OSError: a video cannot be written.
             DatasetError: a video does not hold one frame per row.
         """
+        self._journal.close()
         for key, video in self._videos.items():
             video.close()
             found = count_frames(self._video_file(key))
             if found != self.num_frames:
                 raise DatasetError(f"video.{key}: {found} frames in the file, {self.num_frames} rows; check the disk")
+        self._depth.finish(self.num_frames)
 
     def write_rows(self, first_index: int, known_tasks: list[str]) -> pa.Table:
         """Write the rows and return them.
@@ -144,22 +189,21 @@ class StagedEpisode:
         return table
 
     def write_quality(self, report: Mapping[str, Any]) -> None:
-        """Write what is known about the recording: ages and filled rows of the frames, and `report`.
+        """Write what is known about the recording: the trace of the rows, `report` and the marks in it.
 
         Raises:
             OSError: the file cannot be written.
-            DatasetError: `report` is not made of plain JSON values.
+            DatasetError: `report` is not made of plain JSON values, or its marks are not what they should be.
         """
-        ages_ns = {key: {"mean": round(sum(ages) / len(ages)), "max": max(ages)} for key, ages in self._ages_ns.items()}
         quality = {
             **self.entry(),
             "start_ns": self._start_ns,
-            "filled_rows": self._filled,
-            "ages_ns": ages_ns,
+            **Marks.of_report(report).to_mapping(),
             "report": dict(report),
+            **self._trace.to_mapping(),
         }
         try:
-            text = schema.json_text(quality)
+            text = quality_text(quality)
         except (TypeError, ValueError) as error:
             raise DatasetError(
                 f"episode {self.index}: the report is not plain JSON ({error}); convert its values"
@@ -170,12 +214,18 @@ class StagedEpisode:
         """Return the episode's line of `episodes.jsonl`."""
         return {"episode_index": self.index, "tasks": self.tasks, "length": self.num_frames}
 
-    def statistics(self, table: pa.Table) -> dict[str, Any]:
-        """Return the episode's line of `episodes_stats.jsonl`."""
-        entries = {name: describe_rows(schema.column_rows(table.column(name))) for name in table.column_names}
-        for key, images in self._images.items():
-            entries[schema.image_feature(key)] = images.describe()
-        return {"episode_index": self.index, "stats": entries}
+    def statistics(self, table: pa.Table) -> dict[str, dict[str, list]]:
+        """Return the episode's statistics as lerobot has them, feature -> name -> list, with v3.0's quantiles."""
+        if self._described is None:
+            order = [*schema.VECTOR_COLUMNS, *map(schema.image_feature, self._images), *table.column_names]
+            images = {schema.image_feature(key): images for key, images in self._images.items()}
+            self._described = {
+                name: images[name].describe(quantiles=True)
+                if name in images
+                else describe_rows(schema.column_rows(table.column(name)), quantiles=True)
+                for name in dict.fromkeys(order)
+            }
+        return self._described
 
     def sync(self) -> None:
         """Have all files on disk.
@@ -183,15 +233,22 @@ class StagedEpisode:
         Raises:
             OSError: they cannot be written.
         """
-        for path in [*self.video_files, self.rows_file, self.quality_file]:
+        for path in [*self.video_files, self.rows_file, *self.side_files.values()]:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
 
     def abandon(self) -> None:
         """Close the videos without asking for more."""
+        self._journal.close()
+        self._depth.abandon()
         for video in self._videos.values():
             with contextlib.suppress(OSError):
                 video.close()
+
+    def forget(self) -> None:
+        """Make sure that nobody takes what is left for an episode to be recovered."""
+        with contextlib.suppress(OSError):
+            (self.folder / JOURNAL_FILE).unlink()
 
     def _video_file(self, key: str) -> Path:
         return self.folder / f"{schema.image_feature(key)}.mp4{schema.STAGED_SUFFIX}"

@@ -12,53 +12,31 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from gr00t_training.dataset.encoders import VideoCodec as VideoCodec
+from gr00t_training.dataset.encoders import VideoEncoder as VideoEncoder
+from gr00t_training.dataset.encoders import VideoSettings, check_encoder
 from gr00t_training.errors import DatasetError
-from gr00t_training.settings import setting
 
+# A file that is cut by a kill can be read up to the cut: it is written in fragments, which closing it turns into an
+# ordinary mp4 in place (ffmpeg 7.1 on).
+_MUXER = {"movflags": "hybrid_fragmented+frag_every_frame", "flush_packets": "1"}
 
-class VideoCodec(str, Enum):
-    """Codec of the written videos, by the codec's own name."""
-
-    H264 = "h264"
-    AV1 = "av1"
-
-
-# encoder, and options that keep packets in the order of presentation
-_ENCODERS: dict[VideoCodec, tuple[str, dict[str, str]]] = {
-    VideoCodec.H264: ("libx264", {"bf": "0"}),
-    VideoCodec.AV1: ("libsvtav1", {}),
-}
+# From this version on PyAV spreads the conversion of an image over all cores, which costs more than it gains.
+_CONVERSION: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 # ffmpeg's decoders that are not called after their codec
 _DECODERS = {"libdav1d": "av1", "libaom-av1": "av1"}
-
-
-@dataclass(frozen=True)
-class VideoSettings:
-    """How images are encoded."""
-
-    codec: VideoCodec = setting(VideoCodec.H264, "Codec; av1 files are smaller and take longer to write.")
-    crf: int = setting(20, "Constant rate factor: lower is better and larger.", ge=0, le=51)
-    gop: int = setting(2, "Distance of key frames [frames]; small values make random access fast.", ge=1, le=250)
-    preset: str = setting("", "Encoder preset; empty: veryfast for h264, 8 for av1.")
-
-    @property
-    def encoder_options(self) -> dict[str, str]:
-        """Options for the encoder."""
-        preset = self.preset or ("veryfast" if self.codec is VideoCodec.H264 else "8")
-        return {"crf": str(self.crf), "g": str(self.gop), "preset": preset, **_ENCODERS[self.codec][1]}
 
 
 class VideoWriter:
@@ -69,15 +47,20 @@ class VideoWriter:
 
         Raises:
             OSError: the file cannot be opened.
+            ConfigError: this machine cannot encode that.
         """
+        check_encoder(settings, height, width, fps)
         self.num_frames = 0
         self._file = _OutputFile(path)
-        self._container = av.open(self._file, "w", format="mp4")
-        stream = self._container.add_stream(_ENCODERS[settings.codec][0], rate=fps, options=settings.encoder_options)
+        self._container = av.open(self._file, "w", format="mp4", container_options=_MUXER)
+        stream = self._container.add_stream(settings.encoder_name, rate=fps, options=settings.encoder_options)
         self._stream = cast(VideoStream, stream)  # the encoder's name says so; the stubs cannot
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv420p"
+        if settings.codec is VideoCodec.HEVC:
+            self._stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open hev1, ffmpeg's default
         self._stream.codec_context.time_base = Fraction(1, fps)
+        self._reformatter = VideoReformatter()  # kept: setting one up costs as much as converting an image
         self._is_open = True
 
     def add(self, image: np.ndarray) -> None:
@@ -86,7 +69,8 @@ class VideoWriter:
         Raises:
             OSError: the file cannot be written; possibly some images later, since encoder and muxer keep some back.
         """
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format="yuv420p")
+        picture = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24")
+        picture = self._reformatter.reformat(picture, format="yuv420p", interpolation=Interpolation.AREA, **_CONVERSION)
         picture.pts = self.num_frames
         picture.time_base = self._stream.codec_context.time_base
         self._container.mux(self._stream.encode(picture))

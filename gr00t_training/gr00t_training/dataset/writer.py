@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing GR00T-flavoured LeRobot v2.1 datasets so that a kill at any instant loses no finished episode.
+"""Writing LeRobot datasets (v2.0, v2.1, v3.0) with GR00T's additions so that a kill loses no finished episode.
 
 An episode grows in a hidden staging folder inside the dataset (`gr00t_training.dataset.staging`). Saving it writes all
-metadata files beside it, syncs, and from then on only renames: first the episode's files, then the metadata.
-`episodes.jsonl` decides which episodes exist; whatever a crash left beyond it is moved to `.staging/ignored` when the
+metadata files beside it, syncs, and from then on only renames: first the episode's files, then the metadata, where one
+rename makes it exist (`store_v2`, `store_v3`). Whatever a crash left beyond it is moved to `.staging/ignored` when the
 dataset is next opened for writing. Images are encoded in the thread that adds them.
 """
 
@@ -16,39 +16,55 @@ import fcntl
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.staging import StagedEpisode
-from gr00t_training.dataset.stats import compute_statistics, stack_rows
+from gr00t_training.dataset.encoders import check_encoder
+from gr00t_training.dataset.files import DatasetFiles
+from gr00t_training.dataset.staging import OpenVideo, StagedEpisode
+from gr00t_training.dataset.store import Store, StoreContext
+from gr00t_training.dataset.store_v2 import SeparateStore
+from gr00t_training.dataset.store_v3 import SharedStore
+from gr00t_training.dataset.trace import Marks, quality_text
 from gr00t_training.dataset.video import VideoSettings
-from gr00t_training.embodiment import Embodiment, differences, load_embodiment, modality_layout, to_mapping
+from gr00t_training.embodiment import Embodiment, differences, load_embodiment
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.types import Frame
-
-STATISTICS_COLUMNS = (*schema.VECTOR_COLUMNS, schema.TIMESTAMP_COLUMN)
 
 
 class DatasetWriter:
     """A dataset open for appending; one writer at a time. Close it, or use it as a context manager."""
 
-    def __init__(self, path: str | Path, embodiment: Embodiment, *, video: VideoSettings | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        embodiment: Embodiment,
+        *,
+        video: VideoSettings | None = None,
+        version: schema.Version | str | None = None,
+    ) -> None:
         """Open the dataset at `path`, or start one there.
+
+        Args:
+            path: folder of the dataset.
+            embodiment: what its rows are of.
+            video: how images are encoded.
+            version: of the format; None: that of the dataset, v2.1 for a new one.
 
         Raises:
             DatasetError: another embodiment, codec or version; damaged; in use by another writer; not writable.
+            ConfigError: no such version, or this machine cannot encode `video`.
         """
         self.path = Path(path)
         self.embodiment = embodiment
         self.video = video or VideoSettings()
+        self._files = DatasetFiles(self.path)
         self._episode: EpisodeWriter | None = None
+        wanted = None if version is None else _version(version)
+        for size in embodiment.video.values():
+            check_encoder(self.video, size.height, size.width, embodiment.fps)
         try:
             (self.path / schema.IGNORED).mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / schema.STAGING / "lock", "w")  # noqa: SIM115 - held until close()
@@ -59,7 +75,9 @@ class DatasetWriter:
         except OSError as error:
             raise DatasetError(f"{self.path}: cannot be written ({error.strerror}); check path and rights") from error
         try:
-            self._contents = self._load()
+            self.version = self._check_identity(wanted)
+            self._store = self._make_store()
+            self._store.load()
         except BaseException:
             self._lock.close()
             raise
@@ -67,15 +85,19 @@ class DatasetWriter:
     @property
     def num_episodes(self) -> int:
         """Number of finished episodes."""
-        return len(self._contents.episodes)
+        return self._store.totals.num_episodes
 
     @property
     def num_frames(self) -> int:
         """Number of rows of all finished episodes."""
-        return self._contents.num_frames
+        return self._store.totals.num_frames
 
-    def start_episode(self, task: str) -> EpisodeWriter:
-        """Start the next episode; `task` is what its frames are about unless a frame says otherwise.
+    def start_episode(self, task: str, *, open_video: OpenVideo | None = None) -> EpisodeWriter:
+        """Start the next episode.
+
+        Args:
+            task: what its frames are about unless a frame says otherwise.
+            open_video: where images are coded already; see `StagedEpisode`.
 
         Raises:
             DatasetError: empty task, an episode is open already, or nothing can be written.
@@ -86,13 +108,62 @@ class DatasetWriter:
             raise DatasetError(f"{self.path}: the writer is closed; open the dataset again")
         if self._episode is not None and self._episode.is_open:
             raise DatasetError(f"{self.path}: episode {self.num_episodes} is open; save or discard it first")
-        self._episode = EpisodeWriter(self, task)
+        self._episode = EpisodeWriter(self, task, open_video)
         return self._episode
 
+    def discard_last(self) -> Path:
+        """Take the last finished episode out of the dataset again; another may then take its index.
+
+        Returns:
+            Folder with its files, inside the dataset and hidden from readers.
+
+        Raises:
+            DatasetError: there is none, an episode is open, or the files cannot be changed.
+        """
+        if self._lock.closed:
+            raise DatasetError(f"{self.path}: the writer is closed; open the dataset again")
+        if self._episode is not None and self._episode.is_open:
+            raise DatasetError(f"{self.path}: episode {self.num_episodes} is open; save or discard it first")
+        if not self.num_episodes:
+            raise DatasetError(f"{self.path}: there is no finished episode to take out")
+        index = self.num_episodes - 1
+        folder = self._files.ignored_path(f"episode_{index:06d}")
+        try:
+            folder.mkdir()
+            self._store.take_last(folder)
+        except (OSError, DatasetError) as error:
+            self.recover()
+            raise DatasetError(
+                f"{self.path}: episode {index} could not be taken out: {_reason(error, self.path)}"
+            ) from error
+        return folder
+
+    def mark(self, index: int, marks: Marks) -> Marks:
+        """Note what the operator says about a finished episode; what `marks` leaves open stays as it was.
+
+        Returns:
+            The marks as they are now.
+
+        Raises:
+            DatasetError: no such episode, or its quality file cannot be read or written.
+        """
+        if not 0 <= index < self.num_episodes:
+            raise DatasetError(f"{self.path}: no episode {index}; it has {self.num_episodes}")
+        name = schema.quality_path(index)
+        quality = schema.read_json(self.path / name) if (self.path / name).exists() else {}
+        joined = Marks.of_report(quality).updated(marks)
+        try:
+            self._files.move(self._files.stage_text(name, quality_text({**quality, **joined.to_mapping()})))
+        except OSError as error:
+            raise DatasetError(f"{self.path}: {name}: {_reason(error, self.path)}") from error
+        return joined
+
     def close(self) -> None:
-        """Discard an open episode and let other writers in."""
+        """Discard an open episode, leave the dataset as readers like it best, and let other writers in."""
         if self._episode is not None and self._episode.is_open:
             self._episode.discard()
+        if not self._lock.closed:
+            self._store.close()
         self._lock.close()
 
     def __enter__(self) -> DatasetWriter:
@@ -109,44 +180,27 @@ class DatasetWriter:
         Raises:
             OSError, DatasetError: it cannot be written; `recover` then finds out what is on disk.
         """
-        staged.finish_videos()
-        table = staged.write_rows(self.num_frames, self._contents.tasks)
-        staged.write_quality(report)
-        staged.sync()
-        contents = self._contents.extended(staged.entry(), staged.statistics(table), table)
-        metadata = self._stage_metadata(contents)
-        files = dict(zip(self._episode_files(staged.index), [*staged.video_files, staged.rows_file], strict=True))
-        self._move({**files, schema.quality_path(staged.index): staged.quality_file, **metadata})
-        self._contents = contents
+        self._store.publish(staged, report)
 
     def recover(self) -> None:
         """Return to what is on disk after a failure; closes the writer when that cannot be read or made whole."""
         try:
-            self._contents = self._load()
+            self._store.load()
         except (OSError, DatasetError):
             self._lock.close()
 
     def ignored_path(self, name: str) -> Path:
         """Return an unused path for something that is set aside."""
-        path, number = self.path / schema.IGNORED / name, 1
-        while path.exists():
-            path, number = path.with_name(f"{name}-{number}"), number + 1
-        return path
+        return self._files.ignored_path(name)
 
-    def _load(self) -> _Contents:
-        """Read what is there, set aside what no metadata knows, and make all metadata files agree."""
-        contents = _Contents()
-        if (self.path / schema.EPISODES_FILE).exists():
-            self._check_identity()
-            contents = self._read_contents()
-        elif (self.path / schema.INFO_FILE).exists():
-            raise DatasetError(f"{self.path}: {schema.EPISODES_FILE} is missing; restore it or choose a new folder")
-        self._set_aside_unknown_files(len(contents.episodes))
-        if contents.episodes:
-            self._move(self._stage_metadata(contents))
-        return contents
+    def _make_store(self) -> Store:
+        context = StoreContext(self._files, self.embodiment, self.video, self.version)
+        return SharedStore(context) if self.version is schema.Version.V30 else SeparateStore(context)
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, wanted: schema.Version | None) -> schema.Version:
+        """Hold what is there against what is asked for; return the version to write."""
+        if not self._files.find(schema.INFO_FILE, schema.EPISODES_FILE, schema.EPISODES_TABLE_PATTERN):
+            return wanted or schema.DEFAULT_VERSION
         if not (self.path / schema.EMBODIMENT_FILE).exists():
             raise DatasetError(
                 f"{self.path}: no {schema.EMBODIMENT_FILE}: not written by this suite; choose a new folder"
@@ -158,13 +212,19 @@ class DatasetWriter:
         items = differences(found, self.embodiment)
         if items:
             raise DatasetError(f"{self.path}: is of another embodiment: {'; '.join(items)}; choose a new folder")
-        if (self.path / schema.INFO_FILE).exists():
-            self._check_form(schema.read_json(self.path / schema.INFO_FILE))
+        return self._check_form(wanted)
 
-    def _check_form(self, info: Mapping[str, Any]) -> None:
+    def _check_form(self, wanted: schema.Version | None) -> schema.Version:
+        if not (self.path / schema.INFO_FILE).exists():
+            return wanted or schema.DEFAULT_VERSION  # killed while the first episode was saved
+        info = schema.read_json(self.path / schema.INFO_FILE)
         version = info.get("codebase_version")
-        if version != schema.WRITTEN_VERSION:
-            raise DatasetError(f"{self.path}: is version {version}, only {schema.WRITTEN_VERSION} can be appended to")
+        if version not in schema.READ_VERSIONS or (wanted is not None and version != wanted.value):
+            expected = wanted.value if wanted else "one of " + ", ".join(schema.READ_VERSIONS)
+            raise DatasetError(
+                f"{self.path}: is version {version}, asked to append {expected}; leave the version out or choose a new "
+                "folder"
+            )
         for key in self.embodiment.video:
             codec = info["features"].get(schema.image_feature(key), {}).get("info", {}).get("video.codec")
             if codec != self.video.codec.value:
@@ -172,88 +232,20 @@ class DatasetWriter:
                     f"{self.path}: camera '{key}' is stored as {codec}, asked to append {self.video.codec.value}; "
                     "use the same codec or a new folder"
                 )
-
-    def _read_contents(self) -> _Contents:
-        contents = _Contents(tasks=[entry["task"] for entry in schema.read_json_lines(self.path / schema.TASKS_FILE)])
-        episodes = schema.read_json_lines(self.path / schema.EPISODES_FILE)
-        statistics = schema.read_json_lines(self.path / schema.EPISODES_STATS_FILE)
-        if len(statistics) < len(episodes):
-            raise DatasetError(
-                f"{self.path}: {schema.EPISODES_STATS_FILE} has {len(statistics)} of {len(episodes)} episodes; "
-                "restore it from a copy"
-            )
-        for index, entry in enumerate(episodes):
-            for name in self._episode_files(index):
-                if not (self.path / name).is_file():
-                    raise DatasetError(f"{self.path}: episode {index}: {name} is missing; restore it from a copy")
-            table = _read_rows(self.path / schema.data_path(index))
-            if entry["episode_index"] != index or table.num_rows != entry["length"]:
-                raise DatasetError(
-                    f"{self.path}: episode {index} has {table.num_rows} rows, {schema.EPISODES_FILE} says index "
-                    f"{entry['episode_index']} and {entry['length']} rows; restore it from a copy"
-                )
-            contents = contents.extended(entry, statistics[index], table)
-        return contents
-
-    def _episode_files(self, index: int) -> list[str]:
-        """Files of an episode relative to the dataset, in the order in which they are published."""
-        videos = [schema.video_path(index, schema.image_feature(key)) for key in self.embodiment.video]
-        return [*videos, schema.data_path(index)]
-
-    def _set_aside_unknown_files(self, num_episodes: int) -> None:
-        known = {name for index in range(num_episodes) for name in self._episode_files(index)}
-        known |= {schema.quality_path(index) for index in range(num_episodes)}
-        patterns = ("data/**/*.parquet", "videos/**/*.mp4", schema.QUALITY_PATTERN)
-        for path in sorted(path for pattern in patterns for path in self.path.glob(pattern)):
-            name = path.relative_to(self.path).as_posix()
-            if name not in known:
-                os.rename(path, self.ignored_path(name.replace("/", "_") + schema.STAGED_SUFFIX))
-        for path in sorted((self.path / schema.STAGING).glob("episode_*")):
-            os.rename(path, self.ignored_path(path.name))
-
-    def _stage_metadata(self, contents: _Contents) -> dict[str, Path]:
-        """Write the metadata files that change to staging; return name -> staged file, in order of replacement."""
-        statistics = {name: compute_statistics(stack_rows(rows)).to_mapping() for name, rows in contents.rows.items()}
-        num_episodes, num_tasks = len(contents.episodes), len(contents.tasks)
-        info = schema.make_info(self.embodiment, self.video.codec.value, num_episodes, contents.num_frames, num_tasks)
-        tasks = [{"task_index": number, "task": task} for number, task in enumerate(contents.tasks)]
-        texts = {
-            schema.EMBODIMENT_FILE: schema.json_text(to_mapping(self.embodiment)),
-            schema.MODALITY_FILE: schema.json_text(modality_layout(self.embodiment)),
-            schema.TASKS_FILE: schema.json_lines_text(tasks),
-            schema.EPISODES_STATS_FILE: schema.json_lines_text(contents.statistics),
-            schema.STATS_FILE: schema.json_text(statistics),
-            schema.EPISODES_FILE: schema.json_lines_text(contents.episodes),  # from here on the episode exists
-            schema.INFO_FILE: schema.json_text(info),
-        }
-        staged = {}
-        for name, text in texts.items():
-            current = self.path / name
-            if not (current.exists() and current.read_text(encoding="utf-8") == text):
-                staged[name] = self.path / schema.STAGING / (current.name + schema.STAGED_SUFFIX)
-                _write_synced(staged[name], text)
-        return staged
-
-    def _move(self, staged: Mapping[str, Path]) -> None:
-        """Move staged files to their places, in order, each rename on disk before the next."""
-        for name, path in staged.items():
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-            _sync_folder(target.parent)
+        return schema.Version(version)
 
 
 class EpisodeWriter:
     """One episode being written; made by `DatasetWriter.start_episode`."""
 
-    def __init__(self, dataset: DatasetWriter, task: str) -> None:
+    def __init__(self, dataset: DatasetWriter, task: str, open_video: OpenVideo | None = None) -> None:
         self.index = dataset.num_episodes
         self.is_open = True
         self._dataset = dataset
         self._folder = dataset.path / schema.STAGING / f"episode_{self.index:06d}"
         self._staged: StagedEpisode | None = None
         try:
-            self._staged = StagedEpisode(self._folder, self.index, task, dataset.embodiment, dataset.video)
+            self._staged = StagedEpisode(self._folder, self.index, task, dataset.embodiment, dataset.video, open_video)
         except OSError as error:
             raise self._fail(error) from error
 
@@ -305,7 +297,9 @@ class EpisodeWriter:
 
     def discard(self) -> None:
         """Drop the episode and its files."""
-        self._require_open().abandon()
+        staged = self._require_open()
+        staged.abandon()
+        staged.forget()
         self.is_open = False
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -328,27 +322,11 @@ class EpisodeWriter:
         )
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """The finished episodes, as the metadata files tell them."""
-
-    episodes: list[dict[str, Any]] = field(default_factory=list)  # lines of episodes.jsonl
-    statistics: list[dict[str, Any]] = field(default_factory=list)  # lines of episodes_stats.jsonl
-    tasks: list[str] = field(default_factory=list)
-    rows: Mapping[str, list[np.ndarray]] = field(default_factory=lambda: {name: [] for name in STATISTICS_COLUMNS})
-
-    @property
-    def num_frames(self) -> int:
-        return sum(entry["length"] for entry in self.episodes)
-
-    def extended(self, entry: dict[str, Any], statistics: dict[str, Any], table: pa.Table) -> _Contents:
-        """Return these contents and one more episode."""
-        return _Contents(
-            episodes=[*self.episodes, entry],
-            statistics=[*self.statistics, statistics],
-            tasks=[*self.tasks, *(task for task in entry["tasks"] if task not in self.tasks)],
-            rows={name: [*rows, schema.column_rows(table.column(name))] for name, rows in self.rows.items()},
-        )
+def _version(version: schema.Version | str) -> schema.Version:
+    try:
+        return schema.Version(version)
+    except ValueError as error:
+        raise ConfigError(f"version '{version}': expected one of {', '.join(schema.READ_VERSIONS)}") from error
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -358,25 +336,3 @@ def _reason(error: Exception, path: Path) -> str:
         free = shutil.disk_usage(path).free // 2**20
         return f"{error.strerror}; {free} MiB are free: make room, then record it again"
     return f"{error.strerror or error}; check the disk"
-
-
-def _read_rows(path: Path) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read(columns=list(STATISTICS_COLUMNS))
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); restore it from a copy") from error
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

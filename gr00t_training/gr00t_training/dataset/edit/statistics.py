@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of the episodes that are kept, and of the dataset they make.
+
+Those of numbers are computed from the rows as they are written; those of images are taken over while an episode keeps
+all its frames, since a sample of the same frames gives the same numbers, and decoding is what takes time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gr00t_training.dataset.edit.rows import column_values
+from gr00t_training.dataset.places import Span
+from gr00t_training.dataset.stats import (
+    QUANTILES,
+    ImageStatistics,
+    compute_statistics,
+    describe_rows,
+    join_described,
+    sampled_images,
+    stack_rows,
+)
+from gr00t_training.dataset.video import VideoReader
+
+
+def describe_columns(table: pa.Table, *, quantiles: bool) -> dict[str, dict[str, list]]:
+    """Return lerobot's statistics of every column of numbers; with v3.0's quantiles if asked."""
+    entries = {}
+    for name in table.column_names:
+        values = column_values(table[name])
+        if values is not None:
+            entries[name] = describe_rows(values, quantiles=quantiles)
+    return entries
+
+
+def describe_frames(span: Span, *, quantiles: bool, stride: int = 1) -> dict[str, list]:
+    """Return lerobot's statistics of the frames of `span`, decoding only those that it samples.
+
+    Args:
+        span: which frames of which file.
+        quantiles: whether to give v3.0's quantiles too.
+        stride: look only at every `stride`-th of the sample; `count` stays lerobot's, as it is the weight among episodes.
+
+    Raises:
+        DatasetError: one of them cannot be decoded.
+    """
+    together = ImageStatistics()
+    single = []
+    reader = VideoReader(span.path)
+    try:
+        sampled = sampled_images(span.count).tolist()
+        for number in sampled[::stride]:
+            image = reader.read([span.first + number])[0]
+            statistics = ImageStatistics()
+            statistics.add(image)
+            single.append(statistics.describe())
+            if quantiles:
+                together.add(image)
+    finally:
+        reader.close()
+    entry = join_described(single) | {"count": [len(sampled)]}
+    if quantiles:
+        described = together.describe(quantiles=True)
+        entry |= {name: described[name] for name in QUANTILES}
+    return entry
+
+
+class DatasetStatistics:
+    """Gathers what `meta/stats.json` is made of."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[np.ndarray]] = {}
+        self._images: dict[str, list[Mapping[str, Any]]] = {}
+
+    def add_rows(self, table: pa.Table) -> None:
+        """Take in the rows of an episode."""
+        for name in table.column_names:
+            values = column_values(table[name])
+            if values is not None:
+                self._columns.setdefault(name, []).append(values)
+
+    def add_images(self, entries: Mapping[str, Mapping[str, Any]], cameras: list[str]) -> None:
+        """Take in the statistics of an episode's images, which stand by feature among `entries`."""
+        for name in cameras:
+            if name in entries:
+                self._images.setdefault(name, []).append(entries[name])
+
+    def to_mapping(self, *, is_v3: bool) -> dict[str, dict[str, list]]:
+        """Return `stats.json`: of float columns, as GR00T computes it; in v3.0 of all columns and with images too."""
+        entries: dict[str, dict[str, list]] = {}
+        for name, parts in self._columns.items():
+            is_float = np.issubdtype(parts[0].dtype, np.floating)
+            if is_v3:
+                rows = np.concatenate([part.reshape(len(part), -1) for part in parts])
+                entries[name] = describe_rows(rows, quantiles=True)
+            elif is_float:
+                entries[name] = {}
+            if is_float:
+                entries[name] |= compute_statistics(stack_rows(parts)).to_mapping()
+        for name, described in self._images.items():
+            entries[name] = join_described(described)
+        return entries

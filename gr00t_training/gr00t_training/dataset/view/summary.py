@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a dataset holds, in numbers; nothing is decoded for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from gr00t_training.dataset import schema
+from gr00t_training.dataset.edit.features import channel_names, image_size
+from gr00t_training.dataset.edit.source import SourceDataset
+from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.video import VideoReader
+from gr00t_training.embodiment import Embodiment, load_embodiment
+
+
+@dataclass(frozen=True)
+class CameraSummary:
+    """One camera."""
+
+    feature: str
+    width: int  # pixels
+    height: int
+    codec: str  # of the first episode's file, or as declared where that cannot be read
+    size_bytes: int  # of its files
+
+
+@dataclass(frozen=True)
+class VectorSummary:
+    """One key of the state or the action."""
+
+    key: str  # state.arm
+    column: str
+    names: list[str]  # of its channels; empty where the dataset does not tell
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """A dataset in numbers."""
+
+    path: str
+    version: str
+    robot_type: str | None
+    embodiment: str | None  # name
+    tag: str | None  # GR00T's embodiment tag
+    fingerprint: str | None
+    fps: float
+    num_episodes: int
+    num_frames: int
+    hours: float
+    shortest: int  # rows of the shortest episode
+    longest: int
+    tasks: dict[str, int]  # text -> episodes
+    vectors: list[VectorSummary]
+    cameras: list[CameraSummary]
+    depth: list[str]  # depth cameras kept beside the dataset
+    success: dict[str, int]  # "yes", "no", "unmarked" -> episodes
+    valid: dict[str, int]
+    num_unfinished: int  # episodes in the staging folder that `repair` may recover
+    size_bytes: int  # of all files
+
+
+def summarise(path: str | Path) -> DatasetSummary:
+    """Sum up the dataset in the folder `path`.
+
+    Raises:
+        DatasetError: not a dataset, or damaged metadata.
+    """
+    source = SourceDataset(path)
+    embodiment = _embodiment(source)
+    lengths = [episode.length for episode in source.episodes]
+    marks = [episode.marks for episode in source.episodes]
+    tasks = Counter(text for episode in source.episodes for text in dict.fromkeys(episode.entry.get("tasks") or []))
+    return DatasetSummary(
+        path=str(source.path),
+        version=source.version,
+        robot_type=source.info.get("robot_type"),
+        embodiment=embodiment.name if embodiment else None,
+        tag=embodiment.tag if embodiment else None,
+        fingerprint=embodiment.fingerprint() if embodiment else None,
+        fps=source.fps,
+        num_episodes=len(source.episodes),
+        num_frames=source.num_frames,
+        hours=source.num_frames / source.fps / 3600,
+        shortest=min(lengths, default=0),
+        longest=max(lengths, default=0),
+        tasks=dict(tasks.most_common()),
+        vectors=_vectors(source),
+        cameras=[_camera(source, name) for name in source.cameras],
+        depth=list(embodiment.depth) if embodiment else [],
+        success=_counts([mark.is_success for mark in marks]),
+        valid=_counts([mark.is_valid for mark in marks]),
+        num_unfinished=sum(item.is_dir() for item in (source.path / schema.STAGING).glob("**/episode_*")),
+        size_bytes=sum(file.stat().st_size for file in source.path.rglob("*") if file.is_file()),
+    )
+
+
+def size_text(size_bytes: float) -> str:
+    """Format a size for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """Format a duration for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
+
+
+def _embodiment(source: SourceDataset) -> Embodiment | None:
+    path = source.path / schema.EMBODIMENT_FILE
+    return load_embodiment(path) if path.exists() else None
+
+
+def _vectors(source: SourceDataset) -> list[VectorSummary]:
+    modality = LeRobotDataset(source.path).modality
+    return [
+        VectorSummary(f"{kind}.{key}", part.column, names[part.start : part.end])
+        for kind, parts in (("state", modality.state), ("action", modality.action))
+        for key, part in parts.items()
+        for names in [channel_names(source.features.get(part.column, {}).get("names"))]
+    ]
+
+
+def _camera(source: SourceDataset, name: str) -> CameraSummary:
+    feature = source.features[name]
+    height, width = image_size(feature)
+    codec = str((feature.get("info") or feature.get("video_info") or {}).get("video.codec", "unknown"))
+    paths = {episode.videos[name].path for episode in source.episodes}
+    present = sorted(path for path in paths if path.exists())
+    if present:
+        reader = VideoReader(present[0])
+        codec = reader.codec
+        reader.close()
+    return CameraSummary(
+        feature=name,
+        width=width,
+        height=height,
+        codec=codec,
+        size_bytes=sum(path.stat().st_size for path in present),
+    )
+
+
+def _counts(marks: list[bool | None]) -> dict[str, int]:
+    return {"yes": marks.count(True), "no": marks.count(False), "unmarked": marks.count(None)}
