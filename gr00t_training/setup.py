@@ -39,6 +39,7 @@ setup(
     extras_require={
         "test": ["pytest"],
         "hub": ["huggingface_hub>=0.24"],
+        "view": ["rerun-sdk>=0.24"],
         "serve": [
             "pyzmq>=22",
             "msgpack>=1.0",

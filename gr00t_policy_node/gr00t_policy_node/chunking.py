@@ -3,108 +3,186 @@
 """Which action is due at a time.
 
 A chunk answers the observation of its `start_ns`, so the row that is due follows from the clock alone: the time that
-inference took is compensated by construction, and a chunk that comes late simply starts with a later row. The newest
-observation wins whole (receding horizon); smoothing the seam between two chunks is the motion guard's business.
+inference took is compensated by construction, and a chunk that comes late simply starts with a later row. What happens
+where chunks overlap is the execution mode's choice; a jump that is left is the motion guard's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
-from gr00t_training.embodiment import Interpolation, VectorKey
-from gr00t_training.types import ActionChunk
+from gr00t_policy_node.motion import Curve, KeyMotion, Track
+from gr00t_training.embodiment import VectorKey
+from gr00t_training.settings import setting
+from gr00t_training.types import ActionChunk, Continuation
+
+LARGEST = 1e9  # of an action, in any unit: far beyond any robot, and its square can be computed with
 
 
 class ChunkError(ValueError):
     """A chunk that must not be executed."""
 
 
-class ChunkPlayer:
-    """Holds the newest chunk and reads the action that is due from it."""
+class ExecutionMode(str, Enum):
+    """What is executed where chunks overlap."""
 
-    def __init__(self, keys: Mapping[str, VectorKey]) -> None:
-        """`keys` are the action keys that every chunk must have, with their channels."""
+    RECEDING_HORIZON = "receding_horizon"  # the newest chunk
+    TEMPORAL_ENSEMBLE = "temporal_ensemble"  # the mean of all chunks that cover the time
+    REAL_TIME_CHUNKING = "real_time_chunking"  # the newest chunk, which was made to continue the one before
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How chunks become one motion."""
+
+    mode: ExecutionMode = setting(ExecutionMode.RECEDING_HORIZON, "What is executed where chunks overlap.")
+    curve: Curve = setting(Curve.LINEAR, "How joints go from one action to the next.")
+    ensemble_decay: float = setting(
+        0.1, "Weight of a chunk in the mean: e^-decay per step of age; negative: older chunks count more.", ge=-5, le=5
+    )
+    rtc_ramp_rate: float = setting(
+        6.0, "Real-time chunking: how soon a chunk goes its own way behind the frozen steps.", ge=1e-3, le=100.0
+    )
+    rtc_guidance: float | None = setting(
+        None, "Real-time chunking: greatest weight of a pull by gradient; absent: the ramp alone.", ge=0.0, le=100.0
+    )
+
+
+class ChunkPlayer:
+    """Holds the chunks that are being executed and reads the action that is due from them."""
+
+    def __init__(
+        self, keys: Mapping[str, VectorKey], execution: Execution | None = None, endless: Collection[str] = ()
+    ) -> None:
+        """Prepare for chunks.
+
+        Args:
+            keys: action keys that every chunk must have, with their channels.
+            execution: mode and curve.
+            endless: channels that are angles of joints which turn without end.
+
+        Raises:
+            ValueError: an endless channel is not measured as an angle.
+        """
         self._keys = dict(keys)
-        self._chunk: ActionChunk | None = None
+        self._execution = execution or Execution()
+        self.motions = {key: KeyMotion(vector, self._execution.curve, endless) for key, vector in keys.items()}
+        self._held: list[_Held] = []  # by start, oldest first
 
     @property
     def chunk(self) -> ActionChunk | None:
-        """The chunk that is being executed."""
-        return self._chunk
+        """The newest chunk."""
+        return self._held[-1].chunk if self._held else None
 
-    def accept(self, chunk: ActionChunk) -> bool:
-        """Take a chunk; False when a chunk of a newer observation is held already.
+    def accept(self, chunk: ActionChunk, now_ns: int | None = None) -> bool:
+        """Take a chunk; False when a chunk of the same or a newer observation is held already.
+
+        Args:
+            chunk: to execute.
+            now_ns: node clock, to refuse chunks that answer the future; None: not looked at.
 
         Raises:
-            ChunkError: a key is missing, has another shape, or holds NaN or infinity; the held chunk stays.
+            ChunkError: a key is missing, has another shape, holds NaN, infinity, a value beyond `LARGEST` or a rotation
+                without length, or the observation lies more than a step in the future; what is held stays.
         """
         check_chunk(chunk, self._keys)
-        if self._chunk is not None and chunk.start_ns <= self._chunk.start_ns:
+        if now_ns is not None and chunk.start_ns - now_ns > chunk.step_ns:
+            ahead_ms = (chunk.start_ns - now_ns) / 1e6
+            raise ChunkError(f"chunk answers an observation {ahead_ms:.0f} ms in the future; check the inputs' clocks")
+        newest = self.chunk
+        if newest is not None and chunk.start_ns <= newest.start_ns:
             return False
-        self._chunk = chunk
+        tracks = {key: self._track(key, chunk.actions[key]) for key in self._keys}
+        self._held = [held for held in self._held if held.chunk.end_ns >= chunk.start_ns]
+        self._held.append(_Held(chunk, tracks))
         return True
 
     def clear(self) -> None:
-        """Forget the chunk."""
-        self._chunk = None
+        """Forget the chunks."""
+        self._held = []
 
     def sample(self, now_ns: int) -> dict[str, np.ndarray] | None:
-        """Return key -> (D,) due at `now_ns`, or None when no chunk covers that time."""
-        chunk = self._chunk
-        if chunk is None or not chunk.start_ns <= now_ns <= chunk.end_ns:
+        """Return key -> (D,) due at `now_ns`, or None when no chunk covers that time.
+
+        Angles of endless joints may be whole turns away from those in the chunk.
+        """
+        started = [held for held in self._held if held.chunk.start_ns <= now_ns]
+        if not started or now_ns > started[-1].chunk.end_ns:
             return None
-        row, part = divmod(now_ns - chunk.start_ns, chunk.step_ns)
-        fraction = part / chunk.step_ns
-        return {
-            key: interpolate(chunk.actions[key], row, fraction, vector.interpolation)
-            for key, vector in self._keys.items()
-        }
+        if self._execution.mode is not ExecutionMode.TEMPORAL_ENSEMBLE:
+            self._held = self._held[len(started) - 1 :]
+            return self._read(started[-1], now_ns)
+        covering = [held for held in started if held.chunk.end_ns >= now_ns]
+        newest = covering[-1].chunk
+        ages = np.array([(newest.start_ns - held.chunk.start_ns) / newest.step_ns for held in covering])
+        exponents = -self._execution.ensemble_decay * ages
+        weights = np.exp(exponents - exponents.max())
+        values = [self._read(held, now_ns) for held in covering]
+        weights /= weights.sum()
+        return {key: motion.mean([value[key] for value in values], weights) for key, motion in self.motions.items()}
+
+    def continuation(self, stamp_ns: int, latency_ns: int) -> Continuation | None:
+        """Return what the answer to an observation is to continue; None in other modes, or when nothing is left.
+
+        Args:
+            stamp_ns: of the observation.
+            latency_ns: expected time from the observation to the chunk.
+        """
+        chunk = self.chunk
+        if self._execution.mode is not ExecutionMode.REAL_TIME_CHUNKING or chunk is None:
+            return None
+        if not chunk.start_ns <= stamp_ns <= chunk.end_ns:
+            return None
+        # those that are over, and the two between which the motion is on its way when the new chunk is there
+        frozen_steps = max(latency_ns, 0) // chunk.step_ns + 2
+        execution = self._execution
+        return Continuation(chunk, frozen_steps, ramp_rate=execution.rtc_ramp_rate, guidance=execution.rtc_guidance)
+
+    def _track(self, key: str, rows: np.ndarray) -> Track:
+        try:
+            return self.motions[key].track(rows)
+        except ValueError as error:
+            raise ChunkError(f"chunk key '{key}': {error}") from error
+
+    def _read(self, held: _Held, now_ns: int) -> dict[str, np.ndarray]:
+        row, part = divmod(now_ns - held.chunk.start_ns, held.chunk.step_ns)
+        fraction = part / held.chunk.step_ns
+        return {key: motion.at(held.tracks[key], row, fraction) for key, motion in self.motions.items()}
+
+
+@dataclass(frozen=True)
+class _Held:
+    chunk: ActionChunk
+    tracks: Mapping[str, Track]
 
 
 def check_chunk(chunk: ActionChunk, keys: Mapping[str, VectorKey]) -> None:
-    """Refuse a chunk that is not (H, D) and finite for every key.
+    """Refuse a chunk that is not (H, D), finite and at most `LARGEST` for every key.
 
     Raises:
         ChunkError: names the key, what was found and what was expected.
     """
     if set(chunk.actions) != set(keys):
         raise ChunkError(f"chunk has keys [{', '.join(chunk.actions)}], expected [{', '.join(keys)}]")
+    if chunk.step_ns <= 0:
+        raise ChunkError(f"chunk has a step of {chunk.step_ns} ns, expected more than 0")
+    horizon: int | None = None
     for key, vector in keys.items():
         rows = chunk.actions[key]
-        if rows.ndim != 2 or rows.shape[1] != vector.dim or rows.shape[0] != chunk.horizon or chunk.horizon < 1:
-            raise ChunkError(f"chunk key '{key}' has shape {rows.shape}, expected ({chunk.horizon}, {vector.dim})")
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
+            kind = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
+            raise ChunkError(f"chunk key '{key}' holds {kind}, expected an array of numbers")
+        if horizon is None and rows.ndim:
+            horizon = rows.shape[0]
+        if rows.shape != (horizon, vector.dim) or not horizon:
+            raise ChunkError(f"chunk key '{key}' has shape {rows.shape}, expected ({horizon or 'H'}, {vector.dim})")
         if not np.isfinite(rows).all():
             raise ChunkError(
                 f"chunk key '{key}' holds NaN or infinity in row {int(np.argwhere(~np.isfinite(rows))[0, 0])}"
             )
-
-
-def interpolate(rows: np.ndarray, row: int, fraction: float, kind: Interpolation) -> np.ndarray:
-    """Return the value a `fraction` of a step after `row`; the last row has no next.
-
-    Args:
-        rows: (H, D).
-        row: 0 .. H-1.
-        fraction: 0 .. 1.
-        kind: linear, step (the row itself), or slerp for (w, x, y, z) quaternions.
-    """
-    if kind is Interpolation.STEP or row + 1 >= len(rows):
-        return rows[row].copy()
-    if kind is Interpolation.SLERP:
-        return slerp(rows[row], rows[row + 1], fraction)
-    return (1.0 - fraction) * rows[row] + fraction * rows[row + 1]
-
-
-def slerp(first: np.ndarray, second: np.ndarray, fraction: float) -> np.ndarray:
-    """Interpolate two unit quaternions (4,) along the shorter great circle."""
-    cosine = float(np.dot(first, second))
-    if cosine < 0.0:  # q and -q are one rotation
-        second, cosine = -second, -cosine
-    if cosine > 0.9995:  # sin(angle) too small to divide by
-        value = (1.0 - fraction) * first + fraction * second
-    else:
-        angle = np.arccos(min(cosine, 1.0))
-        value = (np.sin((1.0 - fraction) * angle) * first + np.sin(fraction * angle) * second) / np.sin(angle)
-    return value / np.linalg.norm(value)
+        if np.abs(rows).max() > LARGEST:
+            raise ChunkError(f"chunk key '{key}' holds {rows.flat[np.abs(rows).argmax()]:g}, which no joint can reach")

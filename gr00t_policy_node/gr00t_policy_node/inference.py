@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from gr00t_training.errors import Gr00tError, ObservationError
-from gr00t_training.types import ActionChunk, Observation
+from gr00t_training.types import ActionChunk, Continuation, Observation
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ CLOSE_TIMEOUT_S = 10.0
 class Infers(Protocol):
     """What the loop needs of a policy."""
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """Answer one observation."""
+    def infer(self, observation: Observation, continuation: Continuation | None = None) -> ActionChunk:
+        """Answer one observation; with `continuation`, go on with what is being carried out."""
         ...
 
 
@@ -41,6 +41,8 @@ class InferenceLoop:
         on_chunk: Callable[[ActionChunk, Observation, float], None],
         on_refusal: Callable[[str], None],
         period_s: float,
+        on_failure: Callable[[str], None] | None = None,
+        continue_from: Callable[[Observation], Continuation | None] | None = None,
     ) -> None:
         """Start the thread, disabled.
 
@@ -50,11 +52,15 @@ class InferenceLoop:
             on_chunk: called in the thread with the chunk, its observation and the latency [s].
             on_refusal: called in the thread when there was no usable observation.
             period_s: shortest time between the starts of two queries.
+            on_failure: called in the thread when the policy did not answer a usable observation; None: `on_refusal`.
+            continue_from: tells what the answer to an observation is to continue; None: nothing.
         """
         self._policy = policy
         self._observe = observe
         self._on_chunk = on_chunk
         self._on_refusal = on_refusal
+        self._on_failure = on_failure or on_refusal
+        self._continue_from = continue_from
         self._period_s = period_s
         self._is_enabled = False
         self._is_closed = False
@@ -100,12 +106,15 @@ class InferenceLoop:
 
     def _query(self, observation: Observation, started_s: float) -> None:
         try:
-            chunk = self._policy.infer(observation)
-        except Gr00tError as error:  # an input that is not usable, a server that does not answer
+            continuation = self._continue_from(observation) if self._continue_from else None
+            chunk = self._policy.infer(observation, continuation)
+        except ObservationError as error:
             self._on_refusal(str(error))
+        except Gr00tError as error:  # a server that does not answer
+            self._on_failure(str(error))
         except Exception as error:  # a fault of the model must end in a hold with its reason, not in a silent thread
             logger.exception("policy query failed")
-            self._on_refusal(f"policy query failed: {type(error).__name__}: {error}")
+            self._on_failure(f"policy query failed: {type(error).__name__}: {error}")
         else:
             self._on_chunk(chunk, observation, time.perf_counter() - started_s)
 

@@ -1,24 +1,45 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gr00t_policy_node.controller import Controller, ControlState
-from gr00t_policy_node.limits import JointLimit
-from gr00t_training.embodiment import VectorKey
+from gr00t_policy_node.chunking import Execution, ExecutionMode
+from gr00t_policy_node.controller import Controller, ControlState, HoldCause, StopCause, StopRules
+from gr00t_policy_node.limits import JointLimit, LimitKind
+from gr00t_training.embodiment import Rotation, VectorKey
 from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.testing import make_embodiment
 from gr00t_training.types import ActionChunk
 
-LIMITS = {name: JointLimit(min=-2.0, max=2.0, max_velocity=1.0) for name in ("j0", "j1", "j2", "grip")}
+NAMES = ("j0", "j1", "j2", "grip")
+LIMITS = {name: JointLimit(min=-2.0, max=2.0, max_velocity=1.0) for name in NAMES}
+SOFT = {name: JointLimit(min=-2.0, max=2.0, max_velocity=1.0, max_acceleration=5.0) for name in NAMES}
 PERIOD_NS = 20_000_000
 MEASURED = np.array([0.5, 0.0, 0.0, 0.0])
 
 
-def make_controller() -> Controller:
-    return Controller(make_embodiment(), LIMITS, PERIOD_NS / 1e9)
+def make_controller(limits: Mapping[str, JointLimit] = LIMITS, **rules: Any) -> Controller:
+    return Controller(make_embodiment(), limits, PERIOD_NS / 1e9, stops=StopRules(**rules))
+
+
+def run(controller: Controller, start_ns: int, count: int, fault: str = "") -> np.ndarray:
+    """Return the commands (count, N) of ticks from `start_ns` on."""
+    commands = [controller.tick(start_ns + i * PERIOD_NS, fault, measure) for i in range(count)]
+    assert all(command is not None for command in commands)
+    return np.array(commands)
+
+
+def moving(controller: Controller, count: int = 20) -> np.ndarray:
+    """Start a task and let the robot move from 0 on for `count` ticks."""
+    controller.start("lift")
+    controller.tick(0, "", measure)
+    assert controller.offer(make_chunk(0, value=2.0), "lift")
+    return run(controller, PERIOD_NS, count)
 
 
 def make_chunk(start_ns: int, value: float = 0.0, step_ns: int = 100_000_000) -> ActionChunk:
@@ -135,3 +156,201 @@ def test_action_channel_without_state_is_refused_at_configure() -> None:
     embodiment = dataclasses.replace(embodiment, action={**embodiment.action, "gripper": VectorKey(names=("force",))})
     with pytest.raises(ConfigError, match="'force' has no state channel"):
         Controller(embodiment, LIMITS, 0.02)
+
+
+def test_hold_brakes_within_the_acceleration_limit() -> None:
+    controller = make_controller(SOFT)
+    before = moving(controller)[-2:]
+    held = run(controller, 21 * PERIOD_NS, 30, "stream 'front' is stale")
+    speed = np.diff(np.vstack([before, held]), axis=0)[:, 0] / (PERIOD_NS / 1e9)
+    assert speed[0] == pytest.approx(1.0)
+    assert np.abs(np.diff(speed)).max() <= 5.0 * PERIOD_NS / 1e9 + 1e-9
+    assert speed[-1] == 0.0
+
+
+@pytest.mark.parametrize("end", [Controller.reset, lambda controller: controller.finish("time limit")])
+def test_robot_that_moves_is_braked_when_the_task_ends(end) -> None:
+    controller = make_controller(SOFT)
+    moving(controller)
+    end(controller)
+    assert controller.report().state is ControlState.IDLE
+    run(controller, 21 * PERIOD_NS, 10)
+    assert controller.tick(31 * PERIOD_NS, "", measure) is None
+    assert controller.last_command is None  # the next task begins at the measured pose
+
+
+def test_braking_brings_the_robot_to_rest_without_ticks() -> None:
+    controller = make_controller(SOFT)
+    last = moving(controller)[-1]
+    controller.finish("deactivated")
+    way = np.array(list(controller.braking()))
+    assert way.shape == (10, 4)
+    assert 0.0 < (way[-1] - last)[1] <= 1.0**2 / (2 * 5.0)
+    np.testing.assert_array_equal(way[-1], way[-2])
+
+
+def test_refused_chunk_ends_the_motion_at_once() -> None:
+    controller = make_controller()
+    last = moving(controller)[-1]
+    assert not controller.offer(make_chunk(PERIOD_NS, value=np.inf), "lift")
+    np.testing.assert_array_equal(run(controller, 21 * PERIOD_NS, 2), [last, last])
+    report = controller.report()
+    assert (report.state, report.holds[HoldCause.CHUNK]) == (ControlState.HOLDING, 1)
+    assert "NaN or infinity" in report.reason
+
+
+def test_policy_that_fails_ends_the_motion_until_it_answers_again() -> None:
+    controller = make_controller()
+    last = moving(controller)[-1]
+    controller.fail("policy server: no answer")
+    np.testing.assert_array_equal(run(controller, 21 * PERIOD_NS, 1)[0], last)
+    assert (controller.report().state, controller.report().reason) == (
+        ControlState.HOLDING,
+        "policy server: no answer",
+    )
+    assert controller.offer(make_chunk(22 * PERIOD_NS, value=2.0), "lift")
+    assert (run(controller, 22 * PERIOD_NS, 1)[0] > last).all()
+    assert controller.report().holds == {HoldCause.WAITING: 1, HoldCause.POLICY: 1}
+
+
+def test_inputs_unusable_for_longer_than_their_budget_latch_a_stop() -> None:
+    controller = make_controller(max_input_gap_s=0.5)
+    moving(controller)
+    run(controller, 21 * PERIOD_NS, 20, "camera is stale")
+    run(controller, 41 * PERIOD_NS, 1)  # in between they are back
+    run(controller, 42 * PERIOD_NS, 24, "camera is stale")
+    assert controller.report().state is ControlState.HOLDING
+    run(controller, 66 * PERIOD_NS, 2, "camera is stale")
+    report = controller.report()
+    assert (report.state, report.stops) == (ControlState.STOPPED, {StopCause.INPUT: 1})
+    assert report.reason == "inputs not usable for more than 0.5 s: camera is stale"
+    run(controller, 68 * PERIOD_NS, 10)
+    with pytest.raises(ValueError, match="camera is stale"):
+        controller.start("lift")
+    controller.reset()
+    controller.start("lift")
+
+
+def test_policy_silent_for_longer_than_its_budget_latches_a_stop() -> None:
+    controller = make_controller(max_silence_s=0.49)
+    controller.start("lift")
+    for i in range(60):
+        controller.tick(i * PERIOD_NS, "", measure)
+        if i in (10, 30):
+            assert controller.offer(make_chunk(i * PERIOD_NS, value=2.0, step_ns=10**9), "lift")
+        expected = ControlState.STOPPED if i > 54 else ControlState.HOLDING if i <= 10 else ControlState.RUNNING
+        assert controller.report().state is expected, i
+    assert controller.report().reason == "the policy gave no chunk for more than 0.49 s"
+
+
+def test_budgets_count_time_in_which_the_controller_ran() -> None:
+    controller = make_controller(max_silence_s=0.5, max_input_gap_s=0.5)
+    moving(controller, 10)
+    run(controller, 10**10, 10, "joint states are stale")  # the process was paused for ten seconds
+    run(controller, 2 * 10**10, 10)
+    assert controller.report().state is ControlState.HOLDING
+
+
+def test_limit_violated_so_often_latches_a_stop() -> None:
+    controller = make_controller(max_violations=5, violation_window_s=0.1)
+    controller.start("lift")
+    controller.tick(0, "", measure)
+
+    def ask(i: int, value: float) -> None:
+        controller.offer(make_chunk(i * PERIOD_NS, value=value), "lift")
+        controller.tick(i * PERIOD_NS, "", measure)
+
+    for i in range(1, 21):  # at every second tick: at most three within 0.1 s
+        ask(i, 2.1 if i % 2 else 2.0)
+    assert controller.report().violations == 10
+    assert controller.report().state is ControlState.RUNNING
+    for i in range(21, 26):
+        ask(i, 2.1)
+    report = controller.report()
+    assert (report.state, report.stops) == (ControlState.STOPPED, {StopCause.LIMITS: 1})
+    assert report.reason == "5 actions beyond the limits within 0.1 s, last of joint 'j0'"
+
+
+def test_violations_of_another_time_do_not_count() -> None:
+    controller = make_controller(max_violations=5, violation_window_s=0.1)
+    controller.start("lift")
+    for i in range(60):
+        controller.tick(i * PERIOD_NS, "", measure)
+        if i % 10 == 0:  # one jump, seen once, every 0.2 s
+            controller.offer(make_chunk(i * PERIOD_NS, value=0.5 + 0.1 * (i % 20)), "lift")
+    assert controller.report().violations >= 4
+    assert controller.report().state is ControlState.RUNNING
+
+
+def test_stop_leads_to_the_safe_pose_within_limits() -> None:
+    controller = make_controller(SOFT, safe_pose={"j0": -0.2})
+    before = moving(controller)
+    controller.stop("emergency stop")
+    way = np.vstack([before[-2:], run(controller, 21 * PERIOD_NS, 200)])
+    speed = np.diff(way, axis=0) / (PERIOD_NS / 1e9)
+    assert np.abs(speed).max() <= 1.0 + 1e-9
+    assert np.abs(np.diff(speed, axis=0)).max() <= 5.0 * PERIOD_NS / 1e9 + 1e-9
+    assert way[-1, 0] == -0.2
+    assert 0.0 < way[-1, 1] - way[1, 1] < 0.11  # the others only come to rest
+    assert controller.report().state is ControlState.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("pose", "message"),
+    [({"j9": 0.0}, "'j9' is not commanded; expected some of j0"), ({"j0": 3.0}, "'j0' is 3.0, its limits are -2.0")],
+)
+def test_safe_pose_that_cannot_be_reached_is_refused(pose: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_controller(safe_pose=pose)
+
+
+def test_chunk_that_answers_the_future_is_refused() -> None:
+    controller = make_controller()
+    controller.start("lift")
+    assert not controller.offer(make_chunk(10**9), "lift", now_ns=0)
+    assert "1000 ms in the future" in controller.report().reason
+
+
+def test_counts_tell_what_happened() -> None:
+    controller = make_controller()
+    moving(controller)
+    assert not controller.offer(make_chunk(0, value=1.0), "lift")
+    controller.count_refused_observation()
+    controller.stop("operator")
+    controller.stop("again")
+    report = controller.report()
+    assert (report.chunks, report.stale_chunks, report.refused_observations) == (1, 1, 1)
+    assert (report.limited_commands, report.clamps) == (20, {LimitKind.VELOCITY: 20})
+    assert (report.stops, report.reason) == ({StopCause.REQUEST: 1}, "operator")
+
+
+def test_endless_joint_and_quaternion_are_commanded_the_short_way() -> None:
+    hand = VectorKey(names=tuple("wxyz"), rotation=Rotation.QUATERNION)
+    keys = {"wheel": VectorKey(names=("wheel",)), "hand": hand}
+    embodiment = dataclasses.replace(make_embodiment(), state=keys, action=keys)
+    limits = {name: JointLimit(min=-1.0, max=1.0, max_velocity=100.0) for name in "wxyz"}
+    endless = JointLimit(min=-math.inf, max=math.inf, max_velocity=100.0, endless=True)
+    controller = Controller(embodiment, {**limits, "wheel": endless}, PERIOD_NS / 1e9)
+    controller.start("turn")
+    controller.tick(0, "", lambda: np.zeros(5))
+    quaternion = np.array([math.cos(0.5), math.sin(0.5), 0.0, 0.0])
+    actions = {"wheel": np.full((5, 1), -3.1), "hand": np.tile(-quaternion, (5, 1))}
+    assert controller.offer(ActionChunk(actions, 0, 10**8), "turn")
+    command = controller.tick(PERIOD_NS, "", lambda: np.array([9.4, 1.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(command, [4 * math.pi - 3.1, *quaternion])
+    with pytest.raises(ConfigError, match="endless, but 'wrap' is for angles, the key's unit is 'm'"):
+        Controller(make_embodiment(), {**LIMITS, "grip": endless}, 0.02)
+
+
+def test_continuation_is_what_is_being_carried_out() -> None:
+    execution = Execution(mode=ExecutionMode.REAL_TIME_CHUNKING)
+    controller = Controller(make_embodiment(), LIMITS, PERIOD_NS / 1e9, execution=execution)
+    controller.start("lift")
+    assert controller.continuation(0, 0.15) is None
+    chunk = make_chunk(0)
+    controller.offer(chunk, "lift")
+    found = controller.continuation(10**8, 0.15)
+    assert found is not None
+    assert (found.chunk is chunk, found.frozen_steps) == (True, 3)
+    controller.start("drop")
+    assert controller.continuation(10**8, 0.15) is None  # another task does not go on with it

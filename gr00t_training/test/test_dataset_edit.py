@@ -3,7 +3,11 @@
 import dataclasses
 import fcntl
 import json
+import resource
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +15,7 @@ import pytest
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.depth import DepthReader
+from gr00t_training.dataset.edit import exchange
 from gr00t_training.dataset.edit.operations import (
     convert_dataset,
     delete_episodes,
@@ -360,15 +365,18 @@ def test_traces_and_depth_lose_the_rows_that_the_episode_loses(recorded, tmp_pat
 
 
 def test_datasets_that_do_not_fit_are_refused_with_the_difference(recorded, tmp_path, data_dir):
-    slow = record(
-        tmp_path / "slow", [("x", make_frames(make_embodiment(fps=5), 3), None)], embodiment=make_embodiment(fps=5)
-    )
+    slower = make_embodiment(fps=5)
+    slow = record(tmp_path / "slow", [("x", make_frames(slower, 3), None)], embodiment=slower)
     with pytest.raises(DatasetError, match=r"cannot be one dataset: 5 Hz and 10 Hz"):
         merge_datasets([recorded["v2.1"], slow], tmp_path / "out")
     large = make_embodiment(size=(64, 48))
     big = record(tmp_path / "big", [("x", make_frames(large, 3), None)], embodiment=large)
     with pytest.raises(DatasetError, match=f"'{FRONT}' is 48x64 h264 in the one and 48x32 h264 in the other"):
         merge_datasets([recorded["v2.1"], big], tmp_path / "out")
+    other = dataclasses.replace(EMBODIMENT, action_horizon=8)
+    short = record(tmp_path / "short", [("x", frames_of(3, 0), None)], embodiment=other)
+    with pytest.raises(DatasetError, match=r"their embodiments differ: action_horizon: found 8, expected 16"):
+        merge_datasets([recorded["v2.1"], short], tmp_path / "out")
     shutil.copytree(recorded["v2.1"], tmp_path / "meaning")
     edit_json(tmp_path / "meaning" / schema.MODALITY_FILE, lambda content: content["state"]["arm"].update(end=2))
     with pytest.raises(DatasetError, match=r"differ in meta/modality\.json"):
@@ -465,6 +473,59 @@ def test_what_a_killed_run_left_is_removed_and_a_running_one_is_not_disturbed(re
         with pytest.raises(DatasetError, match="another run is writing it"):
             delete_episodes(recorded["v2.1"], [0], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_full_disk_is_told_and_leaves_the_dataset_as_it_was(copy):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DatasetError, match=r"copy: cannot be written .*; check path and disk"):
+            delete_episodes(copy, [0], None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_holds(copy, [0, 1, 2], TASKS)
+    assert names_beside(copy) == ["copy"]
+
+
+REPLACE_FOR_EVER = """
+import sys
+from gr00t_training.dataset.edit.operations import retask_episodes
+number = 0
+while True:
+    number += 1
+    retask_episodes(sys.argv[1], [0], f"lift {number % 10}", None)
+    print("done", flush=True)
+"""
+
+
+def test_killed_replacements_leave_a_whole_dataset(copy):
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", REPLACE_FOR_EVER, str(copy)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None and process.stdout.readline() == "done\n"
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert faults(copy) == []
+        assert [episode.length for episode in LeRobotDataset(copy).episodes] == list(LENGTHS)
+        assert LeRobotDataset(copy).task(0, 0).startswith("lift ")
+    retask_episodes(copy, [0], "lift", None)
+    assert_holds(copy, [0, 1, 2], TASKS)
+    assert names_beside(copy) == ["copy"]
+
+
+def test_folders_change_places_without_help_of_the_file_system(tmp_path, monkeypatch):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    monkeypatch.setattr(exchange.ctypes, "CDLL", lambda *arguments, **options: object())
+    exchange.exchange_folders(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "content").read_text() == "new"
+    assert (tmp_path / "new" / "content").read_text() == "old"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["new", "old"]
 
 
 # ---- parts ----

@@ -9,6 +9,7 @@ tick waits for neither of the others.
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -63,7 +64,7 @@ class PolicyRuntime:
         inputs = input_map(topic_map)
         self._assembler = FrameAssembler(inputs, self._embodiment, with_history=True)
         limits = load_settings(LimitsFile, settings.limits_file)
-        self._controller = Controller(self._embodiment, limits.joints, 1.0 / settings.control_rate_hz)
+        self._controller = Controller(self._embodiment, limits.limits(), 1.0 / settings.control_rate_hz)
         policy = load_policy(settings, self._embodiment)
         self._inference_latency, self._observation_latency = LatencyWindow(), LatencyWindow()
         self._sequence = 0
@@ -97,13 +98,17 @@ class PolicyRuntime:
             self._tasks.start(instruction)
 
     def deactivate(self) -> None:
-        """End the task with the robot at its last command; publishers still work."""
+        """End the task with the robot at rest; publishers still work."""
         if not self._is_active:
             return
         self._tasks.is_active = False
-        self._command(self._controller.last_command)  # before the goal ends: its end forgets the command
+        last = self._controller.last_command  # before the goal ends: its end forgets the command
         self._tasks.abandon("the node was deactivated")
         self._controller.finish("deactivated")
+        for last in self._controller.braking():
+            self._command(last)
+            time.sleep(1.0 / self._settings.control_rate_hz)
+        self._command(last)
         self._on_control_tick()  # tells the loop and the status
         self._is_active = False
 
@@ -149,7 +154,7 @@ class PolicyRuntime:
         return observation_from_frames(frames, self._embodiment, self._controller.report().instruction)
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, latency_s: float) -> None:
-        if not self._controller.offer(chunk, observation.instruction):
+        if not self._controller.offer(chunk, observation.instruction, self._now_ns()):
             return
         age_s = (self._now_ns() - chunk.start_ns) / 1e9
         self._inference_latency.add(latency_s)
@@ -277,4 +282,4 @@ def input_map(topic_map: TopicMap) -> TopicMap:
     """Return the part of a topic map that a policy needs: states, cameras and their streams."""
     used = {binding.stream for binding in (*topic_map.state.values(), *topic_map.video.values())}
     streams = {name: config for name, config in topic_map.streams.items() if name in used}
-    return dataclasses.replace(topic_map, streams=streams, action={}, task=None, events=None)
+    return dataclasses.replace(topic_map, streams=streams, action={}, depth={}, task=None, events=None)

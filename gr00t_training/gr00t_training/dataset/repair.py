@@ -47,6 +47,7 @@ class RepairReport:
     path: Path
     is_dry_run: bool
     changes: list[str] = field(default_factory=list)  # one line each
+    relisted: list[int] = field(default_factory=list)  # episodes whose files were whole, but that were not listed
     recovered: list[Recovered] = field(default_factory=list)
     remaining: list[Finding] = field(default_factory=list)  # faults that cannot be repaired; not told by a dry run
     backup: Path | None = None  # where the originals of changed files are
@@ -83,9 +84,9 @@ def repair_dataset(path: str | Path, *, dry_run: bool = False, jobs: int = 1) ->
         with _locked(root):
             embodiment = _read_embodiment(root)
             info = _read_info(root, embodiment)
-            scanned = {} if info is None else _repair_finished(changes, info, embodiment, jobs)
+            scanned = {} if info is None else _repair_finished(changes, report, info, embodiment, jobs)
         report.changes, report.backup = changes.done, changes.backup
-        _recover_unfinished(report, embodiment)
+        _recover_unfinished(report, embodiment, info)
     except OSError as error:
         raise DatasetError(f"{root}: cannot be repaired ({error}); check the disk, then repair it again") from error
     if not dry_run and (root / schema.INFO_FILE).exists():
@@ -128,7 +129,7 @@ def _read_info(root: Path, embodiment: Embodiment | None) -> dict[str, Any] | No
         if complete and info["codebase_version"] in schema.READ_VERSIONS:
             return info
     if embodiment is not None:
-        is_v3 = (root / schema.TASKS_TABLE).exists()
+        is_v3 = (root / schema.TASKS_TABLE).exists() or any(root.glob("data/*/file-*.parquet"))
         has_stats = (root / schema.EPISODES_STATS_FILE).exists() or not (root / schema.INFO_FILE).exists()
         version = schema.Version.V30 if is_v3 else (schema.Version.V21 if has_stats else schema.Version.V20)
         return schema.make_info(embodiment, VideoCodec.H264.value, 0, 0, 0, version)
@@ -141,42 +142,54 @@ def _read_info(root: Path, embodiment: Embodiment | None) -> dict[str, Any] | No
 
 
 def _repair_finished(
-    changes: Changes, info: dict[str, Any], embodiment: Embodiment | None, jobs: int
+    changes: Changes, report: RepairReport, info: dict[str, Any], embodiment: Embodiment | None, jobs: int
 ) -> Mapping[Path, VideoFacts]:
     """Repair the finished episodes; return what was found out about videos."""
     if info["codebase_version"] == schema.Version.V30.value:
-        SharedFiles(changes, info).repair()
+        if any(changes.root.glob(schema.EPISODES_TABLE_PATTERN)):
+            SharedFiles(changes, info).repair()
     elif any(changes.root.glob("data/*/*.parquet")) or whole_lines(changes.root / schema.EPISODES_FILE):
         with workers(jobs) as run:
             files = SeparateFiles(changes, info, embodiment, run)
             files.repair()
+        report.relisted = files.relisted
         return files.scanned
     return {}
 
 
-def _recover_unfinished(report: RepairReport, embodiment: Embodiment | None) -> None:
+def _recover_unfinished(report: RepairReport, embodiment: Embodiment | None, info: Mapping[str, Any] | None) -> None:
     found, problems = find_unfinished(report.path)
+    if found and not report.is_dry_run:
+        with _open_writer(report.path, embodiment or found[0].journal.embodiment, found[0], info) as writer:
+            # opening has moved the folders, and files that were on their way
+            found, problems = find_unfinished(report.path)
+            for item in found:
+                _recover_one(report, writer, item)
+    for item in found:
+        if not item.num_frames:
+            problems.append(f"{item.folder}: {item.num_rows} rows without images of every camera: nothing to recover")
+        elif report.is_dry_run:
+            report.recovered.append(Recovered(item.folder, None, item.num_frames, item.num_rows))
     report.remaining += [Finding(False, schema.STAGING, problem) for problem in problems]
-    if report.is_dry_run:
-        report.recovered = [Recovered(item.folder, None, item.num_frames, item.num_rows) for item in found]
-        return
-    if not found:
-        return
-    with _open_writer(report.path, embodiment or found[0].journal.embodiment, found[0]) as writer:
-        # opening has moved the folders
-        for item in find_unfinished(report.path)[0]:
-            try:
-                index = recover(writer, item)
-            except DatasetError as error:
-                text = f"cannot be recovered: {error}"
-                report.remaining.append(Finding(True, item.folder.name, text, remedy="it stays in .staging/ignored"))
-                continue
-            report.recovered.append(Recovered(item.folder, index, item.num_frames, item.num_rows))
 
 
-def _open_writer(root: Path, embodiment: Embodiment, item: Unfinished) -> DatasetWriter:
-    info = read_object(root / schema.INFO_FILE) or {}
+def _recover_one(report: RepairReport, writer: DatasetWriter, item: Unfinished) -> None:
+    if not item.num_frames:
+        return
+    try:
+        index = recover(writer, item)
+    except DatasetError as error:
+        text = f"cannot be recovered: {error}"
+        report.remaining.append(Finding(True, item.folder.name, text, remedy="it stays in .staging/ignored"))
+    else:
+        report.recovered.append(Recovered(item.folder, index, item.num_frames, item.num_rows))
+
+
+def _open_writer(root: Path, embodiment: Embodiment, item: Unfinished, info: Mapping[str, Any] | None) -> DatasetWriter:
+    info = info or {}
     version = info.get("codebase_version", schema.DEFAULT_VERSION.value)
     codecs = [feature["info"]["video.codec"] for feature in info.get("features", {}).values() if "info" in feature]
-    video = VideoSettings(codec=VideoCodec(codecs[0] if codecs else item.journal.codec))
+    # of a dataset without a finished episode nothing is known but what the journal says
+    is_new = not info.get("total_episodes")
+    video = VideoSettings(codec=VideoCodec(item.journal.codec if is_new or not codecs else codecs[0]))
     return DatasetWriter(root, embodiment, video=video, version=schema.Version(version))

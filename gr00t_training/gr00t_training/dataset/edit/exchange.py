@@ -54,7 +54,7 @@ def successor(path: Path) -> Iterator[Path]:
         yield staging
         if (path / schema.STAGING).exists():  # unfinished episodes that may still be repaired
             shutil.copytree(path / schema.STAGING, staging / schema.STAGING, copy_function=_link_or_copy)
-        _exchange(staging, path)
+        exchange_folders(staging, path)
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def _link_or_copy(source: str, target: str) -> None:
     copy_file(Path(source), Path(target), links=True)
 
 
-def _exchange(new: Path, old: Path) -> None:
+def exchange_folders(new: Path, old: Path) -> None:
     """Give two folders each other's name, at once where the file system can."""
     renameat2: Any = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.edit.source import SourceDataset
-from gr00t_training.embodiment import ACTION_COLUMN, STATE_COLUMN, Embodiment, column_names
+from gr00t_training.embodiment import ACTION_COLUMN, STATE_COLUMN, Embodiment, column_names, differences
 from gr00t_training.errors import DatasetError
 
 _IMAGE_NAMES = ["height", "width", "channels"]  # the only form that opens in every GR00T release
@@ -33,6 +33,8 @@ def common_features(sources: Sequence[SourceDataset]) -> dict[str, Any]:
             raise DatasetError(f"{subject}: {other.fps:g} Hz and {first.fps:g} Hz; record or convert at one rate")
         for name, found, expected in _differences(_own_features(other), features):
             raise DatasetError(f"{subject}: '{name}' is {found} in the one and {expected} in the other")
+        if other.embodiment and first.embodiment and (items := differences(other.embodiment, first.embodiment)):
+            raise DatasetError(f"{subject}, their embodiments differ: {'; '.join(items)}")
         if other.modality and first.modality and _meaning(other) != _meaning(first):
             raise DatasetError(
                 f"{subject}: they differ in {schema.MODALITY_FILE}; keys and their channels must be the same"

@@ -9,6 +9,7 @@ name, `episode_000012`, wherever they lie; they travel with it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from gr00t_training.dataset import schema
 from gr00t_training.dataset.episodes_table import read_table, row_statistics
 from gr00t_training.dataset.places import Catalogue, Span, read_catalogue, table_files
 from gr00t_training.dataset.trace import Marks
+from gr00t_training.embodiment import Embodiment, load_embodiment
 from gr00t_training.errors import DatasetError
 
 _EPISODE_IN_NAME = re.compile(r"episode_(\d{6,})")
@@ -105,28 +107,34 @@ class SourceDataset:
         """Number of rows of all episodes."""
         return sum(episode.length for episode in self.episodes)
 
-    @property
+    @functools.cached_property
     def modality(self) -> dict[str, Any]:
         """GR00T's `modality.json`; empty where there is none."""
         path = self.path / schema.MODALITY_FILE
         return schema.read_json(path) if path.exists() else {}
+
+    @functools.cached_property
+    def embodiment(self) -> Embodiment | None:
+        """The embodiment that the dataset was recorded for; None where it does not tell.
+
+        Raises:
+            ConfigError: its file is damaged.
+        """
+        path = self.path / schema.EMBODIMENT_FILE
+        return load_embodiment(path) if path.exists() else None
 
     @property
     def task_columns(self) -> list[str]:
         """Columns whose integers are numbers of tasks: `task_index`, and the annotations of `modality.json`."""
         annotations = self.modality.get("annotation", {})
         columns = [entry.get("original_key") or f"annotation.{key}" for key, entry in annotations.items()]
-        columns += [name for name, feature in self.features.items() if _is_annotation(name, feature)]
         return list(dict.fromkeys([schema.TASK_COLUMN, *columns]))
 
     @property
     def language_columns(self) -> list[str]:
         """Those of the task columns that say what the robot is told to do."""
         annotations = self.modality.get("annotation", {})
-        key = next(iter(annotations), None)
-        path = self.path / schema.EMBODIMENT_FILE
-        if path.exists():
-            key = schema.read_json(path).get("language", key)
+        key = self.embodiment.language if self.embodiment else next(iter(annotations), None)
         columns = [annotations[key].get("original_key") or f"annotation.{key}"] if key in annotations else []
         return list(dict.fromkeys([schema.TASK_COLUMN, *columns]))
 
@@ -230,10 +238,6 @@ class SourceDataset:
                     }
                     statistics[index] = row_statistics(row)
         return entries, statistics
-
-
-def _is_annotation(name: str, feature: Mapping[str, Any]) -> bool:
-    return name.startswith("annotation.") and str(feature["dtype"]).startswith("int")
 
 
 def _list_of(numbers: list[int]) -> str:

@@ -44,7 +44,7 @@ def describe_frames(span: Span, *, quantiles: bool, stride: int = 1) -> dict[str
     Args:
         span: which frames of which file.
         quantiles: whether to give v3.0's quantiles too.
-        stride: look only at every `stride`-th of the sample; `count` stays lerobot's, as it is the weight among episodes.
+        stride: decode only every `stride`-th of them; `count` stays lerobot's, being the weight among episodes.
 
     Raises:
         DatasetError: one of them cannot be decoded.

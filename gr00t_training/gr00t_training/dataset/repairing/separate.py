@@ -69,6 +69,7 @@ class SeparateFiles:
     def __init__(self, changes: Changes, info: dict[str, Any], embodiment: Embodiment | None, run: Map = map) -> None:
         """Prepare; `run` is a `map` that may use several processes."""
         self.scanned: dict[Path, VideoFacts] = {}  # videos that are as they were found
+        self.relisted: list[int] = []  # episodes that were not listed
         self._run = run
         self._changes = changes
         self._root = changes.root
@@ -147,8 +148,22 @@ class SeparateFiles:
                 kept.append(episode)
             elif episode.is_whole(self._cameras):
                 self._changes.note(f"episode {episode.index}: its files are whole, it is listed again")
+                self._adopt_side_files(episode.index)
+                self.relisted.append(episode.index)
                 kept.append(episode)
         return kept
+
+    def _adopt_side_files(self, index: int) -> None:
+        """Move depth and report of an episode to their places where a killed recorder had not come to that."""
+        folder = self._root / schema.STAGING / f"episode_{index:06d}"
+        names = {"quality.json": schema.quality_path(index)}
+        for key in self._embodiment.depth if self._embodiment else ():
+            names[f"depth.{key}.mkv"] = schema.depth_path(index, key)
+        for name, target in names.items():
+            path = folder / (name + schema.STAGED_SUFFIX)
+            if path.is_file() and not (self._root / target).exists():
+                staged = path.relative_to(self._root).as_posix()
+                self._changes.rename(staged, target, f"becomes {target}")
 
     def _set_aside_unknown(self, indices: set[int]) -> None:
         known = {self._data_file(index) for index in indices}

@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.edit.statistics import DatasetStatistics
 from gr00t_training.dataset.repairing.changes import Changes
 from gr00t_training.dataset.repairing.tables import agree, fits, numeric, read_object, with_column
-from gr00t_training.dataset.stats import describe_rows
+from gr00t_training.dataset.stats import describe_rows, join_described
 from gr00t_training.dataset.validation.contents import Contents, read_contents
 from gr00t_training.dataset.validation.findings import Finding
 from gr00t_training.dataset.validation.metadata import CONTAINED_KINDS
@@ -150,10 +149,7 @@ class SharedFiles:
     def _write_stats(self, tables: Mapping[int, pa.Table], described: Mapping[int, Mapping[str, Any]]) -> None:
         if len(tables) < len(self._contents.episodes):
             return
-        whole = DatasetStatistics()
-        for index, table in tables.items():
-            whole.add(table, described[index], self._contents.cameras)
-        computed = whole.to_mapping(is_v3=True)
+        computed = self._whole_stats(tables, described)
         stored = read_object(self._root / schema.STATS_FILE) or {}
         result = dict(stored)
         for name, entry in computed.items():
@@ -162,6 +158,23 @@ class SharedFiles:
                 result[name] = entry
         if result != stored:
             self._changes.write_text(schema.STATS_FILE, schema.json_text(result), "corrected")
+
+    def _whole_stats(
+        self, tables: Mapping[int, pa.Table], described: Mapping[int, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """Return `stats.json` of all columns of numbers, and of the images as far as every episode describes them."""
+        computed = {}
+        for name in self._contents.features:
+            parts = [values for table in tables.values() if (values := numeric(table, name)) is not None]
+            if len(parts) == len(tables) and len({part.shape[1:] for part in parts}) == 1:
+                rows = np.concatenate(parts)
+                if np.isfinite(rows).all():
+                    computed[name] = describe_rows(rows, quantiles=True)
+        for camera in self._contents.cameras:
+            entries = [entry[camera] for entry in described.values() if "count" in entry.get(camera, {})]
+            if len(entries) == len(tables):
+                computed[camera] = join_described(entries)
+        return computed
 
     def _write_info(self) -> None:
         contents, before = self._contents, json.dumps(self._info)

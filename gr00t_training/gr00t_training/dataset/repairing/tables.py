@@ -36,6 +36,8 @@ def with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table | No
 
 def numeric(table: pa.Table, name: str) -> np.ndarray | None:
     """Return a column of numbers, `(N,)` or `(N, D)`; None where it holds something else or nothing."""
+    if name not in table.column_names:
+        return None
     try:
         values = column_array(table[name])
     except DatasetError:

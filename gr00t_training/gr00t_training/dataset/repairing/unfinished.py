@@ -23,7 +23,6 @@ from gr00t_training.dataset.edit.packets import cut_file
 from gr00t_training.dataset.journal import JOURNAL_FILE, Journal, read_journal
 from gr00t_training.dataset.places import Span
 from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.repairing.tables import read_object
 from gr00t_training.dataset.validation.videos import scan_video
 from gr00t_training.dataset.video import VideoReader
 from gr00t_training.dataset.writer import DatasetWriter
@@ -59,22 +58,24 @@ def find_unfinished(root: Path) -> tuple[list[Unfinished], list[str]]:
         except DatasetError as error:
             problems.append(str(error))
             continue
-        if _is_published(root, journal):
-            continue
-        videos, depths, counts = {}, {}, [len(journal.frames)]
-        for key in journal.embodiment.video:
-            name = f"{schema.image_feature(key)}.mp4"
-            videos[key], count = _find_file(root, folder, name, f"videos_*{schema.image_feature(key)}*", journal)
-            counts.append(count)
-        for key in journal.embodiment.depth:
-            pattern = f"*{schema.depth_path(journal.index, key).replace('/', '_')}*"
-            depths[key], count = _find_file(root, folder, f"depth.{key}.mkv", pattern, journal)
-            counts.append(count)
-        if min(counts):
-            found.append(Unfinished(folder, journal, videos, depths, min(counts)))
-        elif journal.frames:
-            problems.append(f"{folder}: {len(journal.frames)} rows, but a camera without frames: nothing to recover")
+        if journal.frames and not _is_published(root, journal):
+            found.append(_measure(root, folder, journal))
     return found, problems
+
+
+def _measure(root: Path, folder: Path, journal: Journal) -> Unfinished:
+    videos, depths, counts = {}, {}, [len(journal.frames)]
+    for key in journal.embodiment.video:
+        feature = schema.image_feature(key)
+        published = schema.video_path(journal.index, feature)
+        videos[key], count = _find_file(root, folder, f"{feature}.mp4", published, f"videos_*{feature}*", journal)
+        counts.append(count)
+    for key in journal.embodiment.depth:
+        published = schema.depth_path(journal.index, key)
+        pattern = f"*{published.replace('/', '_')}*"
+        depths[key], count = _find_file(root, folder, f"depth.{key}.mkv", published, pattern, journal)
+        counts.append(count)
+    return Unfinished(folder, journal, videos, depths, min(counts))
 
 
 def recover(writer: DatasetWriter, item: Unfinished) -> int:
@@ -115,32 +116,29 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _is_published(root: Path, journal: Journal) -> bool:
     """Whether the episode of a journal is in the dataset: the recorder was killed before it removed the journal."""
-    for path in root.glob(schema.QUALITY_PATTERN):
-        quality = read_object(path) or {}
-        is_alike = quality.get("length") == len(journal.frames) > 0
-        if is_alike and quality.get("start_ns") == journal.frames[0].tick_ns:
-            with contextlib.suppress(DatasetError):
-                dataset = LeRobotDataset(root)
-                found = dataset.column(quality["episode_index"], STATE_COLUMN)
-                keys = journal.embodiment.state
-                rows = [np.concatenate([frame.state[key] for key in keys]) for frame in journal.frames]
-                if np.array_equal(found, np.array(rows, np.float32)):
-                    return True
+    with contextlib.suppress(DatasetError):
+        dataset = LeRobotDataset(root)
+        if dataset.episode(journal.index).length == len(journal.frames):
+            keys = journal.embodiment.state
+            rows = [np.concatenate([frame.state[key] for key in keys]) for frame in journal.frames]
+            return np.array_equal(dataset.column(journal.index, STATE_COLUMN), np.array(rows, np.float32))
     return False
 
 
-def _find_file(root: Path, folder: Path, name: str, pattern: str, journal: Journal) -> tuple[Path, int]:
+def _find_file(root: Path, folder: Path, name: str, published: str, pattern: str, journal: Journal) -> tuple[Path, int]:
     """Return the video `name` of an unfinished episode and how many frames it has.
 
-    It may have been on its way to its place when the recorder was killed: then it is whole, lies among the ignored
-    files under the name that publishing gave it (`pattern`), and has as many frames as there are rows.
+    It may have been on its way to its place when the recorder was killed: then it is whole and has as many frames as
+    there are rows. It lies where it was `published`, or, once a writer was there, among the ignored files under a name
+    that fits `pattern`.
     """
     path = folder / (name + schema.STAGED_SUFFIX)
     if path.is_file():
         return path, _num_frames(path)
     moved = [path for path in (root / schema.IGNORED).glob(pattern + schema.STAGED_SUFFIX + "*") if path.is_file()]
-    for candidate in sorted(moved, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if _num_frames(candidate) == len(journal.frames):
+    moved.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for candidate in [root / published, *moved]:
+        if candidate.is_file() and _num_frames(candidate) == len(journal.frames):
             return candidate, len(journal.frames)
     return path, 0
 

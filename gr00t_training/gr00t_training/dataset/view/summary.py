@@ -13,7 +13,6 @@ from gr00t_training.dataset.edit.features import channel_names, image_size
 from gr00t_training.dataset.edit.source import SourceDataset
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.video import VideoReader
-from gr00t_training.embodiment import Embodiment, load_embodiment
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def summarise(path: str | Path) -> DatasetSummary:
         DatasetError: not a dataset, or damaged metadata.
     """
     source = SourceDataset(path)
-    embodiment = _embodiment(source)
+    embodiment = source.embodiment
     lengths = [episode.length for episode in source.episodes]
     marks = [episode.marks for episode in source.episodes]
     tasks = Counter(text for episode in source.episodes for text in dict.fromkeys(episode.entry.get("tasks") or []))
@@ -111,11 +110,6 @@ def duration_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
-
-
-def _embodiment(source: SourceDataset) -> Embodiment | None:
-    path = source.path / schema.EMBODIMENT_FILE
-    return load_embodiment(path) if path.exists() else None
 
 
 def _vectors(source: SourceDataset) -> list[VectorSummary]:
