@@ -39,6 +39,7 @@ setup(
     entry_points={
         "console_scripts": [
             "recorder_node = gr00t_recorder.ros.recorder_node:main",
+            "gr00t_record = gr00t_recorder.ros.terminal:main",
             "gr00t_convert_bag = gr00t_recorder.bag.convert_cli:main",
             "gr00t_play_bag = gr00t_recorder.ros.play_bag:main",
             "gr00t_record_bag = gr00t_recorder.ros.record_bag:main",

@@ -92,18 +92,60 @@ def test_service_events_do_not_hinder_the_other_topics(bags):
         assert len(messages) == 2
 
 
-def test_unknown_type_is_named(bags):
+def test_service_events_are_read_by_the_definition_of_their_service(bags):
     with Bag(bags / "rosbag2_suite" / "service_events_mcap") as bag:
-        message = next(iter(bag.messages(["/test_service1/_service_event"])))
-        with pytest.raises(DatasetError, match="BasicTypes_Event is no standard type"):
-            bag.deserialize(message)
+        events = [bag.deserialize(message) for message in bag.messages(["/test_service1/_service_event"])]
+    assert [event.info.event_type for event in events] == [0, 3, 0, 3]  # of the client: request sent, response received
+    assert [len(event.request) for event in events] == [1, 0, 1, 0]
+    assert events[1].response[0].string_value == ""
 
 
-def test_ros1_bag_is_refused(bags):
-    with pytest.raises(DatasetError, match="is a ROS 1 bag; convert it"):
-        Bag(bags / "ros1_suite" / "example.bag")
-    with pytest.raises(DatasetError, match="is a ROS 1 bag"):
-        Bag(bags / "ros1_suite")
+def test_unknown_type_is_named(tmp_path):
+    with open(tmp_path / "x.mcap", "wb") as file:
+        writer = Writer(file)
+        writer.start("ros2")
+        channel = writer.register_channel("/x", "cdr", writer.register_schema("lab_msgs/msg/Own", "ros2msg", b""))
+        writer.add_message(channel, log_time=1, data=b"\0\1\0\0", publish_time=1)
+        writer.finish()
+    with Bag(tmp_path / "x.mcap") as bag:
+        with pytest.raises(DatasetError, match="lab_msgs/msg/Own is no standard type"):
+            bag.deserialize(next(iter(bag.messages())))
+        assert "record with a rosbag2 of Iron or later" in bag.unreadable("/x")
+
+
+def test_topic_of_two_types_is_readable_up_to_itself(tmp_path):
+    with open(tmp_path / "x.mcap", "wb") as file:
+        writer = Writer(file)
+        writer.start("ros2")
+        for kind, definition in (("std_msgs/msg/String", b"string data"), ("std_msgs/msg/Bool", b"bool data")):
+            channel = writer.register_channel("/x", "cdr", writer.register_schema(kind, "ros2msg", definition))
+            writer.add_message(channel, log_time=1, data=b"\0\1\0\0", publish_time=1)
+        writer.finish()
+    with Bag(tmp_path / "x.mcap") as bag:
+        assert bag.topics["/x"].type == "std_msgs/msg/String and std_msgs/msg/Bool"
+        assert bag.topics["/x"].num_messages == len(list(bag.messages())) == 2
+        assert "is no standard type" in bag.unreadable("/x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gr1_ep0_mcap",
+        "gr1_ep1_sqlite3_raw",
+        "edge_unindexed_mcap",
+        "rosbag2_suite/cdr_mcap",
+        "rosbag2_suite/empty_sqlite3",
+        "ros1_suite/example.bag",
+    ],
+)
+def test_times_without_payloads_are_those_of_the_messages(bags, name):
+    with Bag(bag_path(bags / name)) as bag:
+        expected = {topic: [] for topic in bag.topics}
+        for message in bag.messages():
+            expected[message.topic].append(message.log_ns)
+        times = bag.times(set(bag.topics))
+        assert {topic: block.tolist() for topic, block in times.items()} == expected
+        assert bag.start_ns() == min((block[0] for block in expected.values() if block), default=None)
 
 
 def copy_bag(bags, name, target):
@@ -185,6 +227,33 @@ def write_mcap(path, times, compression):
             payload = b"\x00\x01\x00\x00" + len(text).to_bytes(4, "little") + text
             writer.add_message(channel, log_time=time, data=payload, publish_time=time)
         writer.finish()
+
+
+def test_messages_outside_of_chunks_are_read_in_order(tmp_path):
+    path = tmp_path / "x.mcap"
+    with open(path, "wb") as file:
+        writer = Writer(file, use_chunking=False)
+        writer.start("ros2")
+        schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data")
+        channels = [writer.register_channel(topic, "cdr", schema) for topic in ("/text", "/other")]
+        for number, time in enumerate((3, 1, 2, 5, 4)):
+            payload = b"\x00\x01\x00\x00\x02\x00\x00\x00" + b"%d\x00" % time
+            writer.add_message(channels[number % 2], log_time=time, data=payload, publish_time=time)
+        writer.finish()
+    assert read_texts(path) == ["1", "2", "3", "4", "5"]
+    with Bag(path) as bag:
+        assert [message.log_ns for message in bag.messages(["/text"])] == [2, 3, 4]
+
+
+def test_cut_sqlite_file_keeps_the_messages_before_the_cut(bags, tmp_path):
+    content = (bags / "edge_no_metadata_sqlite3" / "bag" / "bag.db3").read_bytes()
+    path = tmp_path / "bag.db3"
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(DatasetError, match=r"is damaged .*--allow-partial"):
+        read_all(path)
+    counts, complaints = read_all(path, allow_partial=True)
+    assert 100 < sum(counts.values()) < 437
+    assert len(complaints) == 1
 
 
 def read_texts(path, **options):

@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
 from gr00t_recorder.topics.bindings import VectorBinding, VideoBinding
-from gr00t_recorder.topics.codecs import ImageCodec, VectorCodec, decode_compressed, decode_raw, stamp_of
+from gr00t_recorder.topics.codecs import ImageCodec, VectorCodec, stamp_of
 from gr00t_training.embodiment import VectorKey, VideoKey
 from gr00t_training.errors import ConfigError, ObservationError
 
@@ -41,13 +40,6 @@ def image(encoding, pixels, *, padding=0):
         is_bigendian=0,
         data=padded.tobytes(),
     )
-
-
-def compressed(extension, text, *, picture=None, bgr=True):
-    picture = np.kron(PICTURE, np.ones((8, 8, 1), np.uint8)) if picture is None else picture
-    stored = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if bgr else picture
-    encoded = cv2.imencode(extension, stored, [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
-    return SimpleNamespace(format=text, data=encoded.tobytes())
 
 
 def test_joints_are_taken_by_name_whatever_their_order():
@@ -121,71 +113,6 @@ def test_unusable_vectors_are_refused_with_the_reason(message, reason):
 def test_empty_trajectory_is_refused():
     with pytest.raises(ObservationError, match=r"no field 'points.0.positions' \('0' is missing\)"):
         vector_codec(TRAJECTORY).decode(SimpleNamespace(joint_names=["j0"], points=[]))
-
-
-@pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize(
-    ("encoding", "pixels"),
-    [
-        ("rgb8", PICTURE),
-        ("bgr8", PICTURE[..., ::-1]),
-        ("rgba8", np.dstack([PICTURE, np.full((2, 3), 9, np.uint8)])),
-        ("bgra8", np.dstack([PICTURE[..., ::-1], np.full((2, 3), 9, np.uint8)])),
-    ],
-)
-def test_raw_colour_images_become_rgb(encoding, pixels, padding):
-    np.testing.assert_array_equal(decode_raw(image(encoding, pixels, padding=padding)), PICTURE)
-
-
-def test_mono_image_is_grey_in_all_channels():
-    grey = np.array([[0, 10, 20], [30, 40, 50]], np.uint8)
-    np.testing.assert_array_equal(decode_raw(image("mono8", grey, padding=1)), np.dstack([grey] * 3))
-
-
-@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "bayer_rggb8", "yuv422"])
-def test_unsupported_encodings_are_refused_by_name(encoding):
-    with pytest.raises(ObservationError, match=f"encoding '{encoding}' is not supported; expected rgb8"):
-        decode_raw(image(encoding, PICTURE))
-
-
-def test_short_image_is_refused():
-    message = image("rgb8", PICTURE)
-    message.data = message.data[:-1]
-    with pytest.raises(ObservationError, match="has 17 bytes, expected 18"):
-        decode_raw(message)
-
-
-@pytest.mark.parametrize("text", ["png", "rgb8; png compressed bgr8", "bgr8; png compressed bgr8", ""])
-def test_png_variants_become_rgb(text):
-    np.testing.assert_array_equal(decode_compressed(compressed(".png", text))[::8, ::8], PICTURE)
-
-
-def test_png_stored_without_channel_swap_becomes_rgb():
-    message = compressed(".png", "rgb8; png compressed rgb8", bgr=False)
-    np.testing.assert_array_equal(decode_compressed(message)[::8, ::8], PICTURE)
-
-
-@pytest.mark.parametrize("text", ["jpeg", "jpg", "rgb8; jpeg compressed bgr8"])
-def test_jpeg_variants_become_rgb(text):
-    decoded = decode_compressed(compressed(".jpg", text))
-    # the middle of each 8x8 block; chroma is shared between neighbours at the borders only
-    np.testing.assert_allclose(decoded[4::8, 4::8].astype(int), PICTURE.astype(int), atol=6)
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        (compressed(".png", "png", picture=np.zeros((4, 4), np.uint16), bgr=False), "16 bits a channel"),
-        (compressed(".png", "16UC1; compressedDepth png"), "'16UC1; compressedDepth png' is not supported"),
-        (SimpleNamespace(format="h264", data=b"\0\0\0\1"), "'h264' is not supported; expected jpeg or png"),
-        (SimpleNamespace(format="jpeg", data=b"no image"), "neither JPEG nor PNG"),
-        (SimpleNamespace(format="jpeg", data=b"\xff\xd8\xff\xe0 broken\xff\xd9"), "of 13 bytes cannot be decoded"),
-        (SimpleNamespace(format="jpeg", data=compressed(".jpg", "jpeg").data[:-80]), "cut short"),
-    ],
-)
-def test_unusable_compressed_images_are_refused_with_the_reason(message, reason):
-    with pytest.raises(ObservationError, match=reason):
-        decode_compressed(message)
 
 
 def test_wrong_size_is_refused_naming_both_unless_resize_is_asked_for():

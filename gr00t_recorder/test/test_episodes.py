@@ -38,6 +38,7 @@ class Setup:
         self.results = queue.Queue()
         self.assembler = FrameAssembler(TOPICS, EMBODIMENT)
         self.dataset = DatasetWriter(path, EMBODIMENT)
+        options.setdefault("spill_folder", path / ".staging" / "spill")
         self.recorder = EpisodeRecorder(self.assembler, self.dataset, on_done=self.results.put, **options)
 
     def feed(self, first_ms, last_ms, *, camera=True):
@@ -72,7 +73,7 @@ def test_episode_passes_through_its_states_and_is_saved(setup):
     recorder = setup.recorder
     assert recorder.state is RecorderState.IDLE
     setup.feed(1000, 1200)
-    assert recorder.start("lift", 1150 * MS) == 0
+    assert recorder.start("lift", 1150 * MS).index == 0
     assert recorder.state is RecorderState.RECORDING
     with pytest.raises(DatasetError, match="an episode is recording"):
         recorder.start("again", 1200 * MS)
@@ -120,7 +121,7 @@ def test_episode_without_a_complete_frame_is_no_episode(setup):
     assert result.is_empty
     assert "no image of camera 'front'" in result.reason
     assert (setup.recorder.state, setup.dataset.num_episodes) == (RecorderState.FAILED, 0)
-    assert setup.recorder.start("again", 1500 * MS) == 0  # a failure does not block the next
+    assert setup.recorder.start("again", 1500 * MS).index == 0  # a failure does not block the next
 
 
 def test_lost_stream_ends_the_episode_and_keeps_its_rows(setup):
@@ -134,22 +135,41 @@ def test_lost_stream_ends_the_episode_and_keeps_its_rows(setup):
     assert (result.num_frames, result.report["streams"]["camera"]["filled"]) == (11, 5)
 
 
-def test_encoder_that_cannot_keep_up_ends_the_episode_instead_of_losing_rows(tmp_path, monkeypatch):
-    setup = Setup(tmp_path / "dataset", max_queued_frames=3)
-    gate = threading.Event()
-    decode = setup.assembler.decode
+@pytest.mark.parametrize("is_stopped_early", [False, True])
+def test_encoder_that_cannot_keep_up_spills_to_disk_and_loses_nothing(tmp_path, monkeypatch, is_stopped_early):
+    image_bytes, frame_bytes = 32 * 48 * 3, 32 * 48 * 3 + 2000 + 8 * 8
+    setup = Setup(tmp_path / "dataset", max_queued_bytes=3 * frame_bytes)
+    gate, recorder, decode = threading.Event(), setup.recorder, setup.assembler.decode
     monkeypatch.setattr(setup.assembler, "decode", lambda picked: gate.wait(20) and decode(picked))
-    setup.recorder.start("lift", 1000 * MS)
-    setup.feed(1000, 2000)
-    assert setup.recorder.state is RecorderState.SAVING
+    recorder.start("lift", 1000 * MS)
+    setup.feed(1000, 8000)  # longer than the buffers reach back
+    backlog = recorder.recording.backlog
+    # one frame is with the encoder, three wait in memory, all others on disk
+    assert (len(backlog), backlog.num_on_disk, recorder.num_frames) == (70, 67, 0)
+    assert backlog.memory_bytes == 3 * frame_bytes > 3 * image_bytes
+    if is_stopped_early:
+        assert recorder.stop(keep=True, end_ns=8000 * MS)
+        assert (recorder.state, recorder.recording.progress) == (RecorderState.SAVING, 0.0)
     gate.set()
+    recorder.finish(8000 * MS)
     result = setup.result()
-    assert result.is_saved
-    assert "images are encoded too slowly" in result.reason
+    assert (result.is_saved, result.num_frames, result.reason) == (True, 71, "")
+    assert result.report["spilled_frames"] == 67
     setup.close()
-    state = LeRobotDataset(setup.path).state(0, "gripper")[:, 0]
-    np.testing.assert_array_equal(np.diff(state), 100)  # no row is missing among those kept
-    assert len(state) == result.num_frames < 11
+    dataset = LeRobotDataset(setup.path)
+    np.testing.assert_array_equal(dataset.state(0, "gripper")[:, 0], np.arange(1000, 8001, 100))
+    shades = np.stack([frame.mean() for frame in dataset.images(0, "front", range(71))])
+    np.testing.assert_allclose(shades, np.arange(10, 81), atol=2)
+
+
+def test_spilling_ends_with_the_rows_at_hand_where_the_disk_has_no_room(tmp_path, monkeypatch):
+    setup = Setup(tmp_path / "dataset", max_queued_bytes=1, has_room=lambda num_bytes: False)
+    setup.recorder.start("lift", 1000 * MS)
+    setup.feed(1000, 1500)
+    result = setup.result()
+    assert result.is_empty
+    assert "encoded too slowly and the disk has no room" in result.reason
+    setup.close()
 
 
 def test_closing_saves_the_running_episode(setup):
@@ -167,7 +187,9 @@ def test_frame_refused_by_the_dataset_is_a_failure_with_its_reason(tmp_path):
     topics = TopicMap(embodiment="test_arm", streams=streams, state=VECTORS, video=TOPICS.video, action=optional)
     setup.recorder.close(0)
     setup.assembler = FrameAssembler(topics, EMBODIMENT)
-    setup.recorder = EpisodeRecorder(setup.assembler, setup.dataset, on_done=setup.results.put, max_lag_s=0.1)
+    setup.recorder = EpisodeRecorder(
+        setup.assembler, setup.dataset, spill_folder=tmp_path, on_done=setup.results.put, max_lag_s=0.1
+    )
     setup.recorder.start("lift", 1000 * MS)
     setup.feed(1000, 1500)
     result = setup.result()

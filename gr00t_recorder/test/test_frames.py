@@ -6,10 +6,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gr00t_recorder.topics.bindings import Align, Stamp, StreamConfig, TopicMap, VectorBinding, VideoBinding
+from gr00t_recorder.topics.bindings import (
+    Align,
+    DepthBinding,
+    Stamp,
+    StreamConfig,
+    TopicMap,
+    VectorBinding,
+    VideoBinding,
+)
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_recorder.topics.streams import StreamState
 from gr00t_recorder.topics.ticks import END_OF_TIME_NS, EpisodeTicks
+from gr00t_training.embodiment import DepthKey, Rotation, VectorKey
 from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.testing import make_embodiment
 
@@ -38,8 +47,8 @@ def topic_map(**changes):
     return TopicMap(**{**values, **changes})
 
 
-def header(stamp_ns):
-    return SimpleNamespace(stamp=SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9))
+def header(stamp_ns, frame_id=""):
+    return SimpleNamespace(stamp=SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9), frame_id=frame_id)
 
 
 def joints(stamp_ns, values, names=JOINTS):
@@ -136,6 +145,64 @@ def test_stale_input_is_refused_and_never_filled_with_zeros():
     np.testing.assert_allclose(frame.state["arm"], [100, 100, 100])
     with pytest.raises(ObservationError, match=r"state.arm: the closest sample .* is 0.51 s from the tick, .* 0.5 s"):
         assembler.frame(1610 * MS, with_action=False)
+
+
+def test_value_is_not_interpolated_across_a_message_with_nan():
+    assembler = FrameAssembler(topic_map(), EMBODIMENT)
+    for t, value in ((0, 0.0), (20, np.nan), (40, 40.0), (60, 60.0)):
+        assembler.add("joints", joints((1000 + t) * MS, [value, 0, 0, t]), (1000 + t) * MS)
+    assembler.add("camera", image(1000 * MS, 1), 1000 * MS)
+    frame = assembler.frame(1030 * MS, with_action=False)
+    assert frame.state["arm"][0] == 0  # holds what came before the hole
+    assert frame.ages_ns["state.arm"] == 30 * MS
+    assert frame.state["gripper"][0] == 30  # whose own channel had no hole
+    assert assembler.frame(1050 * MS, with_action=False).state["arm"][0] == 50
+    assert report(assembler, "joints", 1060 * MS).invalid == 1
+
+
+def test_value_is_not_interpolated_across_a_jump_of_the_clock():
+    assembler = FrameAssembler(topic_map(), EMBODIMENT)
+    for stamp_ms in (1000, 1100, 2200, 2300):  # max_age_s is 0.5: a gap of 1.1 s is more than twice that
+        assembler.add("joints", joints(stamp_ms * MS, [stamp_ms] * 4), stamp_ms * MS)
+        assembler.add("camera", image(stamp_ms * MS, 1), stamp_ms * MS)
+    frame = assembler.frame(1200 * MS, with_action=False)
+    assert frame.state["arm"][0] == 1100
+    assert "state.arm" in frame.filled
+    with pytest.raises(ObservationError, match=r"state.arm: the closest sample .* is 1.00 s from the tick"):
+        assembler.frame(2100 * MS, with_action=False)
+
+
+@pytest.mark.parametrize(
+    ("align", "delay_ms", "age_ms", "is_filled"),
+    [  # ticks of 100 ms: 75 are allowed to nearest and linear, 125 to hold and causal
+        (Align.NEAREST, 0, 74, False),
+        (Align.NEAREST, 0, 76, True),
+        (Align.LINEAR, 0, 74, False),
+        (Align.LINEAR, 0, 76, True),
+        (Align.HOLD, 0, 124, False),
+        (Align.HOLD, 0, 126, True),
+        (Align.CAUSAL, 0, 124, False),
+        (Align.CAUSAL, 0, 126, True),
+        (Align.CAUSAL, 100, 224, False),  # arrived 124 ms ago
+        (Align.CAUSAL, 100, 226, True),
+    ],
+)
+def test_old_samples_are_marked_as_filled_by_the_measure_of_their_alignment(align, delay_ms, age_ms, is_filled):
+    state = {"arm": VectorBinding(stream="joints", align=align), "gripper": VectorBinding(stream="joints")}
+    assembler = FrameAssembler(topic_map(state=state), EMBODIMENT)
+    assembler.add("joints", joints(1000 * MS, [1, 2, 3, 4]), (1000 + delay_ms) * MS)
+    assembler.add("camera", image((1000 + age_ms) * MS, 1), (1000 + age_ms) * MS)
+    frame = assembler.frame((1000 + age_ms) * MS, with_action=False)
+    assert frame.ages_ns["state.arm"] == age_ms * MS
+    assert ("state.arm" in frame.filled) == is_filled
+
+
+def test_tolerance_of_the_binding_replaces_the_default():
+    state = {"arm": VectorBinding(stream="joints", tolerance_s=0.01), "gripper": VectorBinding(stream="joints")}
+    assembler = FrameAssembler(topic_map(state=state), EMBODIMENT)
+    assembler.add("joints", joints(1000 * MS, [1, 2, 3, 4]), 1000 * MS)
+    assembler.add("camera", image(1011 * MS, 1), 1011 * MS)
+    assert assembler.frame(1011 * MS, with_action=False).filled == {"state.arm"}
 
 
 def test_optional_input_may_be_missing_and_is_left_out():
@@ -247,6 +314,95 @@ def test_damaged_image_is_replaced_by_its_neighbour_and_counted():
     assert frame.images["front"][0, 0, 0] == 40
     assert frame.filled == {"video.front"}
     assert report(assembler, "camera").invalid == 1
+
+
+def test_frames_of_a_transform_that_never_come_are_named():
+    streams = {**topic_map().streams, "tf": StreamConfig(topic="/tf", type="tf2_msgs/msg/TFMessage")}
+    state = {"arm": VectorBinding(stream="tf", frames=("base", "tool")), "gripper": VectorBinding(stream="joints")}
+    assembler = FrameAssembler(topic_map(streams=streams, state=state), EMBODIMENT)
+
+    def transform(parent, child, stamp_ns, x):
+        position, turn = SimpleNamespace(x=x, y=0.0, z=0.0), SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+        link = SimpleNamespace(translation=position, rotation=turn)
+        return SimpleNamespace(header=header(stamp_ns, parent), child_frame_id=child, transform=link)
+
+    other = SimpleNamespace(transforms=[transform("map", "base", 9 * 10**9, 0.0)])
+    assembler.add("tf", other, 10**9)
+    found = report(assembler, "tf", 10**9)
+    assert found.state is StreamState.INVALID
+    assert found.reason == "state.arm: no transform base -> tool on /tf, which carries map -> base"
+    for t in (0, 100):
+        tool = SimpleNamespace(transforms=[transform("base", "tool", 10**9 + t * MS, float(t))])
+        assembler.add("tf", tool, 10**9 + t * MS)
+        assembler.add("tf", other, 10**9 + t * MS)  # on a clock of its own: no reset
+        assembler.add("joints", joints(10**9 + t * MS, [0, 0, 0, t]), 10**9 + t * MS)
+        assembler.add("camera", image(10**9 + t * MS, 1), 10**9 + t * MS)
+    np.testing.assert_allclose(assembler.frame(10**9 + 50 * MS, with_action=False).state["arm"], [50, 0, 0])
+    assert report(assembler, "tf", 10**9 + 100 * MS).clock_resets == 0
+
+
+def test_stream_whose_messages_name_nothing_known_says_what_they_carry():
+    assembler = FrameAssembler(topic_map(), EMBODIMENT)
+    assembler.add("joints", joints(10**9, [1, 2], ("shoulder", "elbow")), 10**9)
+    found = report(assembler, "joints", 10**9)
+    assert found.state is StreamState.INVALID
+    assert "j0, j1, j2 never came on joint_states, which carries shoulder, elbow" in found.reason
+
+
+@pytest.mark.parametrize("message_type", ["geometry_msgs/msg/Twist", "geometry_msgs/msg/Pose", "std_msgs/msg/Bool"])
+def test_every_type_without_header_needs_the_receive_time(message_type):
+    streams = {**topic_map().streams, "command": StreamConfig(topic="command", type=message_type)}
+    with pytest.raises(ConfigError, match=f"{message_type} on command has no header; set 'stamp: receive'"):
+        FrameAssembler(topic_map(streams=streams), EMBODIMENT)
+
+
+WITH_DEPTH = dataclasses.replace(EMBODIMENT, depth={"front": DepthKey(height=4, width=6)})
+
+
+def depth_map(**binding):
+    streams = {**topic_map().streams, "depth": StreamConfig(topic="depth", type="sensor_msgs/msg/Image")}
+    return topic_map(streams=streams, depth={"front": DepthBinding(stream="depth", **binding)})
+
+
+def depth_image(stamp_ns, millimetres):
+    counts = np.full((4, 6), millimetres, np.uint16)
+    message = image(stamp_ns, 0)
+    vars(message).update(encoding="16UC1", step=12, data=counts.tobytes())
+    return message
+
+
+def test_depth_is_recorded_beside_the_images_and_no_observation_waits_for_it():
+    assembler = FrameAssembler(depth_map(), WITH_DEPTH)
+    fill(assembler)
+    assert assembler.is_settled(1300 * MS, with_action=False)
+    assert not assembler.is_settled(1300 * MS)
+    assert not assembler.frame(1300 * MS, with_action=False).depth
+    with pytest.raises(ObservationError, match=r"depth\.front: no image on depth"):
+        assembler.frame(1300 * MS, with_action=True)
+    assert any("'depth'" in reason for reason in assembler.unready(1300 * MS))
+    for t in (0, 100, 200, 300, 400):
+        assembler.add("depth", depth_image((1000 + t) * MS, 1000 + t), (1000 + t) * MS)
+    frame = assembler.frame(1320 * MS, with_action=True)
+    np.testing.assert_array_equal(frame.depth["front"], np.full((4, 6), 1300, np.uint16))
+    assert frame.ages_ns["depth.front"] == 20 * MS
+    assert report(assembler, "depth", 1400 * MS).used == 1
+
+
+def test_quaternions_of_actions_follow_the_row_before_and_states_keep_their_sign():
+    turn = VectorKey(names=("w", "x", "y", "z"), rotation=Rotation.QUATERNION)
+    embodiment = dataclasses.replace(EMBODIMENT, state={"turn": turn}, action={"turn": turn})
+    streams = {**topic_map().streams, "turn": StreamConfig(topic="turn", type="geometry_msgs/msg/QuaternionStamped")}
+    binding = {"turn": VectorBinding(stream="turn", align=Align.HOLD)}
+    assembler = FrameAssembler(topic_map(streams=streams, state=binding, action=binding), embodiment)
+    angles = np.deg2rad([0, 120, 240, 360])
+    for number, angle in enumerate(angles):
+        stamp = (1000 + 100 * number) * MS
+        turned = SimpleNamespace(x=0.0, y=0.0, z=np.sin(angle / 2), w=np.cos(angle / 2))
+        assembler.add("turn", SimpleNamespace(header=header(stamp), quaternion=turned), stamp)
+        assembler.add("camera", image(stamp, 1), stamp)
+    rows = [assembler.decode(picked) for picked in EpisodeTicks(assembler, 0).ready(END_OF_TIME_NS)]
+    np.testing.assert_allclose([row.action["turn"][0] for row in rows], np.cos(angles / 2), atol=1e-12)
+    np.testing.assert_allclose([row.state["turn"][0] for row in rows], [1, 0.5, 0.5, 1], atol=1e-12)
 
 
 def test_type_without_header_is_refused_where_its_stamp_is_wanted():

@@ -13,134 +13,22 @@ from gr00t_msgs.action import RecordEpisode
 from gr00t_msgs.msg import RecorderStatus, StreamStatus
 from gr00t_msgs.srv import StartEpisode, StopEpisode
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
 
 from gr00t_recorder.ros.ingest import message_class
 from gr00t_recorder.ros.parameters import declare
-from gr00t_recorder.ros.testing import NodeProcess, call, eventually, next_domain, parameter_arguments, spinning_node
+from gr00t_recorder.ros.testing import call, eventually, next_domain, spinning_node
 from gr00t_recorder.topics.bindings import Align
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import setting
 
-SIZE = (64, 96)
-FPS = 10
-MODULE = "gr00t_recorder.ros.recorder_node"
+pytest_plugins = ("recorder_robot",)
+FPS = 10  # of the robot
 GENEROUS = 2**30
-
-
-class Robot:
-    """Publishes joints whose position is the time in seconds since the start, noisy images, and a command."""
-
-    def __init__(self, node):
-        self.has_camera = True
-        self._node = node
-        self._rng = np.random.default_rng(0)
-        self._joints = node.create_publisher(JointState, "/joint_states", 10)
-        self._command = node.create_publisher(JointState, "/leader", 10)
-        self._camera = node.create_publisher(Image, "/image", 10)
-        self._events = node.create_publisher(String, "/events", 10)
-        self.start_ns = node.get_clock().now().nanoseconds
-        node.create_timer(0.02, self._move)
-        node.create_timer(1 / FPS, self._look)
-
-    def mark(self, **members):
-        self._events.publish(String(data=json.dumps(members)))
-
-    def _move(self):
-        now = self._node.get_clock().now()
-        seconds = (now.nanoseconds - self.start_ns) / 1e9
-        for publisher, offset in ((self._joints, 0.0), (self._command, 100.0)):
-            message = JointState(name=["b", "a"], position=[2 * seconds + offset, seconds + offset])
-            message.header.stamp = now.to_msg()
-            publisher.publish(message)
-
-    def _look(self):
-        if self.has_camera:
-            pixels = self._rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-            message = Image(height=SIZE[0], width=SIZE[1], encoding="rgb8", step=SIZE[1] * 3, data=pixels.tobytes())
-            message.header.stamp = self._node.get_clock().now().to_msg()
-            self._camera.publish(message)
-
-
-class Recorder:
-    """The node under test, seen from outside."""
-
-    def __init__(self, node, process):
-        self.process = process
-        self._node = node
-        self._statuses = []
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(RecorderStatus, "/recorder/status", self._statuses.append, latched)
-
-    @property
-    def status(self):
-        return self._statuses[-1] if self._statuses else RecorderStatus(state=255)
-
-    def wait(self, condition, what):
-        return eventually(
-            lambda: condition(self.status), lambda: f"{what}; status {self.status}, log {self.process.output}"
-        )
-
-    def wait_until_ready(self):
-        self.wait(
-            lambda status: status.streams and all(s.state == StreamStatus.OK for s in status.streams[:3]), "ready"
-        )
-
-    def start(self, task="lift"):
-        return call(self._node, StartEpisode, "/recorder/start_episode", StartEpisode.Request(task=task))
-
-    def stop(self, keep=True):
-        return call(self._node, StopEpisode, "/recorder/stop_episode", StopEpisode.Request(keep=keep))
-
-    def change(self, transition):
-        request = ChangeState.Request(transition=Transition(id=transition))
-        return call(self._node, ChangeState, "/recorder/change_state", request).success
-
-
-@pytest.fixture
-def topics(tmp_path):
-    keys = "arm: {names: [a, b]}"
-    (tmp_path / "tiny.yaml").write_text(
-        f"name: tiny\ntag: new_embodiment\nfps: {FPS}\nstate: {{{keys}}}\naction: {{{keys}}}\n"
-        f"video: {{front: {{height: {SIZE[0]}, width: {SIZE[1]}}}}}\n"
-    )
-    (tmp_path / "topics.yaml").write_text(
-        "embodiment: tiny.yaml\nstreams:\n"
-        "  joints: {topic: joint_states, type: sensor_msgs/msg/JointState}\n"
-        "  leader: {topic: leader, type: sensor_msgs/msg/JointState}\n"
-        "  camera: {topic: image, type: sensor_msgs/msg/Image}\n"
-        "  events: {topic: events, type: std_msgs/msg/String, stamp: receive, reliability: reliable}\n"
-        "state: {arm: {stream: joints}}\naction: {arm: {stream: leader}}\nvideo: {front: {stream: camera}}\n"
-        "events: {stream: events}\n"
-    )
-    return tmp_path / "topics.yaml"
-
-
-@pytest.fixture
-def launch(topics, tmp_path):
-    """Start a robot and a recorder; both end with the test."""
-    opened = []
-
-    def start(**parameters):
-        values = {"topics_file": topics, "dataset_path": tmp_path / "dataset", "min_free_disk_gb": 0.0, **parameters}
-        domain = next_domain()
-        process = NodeProcess(MODULE, *parameter_arguments(**values), domain=domain)
-        for manager in (spinning_node("robot", domain), process):
-            opened.append((manager, manager.__enter__()))
-        node, process = opened[0][1], opened[1][1]
-        return Robot(node), Recorder(node, process), node
-
-    yield start
-    for manager, _ in reversed(opened):
-        manager.__exit__(None, None, None)
 
 
 def test_services_record_refuse_and_discard(launch, tmp_path):
@@ -285,7 +173,7 @@ def test_lost_camera_ends_the_episode_with_its_name(launch, tmp_path):
     [
         ({"topics_file": "/nowhere/topics.yaml"}, "/nowhere/topics.yaml: cannot be read"),
         ({"max_lag_s": 99.0}, "parameter 'max_lag_s'"),
-        ({"video_codec": "hevc"}, "parameter 'video_codec': 'hevc' is not one of h264, av1"),
+        ({"video_codec": "vp9"}, "parameter 'video_codec': 'vp9' is not one of h264"),
     ],
 )
 def test_wrong_parameters_end_the_node_with_one_reason(launch, parameters, expected):

@@ -334,6 +334,7 @@ def test_killed_recording_is_recovered(tmp_path, version, seed, resumes):
     assert 15 < count == plan.recovered[0].num_frames <= 25  # the encoder had the last few
     assert faults(root) == []
     dataset = LeRobotDataset(root)
+    assert dataset.version.value == version
     assert len(dataset.episodes) == num_saved + 1
     frames = make_frames(EMBODIMENT, 30, seed=seed)[:count]
     expected = np.array([[*frame.action["arm"], *frame.action["gripper"]] for frame in frames], np.float32)
@@ -489,7 +490,7 @@ def test_depth_is_recovered_and_checked(tmp_path):
 
 def test_journal_reads_back_equal_up_to_the_cut(tmp_path):
     path = tmp_path / "journal.jsonl"
-    journal = JournalWriter(path, index=3, task="贴标签", embodiment=EMBODIMENT, codec="h264")
+    journal = JournalWriter(path, index=3, task="贴标签", embodiment=EMBODIMENT, codec="h264", version="v3.0")
     frames = [
         dataclasses.replace(frame, ages_ns={"state.arm": 7}, filled=frozenset({"video.front"}))
         for frame in make_frames(EMBODIMENT, 4)
@@ -499,7 +500,8 @@ def test_journal_reads_back_equal_up_to_the_cut(tmp_path):
     journal.close()
     path.write_bytes(path.read_bytes()[:-20])
     found = read_journal(path)
-    assert (found.index, found.task, found.embodiment, found.codec) == (3, "贴标签", EMBODIMENT, "h264")
+    assert (found.index, found.task, found.embodiment) == (3, "贴标签", EMBODIMENT)
+    assert (found.codec, found.version) == ("h264", "v3.0")
     assert len(found.frames) == 3
     for frame, expected in zip(found.frames, frames, strict=False):
         assert np.array_equal(frame.state["arm"], expected.state["arm"])

@@ -1,17 +1,16 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Read ROS 2 bags without ROS: MCAP and SQLite3, split, compressed, or without metadata.
+"""Read bags without ROS: MCAP, SQLite3 and ROS 1 files; split, compressed, or without metadata.
 
-The messages counted are held against what the bag declares, so that none is lost silently. Types come from the
-definitions in the bag, else from the Jazzy set of `rosbags`.
+The messages counted are held against what the bag declares, so that none is lost silently.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import re
 import shutil
-import struct
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -19,23 +18,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import yaml
 import zstandard
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.base import TypesysError
-from rosbags.typesys.store import Typestore
 
 from gr00t_recorder.bag.mcap_file import McapFile
+from gr00t_recorder.bag.message_types import MessageTypes
+from gr00t_recorder.bag.ros1_file import Ros1File
 from gr00t_recorder.bag.sqlite_file import SqliteFile
 from gr00t_recorder.bag.storage import BagMessage, BagTopic, Complaints, StorageFile
 from gr00t_training.errors import DatasetError
 
 METADATA_FILE = "metadata.yaml"
-STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
 ROS1_MAGIC = b"#ROSBAG"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878; a CDR payload begins with 00
-CDR_HEADER_SIZE = 4
 
 
 class Bag:
@@ -45,18 +42,18 @@ class Bag:
         """Open all files of the bag.
 
         Args:
-            path: folder with `metadata.yaml`, folder with storage files only, or a storage file.
+            path: folder with `metadata.yaml`, folder with the storage files of one bag, or a storage file.
             allow_partial: keep what can be read of a damaged bag; `complaints` tells what is missing.
 
         Raises:
-            DatasetError: no bag, a ROS 1 bag, or damaged.
+            DatasetError: no bag, or damaged.
         """
         self.path = Path(path)
         self._damage = Complaints(self.path, allow_partial)
-        self._allow_partial = allow_partial
+        self.allow_partial = allow_partial
         self._folder = tempfile.TemporaryDirectory(prefix="gr00t_bag_")
         self.files: list[StorageFile] = []  # in the order of recording
-        self._types = _Types()
+        self._types = MessageTypes(self.path)
         try:
             metadata = self._load_metadata()
             for file in self._storage_files(metadata):
@@ -97,7 +94,23 @@ class Bag:
         Raises:
             DatasetError: the type is not known, or the bytes do not fit it.
         """
-        return self._types.deserialize(self.topics[message.topic], message.payload, self.path)
+        return self._types.deserialize(self.topics[message.topic], message.payload)
+
+    def unreadable(self, topic: str) -> str:
+        """Return why messages of a topic cannot be deserialised; empty when they can."""
+        return self._types.check(self.topics[topic])
+
+    def start_ns(self) -> int | None:
+        """Return the log time of the first message, None when there is none."""
+        return min((start for file in self.files if (start := file.start_ns()) is not None), default=None)
+
+    def times(self, topics: Collection[str]) -> dict[str, np.ndarray]:
+        """Return the log times of the messages of each of these topics, sorted, int64 [ns]; payloads stay unread."""
+        blocks: dict[str, list[np.ndarray]] = {topic: [np.empty(0, np.int64)] for topic in topics}
+        for file in self.files:
+            for topic, times in file.times(topics).items():
+                blocks[topic].append(times)
+        return {topic: np.sort(np.concatenate(parts)) for topic, parts in blocks.items()}
 
     def close(self) -> None:
         """Release the files and the copies made of compressed ones."""
@@ -132,10 +145,10 @@ class Bag:
         if metadata is None:
             found = [path for path in self.path.iterdir() if path.name.endswith(STORAGE_SUFFIXES)]
             if not found:
-                if any(path.suffix == ".bag" for path in self.path.iterdir()):
-                    raise _ros1_error(self.path)
-                raise DatasetError(f"{self.path}: is not a bag: no {METADATA_FILE} and no *.mcap or *.db3")
-            return sorted(found, key=_natural_order)
+                raise DatasetError(
+                    f"{self.path}: is not a bag: no {METADATA_FILE} and no storage file ({', '.join(STORAGE_SUFFIXES)})"
+                )
+            return sorted(found, key=natural_order)
         return [path for name in metadata.get("relative_file_paths") or [] for path in self._locate(name)]
 
     def _locate(self, name: str) -> list[Path]:
@@ -154,11 +167,11 @@ class Bag:
             if start.startswith(ZSTD_MAGIC):
                 path = self._decompress(path)
             if start.startswith(ROS1_MAGIC):
-                raise _ros1_error(path)
+                return Ros1File(path, allow_partial=self.allow_partial)
             if path.name.endswith(".mcap"):
-                return McapFile(path, allow_partial=self._allow_partial)
+                return McapFile(path, allow_partial=self.allow_partial)
             if path.name.endswith(".db3"):
-                return SqliteFile(path, allow_partial=self._allow_partial)
+                return SqliteFile(path, allow_partial=self.allow_partial)
         except DatasetError as error:
             if path is original:
                 raise
@@ -179,60 +192,12 @@ class Bag:
         merged: dict[str, BagTopic] = {}
         for file in self.files:
             for name, topic in file.topics().items():
-                earlier = merged.get(name, topic)
-                if earlier.type != topic.type:
-                    raise DatasetError(f"{self.path}: topic {name} is both {earlier.type} and {topic.type}")
-                is_first = name not in merged
-                count = topic.num_messages if is_first else _sum(earlier.num_messages, topic.num_messages)
-                best = topic if topic.definition else earlier
-                merged[name] = BagTopic(name, topic.type, best.definition, best.definition_format, count)
+                merged[name] = merged[name].joined(topic) if name in merged else topic
         for entry in (metadata or {}).get("topics_with_message_count") or []:
-            name, count = entry["topic_metadata"]["name"], entry["message_count"]
-            topic = merged.get(name) or BagTopic(name, entry["topic_metadata"]["type"])
-            merged[name] = BagTopic(name, topic.type, topic.definition, topic.definition_format, count)
+            described = entry["topic_metadata"]
+            topic = merged.get(described["name"]) or BagTopic(described["name"], described["type"])
+            merged[topic.name] = dataclasses.replace(topic, num_messages=entry["message_count"])
         return merged
-
-
-class _Types:
-    """Deserialisers by topic type, made when first needed."""
-
-    def __init__(self) -> None:
-        self._stores: dict[str, Typestore] = {}
-        self._jazzy: Typestore | None = None
-
-    def deserialize(self, topic: BagTopic, payload: bytes, path: Path) -> Any:
-        store = self._stores.get(topic.type)
-        if store is None:
-            store = self._stores[topic.type] = self._store(topic, path)
-        if len(payload) < CDR_HEADER_SIZE or payload[0] != 0 or payload[1] > 1:
-            raise DatasetError(f"{path}: a message on {topic.name} is not plain CDR; only 'cdr' bags can be read")
-        definition = store.get_msgdef(topic.type)
-        read = definition.deserialize_cdr_le if payload[1] else definition.deserialize_cdr_be
-        try:
-            # not store.deserialize_cdr: it refuses stray bytes after a message, which recorders in the field leave
-            return read(payload[CDR_HEADER_SIZE:], 0, definition.cls, store)[0]
-        except (struct.error, ValueError, IndexError, SerdeError) as error:
-            raise DatasetError(f"{path}: a message on {topic.name} is not a {topic.type} ({error})") from error
-
-    def _store(self, topic: BagTopic, path: Path) -> Typestore:
-        if topic.definition:
-            try:
-                store = get_typestore(Stores.EMPTY)
-                is_idl = topic.definition_format == "ros2idl"
-                store.register(
-                    get_types_from_idl(topic.definition) if is_idl else get_types_from_msg(topic.definition, topic.type)
-                )
-                store.get_msgdef(topic.type)
-                return store
-            except (TypesysError, KeyError, ValueError):
-                pass  # a definition that cannot be parsed; the standard types are known anyway
-        self._jazzy = self._jazzy or get_typestore(Stores.ROS2_JAZZY)
-        if topic.type not in self._jazzy.fielddefs:
-            raise DatasetError(
-                f"{path}: topic {topic.name}: type {topic.type} is no standard type and the bag carries no usable "
-                "definition of it; record with a rosbag2 of Iron or later"
-            )
-        return self._jazzy
 
 
 def _decompressed(message: BagMessage) -> BagMessage:
@@ -246,14 +211,6 @@ def _decompressed(message: BagMessage) -> BagMessage:
     return BagMessage(message.topic, message.log_ns, payload)
 
 
-def _sum(first: int | None, second: int | None) -> int | None:
-    return None if first is None or second is None else first + second
-
-
-def _natural_order(path: Path) -> list[tuple[int, str]]:
+def natural_order(path: Path) -> list[tuple[int, str]]:
     """Order bag_2 before bag_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def _ros1_error(path: Path) -> DatasetError:
-    return DatasetError(f"{path}: is a ROS 1 bag; convert it with 'rosbags-convert --src ... --dst ...' first")

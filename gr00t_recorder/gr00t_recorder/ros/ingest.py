@@ -8,10 +8,13 @@ slow consumer never delays the next message, and what does not fit into the queu
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -21,6 +24,7 @@ from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
 from gr00t_recorder.topics.bindings import Reliability, StreamConfig
+from gr00t_recorder.topics.codecs import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_training.errors import ConfigError
 
@@ -29,8 +33,19 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError  # type: ignore[no-redef]
 
-QUEUE_SIZE = 256  # messages of all streams; three raw 640x480 cameras at 30 Hz fill it in nearly three seconds
+QUEUE_SIZE = 8192  # messages of all streams: joints at 500 Hz fill it in 16 s
+QUEUE_BYTES = 256 * 2**20  # of the same; three raw 640x480 cameras at 30 Hz fill it in three seconds
+SMALL_DEPTH = 200  # least history of streams without images: 0.4 s at 500 Hz that the executor may be held up
+IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
+MAX_TAKEN = 64  # messages of a stream in a row, so that none keeps the others waiting
 CLOSE_TIMEOUT_S = 5.0
+
+
+class _Order(Enum):
+    """What the worker is told beside messages."""
+
+    WAKE = 1
+    END = 2
 
 
 class TopicIngest:
@@ -43,6 +58,8 @@ class TopicIngest:
         assembler: FrameAssembler,
         *,
         on_message: Callable[[str, Any, int], None] | None = None,
+        on_raw: Callable[[str, int, bytes], None] | None = None,
+        on_wake: Callable[[], None] = lambda: None,
         queue_size: int = QUEUE_SIZE,
     ) -> None:
         """Subscribe at once.
@@ -52,6 +69,8 @@ class TopicIngest:
             streams: topics by stream name.
             assembler: takes every message and the counts of lost ones.
             on_message: called in the worker thread after the assembler has the message (stream, message, receive_ns).
+            on_raw: called in the executor's thread with every message as it comes (stream, receive_ns, bytes).
+            on_wake: called in the worker thread after `wake`.
             queue_size: messages that may wait for the worker.
 
         Raises:
@@ -61,7 +80,11 @@ class TopicIngest:
         self._node = node
         self._assembler = assembler
         self._on_message = on_message
-        self._queue: queue.Queue[tuple[str, bytes, int] | None] = queue.Queue(queue_size)
+        self._on_raw = on_raw
+        self._on_wake = on_wake
+        self._queue: queue.Queue[tuple[str, bytes, int] | _Order] = queue.Queue(queue_size)
+        self._bytes_in = self._bytes_out = 0  # put by the executor's thread, taken by the worker
+        self._numbers: dict[str, int] = {}  # stream -> the publisher's number of its last message
         self._classes = classes
         self._reported: set[str] = set()
         self._group = MutuallyExclusiveCallbackGroup()
@@ -73,30 +96,28 @@ class TopicIngest:
         """Return the fully qualified topic of a stream, remaps applied."""
         return self._subscriptions[stream].topic_name
 
+    def wake(self) -> None:
+        """Have `on_wake` called once what is queued is read; while the queue is full there is no need."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(_Order.WAKE)
+
     def close(self) -> None:
         """Unsubscribe and finish what is queued; may be called twice."""
         while self._subscriptions:
             _, subscription = self._subscriptions.popitem()
             self._node.destroy_subscription(subscription)
         if self._worker.is_alive():
-            self._queue.put(None)
+            self._queue.put(_Order.END)
             self._worker.join(CLOSE_TIMEOUT_S)
 
     def _subscribe(self, name: str, config: StreamConfig) -> Subscription:
-        is_reliable = config.reliability is Reliability.RELIABLE
-        profile = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=config.depth,
-            # a latched message is only delivered to late joiners that ask for reliable delivery
-            reliability=ReliabilityPolicy.RELIABLE if is_reliable or config.latched else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if config.latched else DurabilityPolicy.VOLATILE,
-        )
+        profile = stream_qos(config)
 
         def subscribe(events: SubscriptionEventCallbacks | None) -> Subscription:
             return self._node.create_subscription(
                 self._classes[name],
                 config.topic,
-                lambda serialised: self._enqueue(name, serialised),  # type: ignore[arg-type]  # bytes, since raw
+                partial(self._take, name),  # type: ignore[arg-type]  # bytes, since raw
                 profile,
                 callback_group=self._group,
                 event_callbacks=events,
@@ -107,15 +128,56 @@ class TopicIngest:
             return subscribe(
                 SubscriptionEventCallbacks(
                     incompatible_qos=lambda event: self._report_qos(name, config, event.last_policy_kind),
-                    message_lost=lambda event: self._assembler.count_dropped(name, event.total_count_change),
+                    message_lost=lambda event: self._count_lost(name, event.total_count_change),
                 )
             )
         except UnsupportedEventTypeError:  # an RMW without these events
             return subscribe(None)
 
+    def _take(self, name: str, serialised: bytes, info: Mapping[str, Any]) -> None:
+        """Take this message and those that wait behind it: waking the executor costs more than ten of them."""
+        self._count_gap(name, info)
+        self._enqueue(name, serialised)
+        subscription = self._subscriptions.get(name)
+        if subscription is None:  # it is just being made, or was closed
+            return
+        for _ in range(MAX_TAKEN):
+            with subscription.handle:
+                taken = subscription.handle.take_message(subscription.msg_type, True)
+            if taken is None:
+                return
+            self._count_gap(name, taken[1])
+            self._enqueue(name, taken[0])
+
+    def _count_gap(self, name: str, info: Mapping[str, Any]) -> None:
+        """Count what is missing between two messages of one publisher: Fast DDS is silent when a history overflows."""
+        number: int | None = info.get("publication_sequence_number")
+        if number is None:  # Humble
+            return
+        missing = number - self._numbers.get(name, number) - 1
+        self._numbers[name] = number
+        if missing > 0 and self._has_one_publisher(name):
+            self._assembler.count_dropped(name, missing)
+
+    def _count_lost(self, name: str, count: int) -> None:
+        """Count what the middleware reports, unless `_count_gap` has it already."""
+        if name not in self._numbers or not self._has_one_publisher(name):
+            self._assembler.count_dropped(name, count)
+
+    def _has_one_publisher(self, name: str) -> bool:
+        """Whether the numbers of a stream's messages are of one count."""
+        subscription = self._subscriptions.get(name)
+        return subscription is not None and self._node.count_publishers(subscription.topic_name) == 1
+
     def _enqueue(self, name: str, serialised: bytes) -> None:
+        receive_ns = self._node.get_clock().now().nanoseconds
+        if self._on_raw is not None:
+            self._on_raw(name, receive_ns, serialised)
         try:
-            self._queue.put_nowait((name, serialised, self._node.get_clock().now().nanoseconds))
+            if self._bytes_in - self._bytes_out + len(serialised) > QUEUE_BYTES:
+                raise queue.Full
+            self._queue.put_nowait((name, serialised, receive_ns))
+            self._bytes_in += len(serialised)
         except queue.Full:
             self._assembler.count_dropped(name)
             if f"{name} overflow" not in self._reported:
@@ -125,8 +187,12 @@ class TopicIngest:
                 )
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not _Order.END:
+            if isinstance(item, _Order):
+                self._guard(self._on_wake, "the work between messages")
+                continue
             name, serialised, receive_ns = item
+            self._bytes_out += len(serialised)
             try:
                 message = deserialize_message(serialised, self._classes[name])
             except Exception as error:  # rclpy raises RuntimeError or worse for damaged bytes
@@ -134,14 +200,13 @@ class TopicIngest:
                 continue
             self._assembler.add(name, message, receive_ns)
             if self._on_message is not None:
-                self._call(name, message, receive_ns)
+                self._guard(partial(self._on_message, name, message, receive_ns), f"stream '{name}': consumer")
 
-    def _call(self, name: str, message: Any, receive_ns: int) -> None:
-        assert self._on_message is not None
+    def _guard(self, action: Callable[[], None], subject: str) -> None:
         try:
-            self._on_message(name, message, receive_ns)
+            action()
         except Exception as error:  # the worker must outlive a bug of its consumer, but not hide it
-            self._node.get_logger().error(f"stream '{name}': consumer failed: {error!r}; going on with the next")
+            self._node.get_logger().error(f"{subject} failed: {error!r}; going on with the next")
 
     def _report_qos(self, name: str, config: StreamConfig, policy: int) -> None:
         if name in self._reported:
@@ -152,6 +217,19 @@ class TopicIngest:
             f"nothing is received from it, change 'reliability' or 'latched' of the stream (now "
             f"{config.reliability.value}{', latched' if config.latched else ''})"
         )
+
+
+def stream_qos(config: StreamConfig, *, min_depth: int = 1) -> QoSProfile:
+    """Return how a stream is subscribed to."""
+    # a latched message is only delivered to late joiners that ask for reliable delivery
+    is_reliable = config.reliability is Reliability.RELIABLE or config.latched
+    least = min_depth if config.type in IMAGE_TYPES else max(min_depth, SMALL_DEPTH)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=max(config.depth, least),
+        reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if config.latched else DurabilityPolicy.VOLATILE,
+    )
 
 
 def message_class(type_name: str) -> Any:

@@ -24,6 +24,7 @@ from rclpy.utilities import ok, remove_ros_args, try_shutdown
 from rosgraph_msgs.msg import Clock
 
 from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.bag.storage import CDR
 from gr00t_recorder.ros.ingest import message_class
 from gr00t_training.errors import ConfigError, DatasetError, Gr00tError
 
@@ -87,6 +88,9 @@ class BagPlayer(Node):
         for name in topics or sorted(bag.topics):
             if has_clock and name == "/clock":
                 continue  # the recorded clock would run against ours
+            if bag.topics[name].encoding != CDR:
+                self.get_logger().warning(f"{name} is not played: it is serialised as '{bag.topics[name].encoding}'")
+                continue
             try:
                 kind = message_class(bag.topics[name].type)
             except ConfigError as error:

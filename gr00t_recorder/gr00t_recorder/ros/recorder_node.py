@@ -2,81 +2,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lifecycle node that records topics into a dataset, episode by episode.
 
-Callbacks convert and delegate: streams go to the frame assembler, episodes to `gr00t_recorder.episodes`. Nothing here
-waits: services and the action await the end of an episode while the executor goes on taking messages.
+Callbacks convert and delegate, and none of them waits. The executor's thread takes messages; the ingest's thread turns
+them into rows; the recorder's thread encodes them; and what an operator asks for is done, in order, in a thread of its
+own, whether it comes as a service, an action, a marker or from a joystick.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
-import threading
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from gr00t_msgs.action import RecordEpisode
 from gr00t_msgs.msg import RecorderStatus
-from gr00t_msgs.srv import StartEpisode, StopEpisode
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # Humble has it nowhere else
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.task import Future
+from sensor_msgs.msg import Joy
+from std_msgs.msg import String
 
-from gr00t_recorder.episodes import EpisodeRecorder, EpisodeResult, EventKind, RecorderState, parse_event
-from gr00t_recorder.ros.ingest import TopicIngest
+from gr00t_recorder.bag_recording import BAGS_FOLDER
+from gr00t_recorder.buttons import Buttons, Command
+from gr00t_recorder.control import RefusedError
+from gr00t_recorder.episodes import (
+    EpisodeEvent,
+    EpisodeResult,
+    EventKind,
+    RecorderState,
+    Recording,
+    event_text,
+    parse_event,
+)
+from gr00t_recorder.ros.operator_thread import NotActiveError, OperatorThread
 from gr00t_recorder.ros.parameters import declare
+from gr00t_recorder.ros.recorder_services import NOT_ACTIVE, RecorderServices
+from gr00t_recorder.ros.recorder_session import RecorderSession, open_session
+from gr00t_recorder.ros.recorder_settings import RecorderSettings
+from gr00t_recorder.ros.recorder_status import recorder_diagnostic, recorder_status, session_streams
 from gr00t_recorder.ros.spin import run_node
-from gr00t_recorder.ros.status import diagnostic_array, key_value, stream_diagnostics, stream_statuses
-from gr00t_recorder.topics.bindings import load_topic_map
-from gr00t_recorder.topics.frames import DEFAULT_HORIZON_S, FrameAssembler
-from gr00t_training.dataset.video import VideoCodec, VideoSettings
-from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_recorder.ros.status import diagnostic_array, marks_message, stream_diagnostics
+from gr00t_recorder.topics.frames import DEFAULT_HORIZON_S
+from gr00t_training.dataset.trace import Marks
 from gr00t_training.errors import ConfigError, Gr00tError, ObservationError
-from gr00t_training.settings import setting
 
+T = TypeVar("T")
 ADVANCE_PERIOD_S = 0.05
 STATUS_PERIODS = 20  # 1 Hz
+BUSY_STATUS_PERIODS = 4  # 5 Hz while an episode is running
+WATCH_PERIOD_S = 0.5
 FEEDBACK_PERIODS = 10  # 2 Hz
-STATES = {
-    RecorderState.IDLE: RecorderStatus.IDLE,
-    RecorderState.RECORDING: RecorderStatus.RECORDING,
-    RecorderState.SAVING: RecorderStatus.SAVING,
-    RecorderState.FAILED: RecorderStatus.FAILED,
-}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@dataclass(frozen=True)
-class RecorderSettings:
-    """Parameters of the node."""
-
-    topics_file: str = setting("", "Topic map, a YAML file; empty is refused at configure.")
-    dataset_path: str = setting("", "Dataset folder, appended to when it exists; empty is refused at configure.")
-    task: str = setting("", "Task text where neither the request nor the task topic gives one.")
-    use_events: bool = setting(True, "Whether markers on the events topic start and stop episodes.")
-    min_free_disk_gb: float = setting(2.0, "Free space below which no episode starts [GB].", ge=0.0, le=10000.0)
-    max_lag_s: float = setting(
-        1.0, "Longest wait for a slow stream before its last sample is used [s].", ge=0.05, le=10.0
-    )
-    max_queued_frames: int = setting(200, "Rows that may wait for the video encoder.", ge=10, le=10000)
-    video_codec: VideoCodec = setting(VideoCodec.H264, "Video codec of the dataset.")
-    video_crf: int = setting(20, "Constant rate factor of the video: lower is better and larger.", ge=0, le=51)
-    autostart: bool = setting(False, "Whether the node configures and activates itself.", read_only=True)
-
-
-@dataclass
-class _Session:
-    """What exists between configure and cleanup."""
-
-    settings: RecorderSettings
-    assembler: FrameAssembler
-    dataset: DatasetWriter
-    recorder: EpisodeRecorder
-    ingest: TopicIngest | None = None
 
 
 class RecorderNode(LifecycleNode):
@@ -86,20 +65,21 @@ class RecorderNode(LifecycleNode):
         """Declare parameters and offer the services; they answer NOT_ACTIVE until the node is active."""
         super().__init__("recorder", **options)
         settings = declare(self, RecorderSettings)
-        self._session: _Session | None = None
+        self._session: RecorderSession | None = None
         self._is_active = False
-        self._lock = threading.Lock()  # one start at a time: services and markers come in different threads
-        self._waiters: list[Future] = []
-        self._pending: tuple[str, int] | None = None  # task and time of a start marker that came during a save
-        self._goal: ServerGoalHandle | None = None
+        self.operator = OperatorThread(self)
+        self._goal: tuple[ServerGoalHandle, Recording] | None = None
         self._goal_end_ns: int | None = None
+        self._is_end_told = True
+        self._joy: Any = None
+        self._buttons = Buttons({}, 0.0)
+        self._warning = ""
+        self._watched_s = 0.0
         self._num_periods = 0
         self._published: tuple[Any, ...] = ()
         # re-entrant: a service that awaits the end of an episode must not keep the others waiting
         group = ReentrantCallbackGroup()
-        self.create_service(StartEpisode, "~/start_episode", self._on_start, callback_group=group)
-        stop: Any = self._on_stop  # a coroutine, which rclpy awaits but does not declare
-        self.create_service(StopEpisode, "~/stop_episode", stop, callback_group=group)
+        self._operator_services = RecorderServices(self, group)
         self._action = ActionServer(
             self,
             RecordEpisode,
@@ -109,6 +89,7 @@ class RecorderNode(LifecycleNode):
             callback_group=group,
         )
         self._status_publisher = self.create_lifecycle_publisher(RecorderStatus, "~/status", LATCHED)
+        self._event_publisher = self.create_lifecycle_publisher(String, "~/events", 10)
         # the one absolute name: diagnostics are collected there whatever the namespace (REP 107)
         self._diagnostics_publisher = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
         # steady: status goes on while a simulator stands still
@@ -122,11 +103,12 @@ class RecorderNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the topic map, open the dataset and subscribe."""
         try:
-            self._session = self._open()
-            session = self._session
-            session.ingest = TopicIngest(
-                self, session.assembler.topic_map.streams, session.assembler, on_message=self._on_message
-            )
+            settings = declare(self, RecorderSettings)
+            self._session = open_session(self, settings, on_start=self._on_started, on_done=self._on_done)
+            self._session.subscribe(self, self._on_message, self._on_wake)
+            if settings.joy_topic:
+                self._buttons = Buttons(settings.buttons, settings.joy_debounce_s)
+                self._joy = self.create_subscription(Joy, settings.joy_topic, self._on_joy, 10)
         except Gr00tError as error:
             self.get_logger().error(f"not configured: {error}")
             self._teardown()
@@ -137,15 +119,16 @@ class RecorderNode(LifecycleNode):
         """Start to publish and to accept episodes."""
         result = super().on_activate(state)
         self._is_active = True
+        session = self._session
+        if session is not None and session.bags is not None and not session.bags.is_per_episode:
+            session.bags.begin(session.dataset.path / BAGS_FOLDER, "session")
         self._publish_status(force=True)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Save a running episode, then stop publishing."""
         self._is_active = False
-        if self._session is not None:
-            self._session.recorder.finish(self._now_ns())
-            self._publish_status(force=True)
+        self._finish()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -166,45 +149,93 @@ class RecorderNode(LifecycleNode):
 
     def close(self) -> None:
         """Save a running episode before the process ends."""
-        if self._session is not None:
-            self._session.recorder.finish(self._now_ns())
-            self._publish_status(force=True)
+        self._is_active = False
+        self.operator.close()
+        self._finish()
         self._teardown()
 
-    def _open(self) -> _Session:
-        settings = declare(self, RecorderSettings)
-        for name in ("topics_file", "dataset_path"):
-            if not getattr(settings, name):
-                raise ConfigError(f"parameter '{name}' is empty; set it in the parameters file")
-        topic_map, embodiment = load_topic_map(settings.topics_file)
-        if not topic_map.action:
-            raise ConfigError(
-                f"{settings.topics_file}: no action is bound; a recording without actions teaches nothing"
-            )
-        horizon_s = DEFAULT_HORIZON_S + settings.max_lag_s
-        assembler = FrameAssembler(topic_map, embodiment, horizon_s=horizon_s)
-        video = VideoSettings(codec=settings.video_codec, crf=settings.video_crf)
-        dataset = DatasetWriter(Path(settings.dataset_path).expanduser(), embodiment, video=video)
-        recorder = EpisodeRecorder(
-            assembler,
-            dataset,
-            source=self.get_fully_qualified_name(),
-            max_lag_s=settings.max_lag_s,
-            max_queued_frames=settings.max_queued_frames,
-            on_done=self._on_done,
-        )
-        return _Session(settings, assembler, dataset, recorder)
+    def _finish(self) -> None:
+        """Save a running episode."""
+        if self._session is not None:
+            self._session.recorder.finish(self.now_ns())
+            self._publish_status(force=True)
+            if self._session.bags is not None:
+                self._session.bags.recording.end(is_kept=True)
 
     def _teardown(self) -> None:
         """Release what there is; tolerates a half-built session."""
         self._is_active = False
         session, self._session = self._session, None
-        if session is None:
+        if self._joy is not None:
+            self.destroy_subscription(self._joy)
+            self._joy = None
+        if session is not None:
+            session.close(self.now_ns())
+
+    @property
+    def session(self) -> RecorderSession | None:
+        """What is configured."""
+        return self._session
+
+    def now_ns(self) -> int:
+        """Return the node's time."""
+        return self.get_clock().now().nanoseconds
+
+    async def operate(self, action: Callable[[RecorderSession], T]) -> T:
+        """Await what an operator asks for; raises NotActiveError when the node is not active."""
+        return await self.operator.do(lambda: self._with_session(action))
+
+    # what an operator asks for
+
+    async def _on_record(self, goal: ServerGoalHandle) -> RecordEpisode.Result:
+        request, start_ns = goal.request, self.now_ns()
+        try:
+            recording = await self.operate(lambda session: session.control.start(request.task, start_ns))
+        except (RefusedError, NotActiveError) as error:
+            goal.abort()
+            text = str(error) or NOT_ACTIVE
+            return RecordEpisode.Result(error_code=RecordEpisode.Result.NOT_STARTED, error_msg=text)
+        self._goal_end_ns = start_ns + round(request.max_duration * 1e9) if request.max_duration > 0 else None
+        self._goal = (goal, recording)
+        result = await self.operator.completion(recording.done)
+        self._goal = None
+        response = RecordEpisode.Result(
+            error_msg=result.reason,
+            episode_index=result.index,
+            frames=result.num_frames,
+            marks=marks_message(result.marks),
+        )
+        if result.is_saved:
+            goal.succeed()
+        elif result.is_discarded and goal.is_cancel_requested:
+            response.error_code = RecordEpisode.Result.CANCELLED
+            goal.canceled()
+        else:
+            is_discarded = result.is_discarded
+            response.error_code = RecordEpisode.Result.DISCARDED if is_discarded else RecordEpisode.Result.SAVE_FAILED
+            goal.abort()
+        return response
+
+    def _on_joy(self, message: Joy) -> None:
+        session = self._session
+        if session is None or not self._is_active:
             return
-        if session.ingest is not None:
-            session.ingest.close()
-        session.recorder.close(self._now_ns())
-        session.dataset.close()
+        now_ns = self.now_ns()
+        is_recording = session.recorder.state is RecorderState.RECORDING
+        for command in self._buttons.commands(message.buttons, now_ns, is_recording=is_recording):
+            self._submit(
+                lambda session, command=command: self._obey(session, command, now_ns), f"button {command.value}"
+            )
+
+    def _obey(self, session: RecorderSession, command: Command, now_ns: int) -> None:
+        if command is Command.START:
+            session.control.start("", now_ns)
+        elif command in (Command.STOP, Command.DISCARD):
+            self.stop(session, command is Command.STOP, now_ns)
+        elif command is Command.REDO:
+            session.control.redo(self.now_ns)
+        else:
+            session.control.mark(Marks(is_success=command is Command.SUCCESS))
 
     def _on_message(self, stream: str, message: Any, receive_ns: int) -> None:
         """Follow the markers on the events topic; runs in the ingest thread."""
@@ -219,126 +250,68 @@ class RecorderNode(LifecycleNode):
         except ObservationError as error:
             self.get_logger().error(f"{error}; ignored")
             return
-        if event.kind is EventKind.START and session.recorder.state is RecorderState.SAVING:
+        self._submit(lambda session: self._follow(session, event, receive_ns), f"{event.kind.value} marker")
+
+    def _follow(self, session: RecorderSession, event: EpisodeEvent, time_ns: int) -> None:
+        """Do what a marker of `time_ns` says."""
+        if event.kind is not EventKind.START:
+            is_kept = event.kind is EventKind.STOP
+            if self.stop(session, is_kept, time_ns, event.marks, is_heard=True) is None:
+                self.get_logger().error(f"{event.kind.value} marker ignored: no episode is running")
+            return
+        if session.recorder.state is RecorderState.SAVING:
             # the demonstration has begun: its samples are buffered until the one before it is saved
-            self._pending = (event.task, receive_ns)
-            if session.recorder.state is not RecorderState.SAVING:  # the save ended in between
-                self._start_pending()
-        elif event.kind is EventKind.START:
-            self._start_marked(event.task, receive_ns)
-        elif self._take_pending() is not None:
-            if event.kind is EventKind.STOP:
-                self.get_logger().error("an episode was not recorded: it was over before the one before it was saved")
-        elif not session.recorder.stop(keep=event.kind is EventKind.STOP, end_ns=receive_ns):
-            self.get_logger().error(f"{event.kind.value} marker ignored: no episode is running")
+            session.recorder.wait_until_idle()
+        for reason in session.assembler.unready(self.now_ns()):
+            self.get_logger().warning(f"start marker: {reason}; waiting for it")
+        late_s = (self.now_ns() - time_ns) / 1e9
+        if late_s > DEFAULT_HORIZON_S:
+            self.get_logger().warning(f"saving took {late_s:.1f} s: the next episode may lack its beginning")
+        session.control.start(event.task, time_ns, check_streams=False)
 
-    def _take_pending(self) -> tuple[str, int] | None:
-        with self._lock:
-            pending, self._pending = self._pending, None
-        return pending
+    def stop(
+        self,
+        session: RecorderSession,
+        keep: bool,
+        end_ns: int,
+        marks: Marks | None = None,
+        *,
+        reason: str = "",
+        is_heard: bool = False,
+    ) -> Recording | None:
+        """End the running episode; return it, None when none is running."""
+        recording = session.recorder.recording
+        marks = marks or Marks()
+        if not session.recorder.stop(keep=keep, end_ns=end_ns, marks=marks, reason=reason):
+            return None
+        self._is_end_told = True
+        self._tell(EpisodeEvent(EventKind.STOP if keep else EventKind.DISCARD, marks=marks), end_ns, is_heard=is_heard)
+        return recording
 
-    def _start_pending(self) -> None:
-        pending = self._take_pending()
-        if pending is not None:
-            self._start_marked(*pending)
+    def _submit(self, action: Callable[[RecorderSession], object], subject: str) -> None:
+        self.operator.submit(lambda: self._with_session(action), subject)
 
-    def _start_marked(self, task: str, start_ns: int) -> None:
-        """Start the episode of a marker that came at `start_ns`; it cannot be refused, so what is wrong is told."""
+    def _with_session(self, action: Callable[[RecorderSession], T]) -> T:
         session = self._session
-        if session is not None:
-            # by then the marker's episode runs: its rows begin as soon as all inputs are there
-            for reason in session.assembler.unready(start_ns):
-                self.get_logger().warning(f"start marker: {reason}; waiting for it")
-            late_s = (self._now_ns() - start_ns) / 1e9
-            if late_s > DEFAULT_HORIZON_S:
-                self.get_logger().warning(f"saving took {late_s:.1f} s: the next episode may lack its beginning")
-            code, text, _ = self._start(task, start_ns, check_streams=False)
-            if code != StartEpisode.Response.NONE:
-                self.get_logger().error(f"start marker ignored: {text}")
+        if session is None or not self._is_active:
+            raise NotActiveError
+        return action(session)
 
-    def _on_start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
-        response.error_code, response.error_msg, response.episode_index = self._start(request.task, self._now_ns())
-        return response
+    # what happens to an episode
 
-    async def _on_stop(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
+    def _on_started(self, recording: Recording) -> None:
         session = self._session
-        done = self._wait_for_end()
-        if session is None or not session.recorder.stop(keep=request.keep, end_ns=self._now_ns()):
-            self._forget(done)
-            response.error_code, response.error_msg = StopEpisode.Response.NOT_RECORDING, "no episode is running"
-            return response
-        result: EpisodeResult = await done  # type: ignore[assignment]
-        response.episode_index, response.frames = result.index, result.num_frames
-        response.error_msg = result.reason
-        if result.is_empty:
-            response.error_code = StopEpisode.Response.TOO_SHORT
-        elif not result.is_saved and not result.is_discarded:
-            response.error_code = StopEpisode.Response.SAVE_FAILED
-        return response
-
-    async def _on_record(self, goal: ServerGoalHandle) -> RecordEpisode.Result:
-        request = goal.request
-        done = self._wait_for_end()
-        code, text, _ = self._start(request.task, self._now_ns())
-        if code != StartEpisode.Response.NONE:
-            self._forget(done)
-            goal.abort()
-            return RecordEpisode.Result(error_code=RecordEpisode.Result.NOT_STARTED, error_msg=text)
-        self._goal_end_ns = self._now_ns() + round(request.max_duration * 1e9) if request.max_duration > 0 else None
-        self._goal = goal
-        result: EpisodeResult = await done  # type: ignore[assignment]
-        self._goal = None
-        response = RecordEpisode.Result(error_msg=result.reason, episode_index=result.index, frames=result.num_frames)
-        if result.is_saved:
-            goal.succeed()
-        elif result.is_discarded and goal.is_cancel_requested:
-            response.error_code = RecordEpisode.Result.CANCELLED
-            goal.canceled()
-        else:
-            is_discarded = result.is_discarded
-            response.error_code = RecordEpisode.Result.DISCARDED if is_discarded else RecordEpisode.Result.SAVE_FAILED
-            goal.abort()
-        return response
-
-    def _start(self, task: str, start_ns: int, *, check_streams: bool = True) -> tuple[int, str, int]:
-        """Start an episode; return (error code of StartEpisode, text, episode index)."""
-        codes = StartEpisode.Response
-        with self._lock:
-            session = self._session
-            if session is None or not self._is_active:
-                return codes.NOT_ACTIVE, "the recorder is not active; configure and activate it first", 0
-            if session.recorder.is_busy:
-                return codes.BUSY, f"an episode is {session.recorder.state.value}; stop it or wait", 0
-            task_stream = session.assembler.topic_map.task
-            topic_text = session.assembler.text(task_stream.stream) if task_stream else ""
-            task = task.strip() or topic_text.strip() or session.settings.task.strip()
-            if not task:
-                return codes.NO_TASK, "no task text in the request, on the task topic or in the parameter 'task'", 0
-            reasons = session.assembler.unready(start_ns) if check_streams else []
-            if reasons:
-                return codes.STREAMS_NOT_READY, "; ".join(reasons), 0
-            free_gb = shutil.disk_usage(session.dataset.path).free / 1e9
-            if free_gb < session.settings.min_free_disk_gb:
-                text = f"{free_gb:.1f} GB free at {session.dataset.path}, {session.settings.min_free_disk_gb:g} wanted"
-                return codes.DISK_FULL, f"{text}; make room or lower 'min_free_disk_gb'", 0
-            try:
-                index = session.recorder.start(task, start_ns)
-            except Gr00tError as error:
-                return codes.DISK_FULL, str(error), 0
-        self.get_logger().info(f"recording episode {index}: {task}")
-        return codes.NONE, "", index
-
-    def _wait_for_end(self) -> Future:
-        done: Future = Future()
-        self._waiters.append(done)
-        return done
-
-    def _forget(self, done: Future) -> None:
-        if done in self._waiters:
-            self._waiters.remove(done)
+        if session is None:
+            return
+        self.get_logger().info(f"recording episode {recording.index}: {recording.run.task}")
+        if session.bags is not None and session.bags.is_per_episode:
+            session.bags.begin(session.dataset.path / BAGS_FOLDER, f"episode_{recording.index:06d}")
+        self._is_end_told = False
+        self._tell(EpisodeEvent(EventKind.START, recording.run.task), recording.start_ns, is_heard=False)
 
     def _on_done(self, result: EpisodeResult) -> None:
-        """Tell everybody who waits; runs in the recorder's worker thread."""
+        """Tell how an episode ended; runs in the recorder's worker thread."""
+        session = self._session
         if result.is_saved:
             ending = f"; it ended early: {result.reason}" if result.reason else ""
             self.get_logger().info(f"saved episode {result.index}: {result.num_frames} rows{ending}")
@@ -346,94 +319,112 @@ class RecorderNode(LifecycleNode):
             self.get_logger().info("discarded the episode")
         else:
             self.get_logger().error(f"episode not saved: {result.reason}")
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.set_result(result)
-        self._start_pending()
-        if self.executor is not None:
-            self.executor.wake()
+        if session is None:
+            return
+        if not self._is_end_told or result.is_discarded:
+            kind = EventKind.STOP if result.is_saved else EventKind.DISCARD
+            self._tell(EpisodeEvent(kind, marks=result.marks), self.now_ns(), is_heard=False)
+        if session.bags is not None and session.bags.is_per_episode:
+            # what failed is kept: the episode may still be made from it
+            custom = {"episode_index": str(result.index), "is_saved": str(result.is_saved).lower(), "task": result.task}
+            session.bags.recording.end(is_kept=not result.is_discarded, custom=custom)
+        session.disk.measure(session.dataset.num_frames)
+
+    def _tell(self, event: EpisodeEvent, time_ns: int, *, is_heard: bool) -> None:
+        """Publish a marker and write it into the bag."""
+        session = self._session
+        self._event_publisher.publish(String(data=event_text(event)))
+        if session is not None and session.bags is not None:
+            session.bags.mark(event, time_ns, is_heard=is_heard)
 
     def _on_timer(self) -> None:
         session = self._session
-        if session is None:
+        if session is None or session.ingest is None:
             return
         self._num_periods += 1
-        now_ns = self._now_ns()
-        session.recorder.advance(now_ns)
-        self._watch_goal(session, now_ns)
-        if self._is_active:
-            is_full_second = self._num_periods % STATUS_PERIODS == 0
-            self._publish_status(force=is_full_second)
-            if is_full_second:
-                self._publish_diagnostics(session)
-
-    def _watch_goal(self, session: _Session, now_ns: int) -> None:
-        """End the action's episode on cancel or at its time limit, and give feedback."""
-        goal = self._goal
-        if goal is None or session.recorder.state is not RecorderState.RECORDING:
+        session.ingest.wake()
+        self._watch_goal(session)
+        if not self._is_active:
             return
+        period = BUSY_STATUS_PERIODS if session.recorder.is_busy else STATUS_PERIODS
+        self._publish_status(force=self._num_periods % period == 0)
+        if self._num_periods % STATUS_PERIODS == 0:
+            self._publish_diagnostics(session)
+            if session.bags is not None:
+                session.bags.discover()
+
+    def _on_wake(self) -> None:
+        """Take the rows that are certain; runs in the ingest thread."""
+        session = self._session
+        if session is None:
+            return
+        session.recorder.advance(self.now_ns())
+        if time.monotonic() - self._watched_s >= WATCH_PERIOD_S:
+            self._watched_s = time.monotonic()
+            self._watch_episode(session)
+
+    def _watch_episode(self, session: RecorderSession) -> None:
+        """Note what goes wrong, and end the episode while it can still be saved."""
+        recording = session.recorder.recording
+        if recording is None or session.recorder.state is not RecorderState.RECORDING:
+            self._warning = ""
+            return
+        reasons = session.control.warnings(self.now_ns())
+        session.recorder.warn(reasons)
+        warning = "; ".join(reasons.values())
+        if warning and not self._warning:
+            self.get_logger().warning(f"episode {recording.index}: {warning}")
+        self._warning = warning
+        waiting_s = len(recording.backlog) / session.assembler.embodiment.fps
+        if session.disk.is_ending(waiting_s, session.bag_bytes_per_s):
+            reason = (
+                f"the disk has {session.disk.free_bytes / 1e9:.1f} GB left, "
+                f"{session.settings.min_free_disk_gb:g} are its reserve; make room before the next episode"
+            )
+            self._end(recording, True, self.now_ns(), reason)
+
+    def _watch_goal(self, session: RecorderSession) -> None:
+        """End the action's episode on cancel or at its time limit, and give feedback."""
+        if self._goal is None or session.recorder.state is not RecorderState.RECORDING:
+            return
+        (goal, recording), now_ns, end_ns = self._goal, self.now_ns(), self._goal_end_ns
         if goal.is_cancel_requested:
-            session.recorder.stop(keep=False, end_ns=now_ns)
-        elif self._goal_end_ns is not None and now_ns >= self._goal_end_ns:
-            session.recorder.stop(keep=True, end_ns=self._goal_end_ns)
+            self._end(recording, False, now_ns)
+        elif end_ns is not None and now_ns >= end_ns:
+            self._end(recording, True, end_ns)
         elif self._num_periods % FEEDBACK_PERIODS == 0:
             feedback = RecordEpisode.Feedback(
                 duration=session.recorder.duration_s(now_ns),
                 frames=session.recorder.num_frames,
-                streams=self._stream_statuses(session, now_ns),
+                streams=session_streams(session, now_ns),
             )
             goal.publish_feedback(feedback)
+
+    def _end(self, recording: Recording, keep: bool, end_ns: int, reason: str = "") -> None:
+        """Have this very episode ended; by the time it is done, another may be running."""
+
+        def end(session: RecorderSession) -> None:
+            if session.recorder.recording is recording:
+                self.stop(session, keep, end_ns, reason=reason)
+
+        self._submit(end, "end of the episode")
 
     def _publish_status(self, *, force: bool) -> None:
         session = self._session
         if session is None:
             return
         recorder = session.recorder
-        current = (recorder.state, recorder.reason, session.dataset.num_episodes, recorder.task)
-        if not force and current == self._published:
-            return
-        self._published = current
-        now = self.get_clock().now()
-        message = RecorderStatus(
-            state=STATES[recorder.state],
-            reason=recorder.reason,
-            dataset_path=str(session.dataset.path),
-            episode_index=session.dataset.num_episodes,
-            episodes=session.dataset.num_episodes,
-            task=recorder.task,
-            frames=recorder.num_frames,
-            duration=recorder.duration_s(now.nanoseconds),
-            disk_free=shutil.disk_usage(session.dataset.path).free,
-            streams=self._stream_statuses(session, now.nanoseconds),
-        )
-        message.header.stamp = now.to_msg()
-        self._status_publisher.publish(message)
+        current = (recorder.state, recorder.reason, session.dataset.num_episodes, recorder.marks, self._warning)
+        current = (*current, recorder.task or session.control.next_task())
+        if force or current != self._published:
+            self._published = current
+            self._status_publisher.publish(recorder_status(session, self._warning, self.get_clock().now()))
 
-    def _publish_diagnostics(self, session: _Session) -> None:
+    def _publish_diagnostics(self, session: RecorderSession) -> None:
         now = self.get_clock().now()
-        recorder, free_gb = session.recorder, shutil.disk_usage(session.dataset.path).free / 1e9
-        is_full = free_gb < session.settings.min_free_disk_gb
-        is_bad = is_full or recorder.state is RecorderState.FAILED
-        status = DiagnosticStatus(
-            level=DiagnosticStatus.ERROR if is_bad else DiagnosticStatus.OK,
-            name=f"{self.get_name()}: recorder",
-            message=recorder.reason or ("disk is too full to start an episode" if is_full else recorder.state.value),
-            hardware_id=str(session.dataset.path),
-            values=[
-                key_value("free disk [GB]", free_gb),
-                key_value("episodes", session.dataset.num_episodes),
-                key_value("frames", recorder.num_frames),
-            ],
-        )
+        status = recorder_diagnostic(self.get_name(), session, self._warning)
         streams = stream_diagnostics(self.get_name(), session.assembler.reports(now.nanoseconds))
         self._diagnostics_publisher.publish(diagnostic_array(now, [status, *streams]))
-
-    def _stream_statuses(self, session: _Session, now_ns: int) -> list[Any]:
-        topic_name = session.ingest.topic_name if session.ingest else None
-        return stream_statuses(session.assembler.reports(now_ns), topic_name)
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
 
 
 def main() -> int:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from gr00t_msgs.msg import StreamStatus
+from gr00t_msgs.msg import EpisodeMarks, StreamStatus
 from rclpy.time import Time
 
 from gr00t_recorder.topics.streams import StreamReport, StreamState
+from gr00t_training.dataset.trace import Marks
 
 STATES = {
     StreamState.OK: StreamStatus.OK,
@@ -25,6 +26,18 @@ LEVELS = {
     StreamState.INVALID: DiagnosticStatus.ERROR,
 }
 NO_AGE_S = -1.0
+ANSWERS = {None: EpisodeMarks.UNKNOWN, True: EpisodeMarks.YES, False: EpisodeMarks.NO}
+
+
+def marks_message(marks: Marks) -> EpisodeMarks:
+    """Return marks as a message."""
+    return EpisodeMarks(success=ANSWERS[marks.is_success], valid=ANSWERS[marks.is_valid], note=marks.note)
+
+
+def marks_of(message: EpisodeMarks) -> Marks:
+    """Return the marks in a message; a value that is no constant says nothing."""
+    said = {number: answer for answer, number in ANSWERS.items()}
+    return Marks(said.get(message.success), said.get(message.valid), message.note.strip())
 
 
 def stream_statuses(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from gr00t_training.embodiment import Embodiment, VectorKey, load_embodiment
+from gr00t_training.embodiment import Embodiment, Rotation, VectorKey, load_embodiment
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import load_settings, setting
 
@@ -26,7 +26,13 @@ class Stamp(str, Enum):
 
 
 class Align(str, Enum):
-    """Which sample belongs to a tick."""
+    """Which sample belongs to a tick.
+
+    Linear follows the key: rotations turn along the shortest way (slerp), keys of interpolation `step` (grippers)
+    keep the earlier value, `wrap` goes the short way round. It is never drawn across an unusable message (NaN) nor
+    between samples more than twice `max_age_s` apart (a clock that jumped, a publisher that was restarted): there the
+    earlier sample holds, as where nothing follows.
+    """
 
     HOLD = "hold"  # the newest stamped at or before the tick
     NEAREST = "nearest"  # the closest stamp on either side; the earlier one when equally close
@@ -58,20 +64,55 @@ class StreamConfig:
             raise ValueError(f"type '{self.type}' is not of the form package/msg/Name")
 
 
+# Age from which a sample counts as filled when the binding says nothing [ticks]. A source at the tick rate is up to
+# half a tick away from its nearest tick, and up to a whole one old when it is held; the rest is room for jitter.
+DEFAULT_TOLERANCE_TICKS = {Align.HOLD: 1.25, Align.NEAREST: 0.75, Align.LINEAR: 0.75, Align.CAUSAL: 1.25}
+_ALIGN_TEXT = (
+    "Which sample belongs to a tick: the newest stamped at or before it (hold), the closest (nearest), a value "
+    "interpolated between both neighbours (linear: rotations turn, grippers step, holes and gaps are not bridged), or "
+    "the newest that had arrived (causal)."
+)
+_TOLERANCE_TEXT = (
+    "Age from which a sample counts as filled [s]; for causal the time since its arrival; absent: 0.75 ticks for "
+    "nearest and linear, 1.25 for hold and causal."
+)
+
+
 @dataclass(frozen=True)
 class VectorBinding:
     """Where a state or action key comes from."""
 
     stream: str = setting(description="Name of an entry under streams.")
-    field: str = setting("", "Field path of the values; empty: position(s) or data, by message type.")
+    field: str = setting(
+        "",
+        "Field path of the values, indices included (points.-1.positions, pose.pose, axes.2); a point, quaternion, "
+        "pose, twist or wrench stands for all its numbers; empty: by message type.",
+    )
+    fields: tuple[str, ...] = setting((), "Several field paths, joined in this order; instead of 'field'.")
     names_field: str = setting("", "Field path of the channel names; empty: name or joint_names, by message type.")
     select: tuple[str, ...] = setting((), "Channel names in the message, in key order; empty: the embodiment's names.")
     start: int = setting(0, "Index of the key's first channel in messages without names.", ge=0, le=100000)
-    scale: float = setting(1.0, "Factor from message unit to embodiment unit.")
-    offset: float = setting(0.0, "Added after scaling, embodiment unit.")
-    align: Align = setting(Align.LINEAR, "Which sample belongs to a tick.")
-    tolerance_s: float | None = setting(None, "Age from which a sample counts as filled [s]; absent: 0.75 ticks.", ge=0)
+    frames: tuple[str, ...] = setting(
+        (), "Parent and child frame of a transform; every frame in between must come in the same message."
+    )
+    rotation: Rotation | None = setting(
+        None, "Form of quaternions in the message for a key that declares no rotation; absent: w x y z."
+    )
+    unit: str = setting("", "Unit in the message, converted to the key's (deg to rad, mm to m); empty: the key's.")
+    scale: float = setting(
+        1.0, "Factor after 'unit', to the embodiment's unit; quaternions and matrices are left alone."
+    )
+    offset: float = setting(0.0, "Added after scaling, embodiment unit; quaternions and matrices are left alone.")
+    wrap: bool = setting(False, "Whether the channels are angles of joints that turn without end: linear goes round.")
+    align: Align = setting(Align.LINEAR, _ALIGN_TEXT)
+    tolerance_s: float | None = setting(None, _TOLERANCE_TEXT, ge=0)
     required: bool = setting(True, "Whether an episode or observation without this key is refused.")
+
+    def __post_init__(self) -> None:
+        if self.fields and (self.field or self.names_field or self.select):
+            raise ValueError("'fields' names every channel; leave out 'field', 'names_field' and 'select'")
+        if len(self.frames) not in (0, 2):
+            raise ValueError(f"frames has {len(self.frames)} names, expected parent and child, like [base_link, tool0]")
 
 
 @dataclass(frozen=True)
@@ -80,13 +121,39 @@ class VideoBinding:
 
     stream: str = setting(description="Name of an entry under streams.")
     align: Align = setting(Align.NEAREST, "Which image belongs to a tick; linear is not for images.")
-    tolerance_s: float | None = setting(None, "Age from which an image counts as filled [s]; absent: 0.75 ticks.", ge=0)
+    tolerance_s: float | None = setting(None, _TOLERANCE_TEXT, ge=0)
     resize: bool = setting(False, "Resize (area) to the embodiment's size; otherwise another size is refused.")
+    levels: tuple[float, ...] = setting(
+        (), "Values shown black and white, message unit, for images of measurements (16UC1, 32FC1), like [0, 4000]."
+    )
     required: bool = setting(True, "Whether an episode or observation without this camera is refused.")
 
     def __post_init__(self) -> None:
-        if self.align is Align.LINEAR:
-            raise ValueError("align 'linear' would mix two images; use nearest, hold or causal")
+        _refuse_linear(self.align)
+        if self.levels and (len(self.levels) != 2 or self.levels[0] == self.levels[1]):
+            raise ValueError(f"levels is {list(self.levels)}, expected two different values, like [0, 4000]")
+
+
+@dataclass(frozen=True)
+class DepthBinding:
+    """Where a depth camera comes from."""
+
+    stream: str = setting(description="Name of an entry under streams.")
+    align: Align = setting(Align.NEAREST, "Which image belongs to a tick; linear is not for images.")
+    tolerance_s: float | None = setting(None, _TOLERANCE_TEXT, ge=0)
+    unit_m: float = setting(
+        0.001, "Length of one count of 16-bit images [m] (REP 118: millimetres); 32FC1 is in metres.", ge=1e-6, le=1.0
+    )
+    resize: bool = setting(False, "Resize (nearest pixel) to the embodiment's size; otherwise another is refused.")
+    required: bool = setting(True, "Whether an episode without this depth camera is refused.")
+
+    def __post_init__(self) -> None:
+        _refuse_linear(self.align)
+
+
+def _refuse_linear(align: Align) -> None:
+    if align is Align.LINEAR:
+        raise ValueError("align 'linear' would mix two images; use nearest, hold or causal")
 
 
 @dataclass(frozen=True)
@@ -124,6 +191,9 @@ class TopicMap:
     action: Mapping[str, VectorBinding] = setting(
         default_factory=dict, description="Action keys of the embodiment; needed to record."
     )
+    depth: Mapping[str, DepthBinding] = setting(
+        default_factory=dict, description="Depth cameras of the embodiment, where it has any; needed to record."
+    )
     anchor: str = setting("", "Camera whose first image starts the ticks of an episode; empty: the first under video.")
     task: TextBinding | None = setting(None, "Topic with the task text.")
     events: TextBinding | None = setting(
@@ -132,12 +202,20 @@ class TopicMap:
     commands: tuple[CommandConfig, ...] = setting((), "Where the policy's actions go.")
 
     def __post_init__(self) -> None:
-        bindings = [*self.state.values(), *self.video.values(), *self.action.values()]
-        for binding in [*bindings, *(text for text in (self.task, self.events) if text)]:
+        for binding in [*self.bindings.values(), *(text for text in (self.task, self.events) if text)]:
             if binding.stream not in self.streams:
                 raise ValueError(f"stream '{binding.stream}' is not declared under streams ({', '.join(self.streams)})")
         if self.anchor and self.anchor not in self.video:
             raise ValueError(f"anchor '{self.anchor}' is not a camera under video ({', '.join(self.video)})")
+
+    @property
+    def bindings(self) -> dict[str, VectorBinding | VideoBinding | DepthBinding]:
+        """Every binding by its name in frames and reports: "state.arm", "action.arm", "video.front", "depth.front"."""
+        return {
+            f"{kind}.{key}": binding
+            for kind in ("state", "action", "video", "depth")
+            for key, binding in getattr(self, kind).items()
+        }
 
     @property
     def anchor_key(self) -> str:
@@ -165,15 +243,14 @@ def check_keys(topic_map: TopicMap, embodiment: Embodiment, source: str) -> None
     Raises:
         ConfigError: names the item and both sides.
     """
-    for kind in ("state", "action", "video"):
+    for kind in ("state", "action", "video", "depth"):
         bound, declared = getattr(topic_map, kind), getattr(embodiment, kind)
-        if kind == "action" and not bound:
-            continue
+        if kind in ("action", "depth") and not topic_map.action and not bound:
+            continue  # a map for a policy only
         for key in bound:
             if key not in declared:
-                raise ConfigError(
-                    f"{source}: {kind}.{key}: embodiment '{embodiment.name}' has no such key ({', '.join(declared)})"
-                )
+                known = ", ".join(declared) or "none"
+                raise ConfigError(f"{source}: {kind}.{key}: embodiment '{embodiment.name}' has no such key ({known})")
         missing = [key for key in declared if key not in bound]
         if missing:
             raise ConfigError(f"{source}: {kind}: no entry for key '{missing[0]}' of embodiment '{embodiment.name}'")

@@ -8,6 +8,7 @@ came until a frame needs them. Ticks themselves are made elsewhere (`gr00t_recor
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from gr00t_recorder.topics.bindings import Stamp, StreamConfig, TopicMap
-from gr00t_recorder.topics.codecs import ImageCodec, VectorCodec, stamp_of
+from gr00t_recorder.topics.codecs import DepthCodec, ImageCodec, VectorCodec, stamp_of
 from gr00t_recorder.topics.inputs import VectorInput, VideoInput
+from gr00t_recorder.topics.layout import followed
 from gr00t_recorder.topics.resample import Arrival, Choice, Sample, StreamBuffer
 from gr00t_recorder.topics.streams import StreamCounter, StreamReport
 from gr00t_training.embodiment import Embodiment
@@ -26,7 +28,7 @@ from gr00t_training.types import Frame
 
 CLOCK_RESET_NS = 1_000_000_000  # 1 s: delays reorder by less, restarted simulators jump by more
 DEFAULT_HORIZON_S = 3.0  # at least the wait for a slow stream plus the delay of the slowest
-DEFAULT_TOLERANCE_TICKS = 0.75
+RECORDED_ONLY = ("action", "depth")  # kinds that an observation does without
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class FrameAssembler:
         *,
         horizon_s: float = DEFAULT_HORIZON_S,
         with_history: bool = False,
+        holds_stale: bool = False,
     ) -> None:
         """Prepare a buffer and a codec for each key.
 
@@ -57,13 +60,16 @@ class FrameAssembler:
             embodiment: the keys.
             horizon_s: how long samples are kept; what comes later than that is not seen by a frame.
             with_history: whether samples are kept longer by what an observation of the embodiment reaches back.
+            holds_stale: whether a required input that has become too old keeps its last sample (`filled`) instead of
+                refusing the frame.
 
         Raises:
             ConfigError: a message type cannot give a key, or has no header where its stamp is wanted.
         """
         self.embodiment = embodiment
         self.topic_map = topic_map
-        tolerance_s = DEFAULT_TOLERANCE_TICKS / embodiment.fps
+        self._holds_stale = holds_stale
+        tick_s = 1 / embodiment.fps
         ticks = embodiment.observed_ticks if with_history else (0,)
         self._history_ns = round(-ticks[0] * 1e9 / embodiment.fps)
         horizon_ns = round(horizon_s * 1e9) + self._history_ns
@@ -73,12 +79,17 @@ class FrameAssembler:
                 name, config = f"{kind}.{key}", topic_map.streams[binding.stream]
                 _check_stamp(name, config)
                 codec = VectorCodec(name, config.type, binding, getattr(embodiment, kind)[key])
-                self._inputs[name] = VectorInput(name, binding, config, codec, tolerance_s, horizon_ns)
+                self._inputs[name] = VectorInput(name, binding, config, codec, tick_s, horizon_ns)
         for key, binding in topic_map.video.items():
             name, config = f"video.{key}", topic_map.streams[binding.stream]
             # a policy asks at most once a tick: an image is still there when it has become history
             codec = ImageCodec(name, config.type, binding, embodiment.video[key], num_kept=1 - ticks[0] * len(ticks))
-            self._inputs[name] = VideoInput(name, binding, config, codec, tolerance_s, horizon_ns)
+            self._inputs[name] = VideoInput(name, binding, config, codec, tick_s, horizon_ns)
+        for key, binding in topic_map.depth.items():
+            name, config = f"depth.{key}", topic_map.streams[binding.stream]
+            _check_stamp(name, config)
+            depth_codec = DepthCodec(name, config.type, binding, embodiment.depth[key])
+            self._inputs[name] = VideoInput(name, binding, config, depth_codec, tick_s, horizon_ns)
         self._by_stream = {
             stream: [entry for entry in self._inputs.values() if entry.binding.stream == stream]
             for stream in topic_map.streams
@@ -106,6 +117,9 @@ class FrameAssembler:
             self._clock_ns = receive_ns
             if not inputs:
                 self._add_text(counter, message, receive_ns)
+                return
+            inputs = [entry for entry in inputs if entry.is_meant(message)]
+            if not inputs:
                 return
             stamp_ns = self._stamp(counter, message, receive_ns)
             if stamp_ns is None:
@@ -160,9 +174,9 @@ class FrameAssembler:
             filled = set()
             for entry in self._wanted(with_action):
                 choice = entry.sample(tick_ns)
-                if choice is not None and abs(choice.age_ns) > entry.tolerance_ns:
+                if choice is not None and entry.is_filled(choice, tick_ns):
                     filled.add(entry.name)
-                if entry.binding.required:
+                if entry.binding.required and (choice is None or not self._holds_stale):
                     choice = entry.require(choice)
                 if choice is not None:
                     choices[entry.name] = choice
@@ -172,6 +186,16 @@ class FrameAssembler:
                 self._framed_ns = tick_ns if self._framed_ns is None else max(tick_ns, self._framed_ns)
             return PickedFrame(tick_ns, with_action, choices, frozenset(filled))
 
+    def follow(self, picked: PickedFrame, previous: PickedFrame) -> PickedFrame:
+        """Give quaternions of actions the sign that is closest to the row before: q and -q are one rotation."""
+        choices = dict(picked.choices)
+        for name, choice in picked.choices.items():
+            entry = self._inputs[name]
+            if isinstance(entry, VectorInput) and name.startswith("action.") and name in previous.choices:
+                value = followed(choice.value, previous.choices[name].value, entry.codec.blend.turns)
+                choices[name] = choice._replace(value=value)
+        return dataclasses.replace(picked, choices=choices)
+
     def decode(self, picked: PickedFrame) -> Frame:
         """Decode the images of a picked frame; a damaged image is counted and its neighbour taken instead.
 
@@ -179,16 +203,18 @@ class FrameAssembler:
             ObservationError: as `frame`, when no undamaged image is left.
         """
         while True:
-            images = {}
+            images: dict[str, dict[str, np.ndarray]] = {"video": {}, "depth": {}}
             for name, choice in picked.choices.items():
                 entry = self._inputs[name]
                 if not isinstance(entry, VideoInput):
                     continue
                 try:
-                    images[entry.key] = entry.codec.decode(choice.value)
+                    images[entry.kind][entry.key] = entry.codec.decode(choice.value)
                 except ObservationError as error:
                     self._reject(entry, choice.samples[0], str(error))
-                    picked = self.pick(picked.tick_ns, picked.with_action)
+                    actions = {key: choice for key, choice in picked.choices.items() if key.startswith("action.")}
+                    again = self.pick(picked.tick_ns, picked.with_action)
+                    picked = dataclasses.replace(again, choices={**again.choices, **actions})
                     break
             else:
                 return _frame(picked, images)
@@ -270,11 +296,15 @@ class FrameAssembler:
             ]
 
     def unready(self, now_ns: int) -> list[str]:
-        """Return why an episode or a policy cannot start: required states and cameras that are not fresh.
+        """Return why an episode or a policy cannot start: required states, cameras and depth that are not fresh.
 
         Actions are left out unless their messages are unusable: a teleoperator may begin to send with the episode.
         """
-        required = {entry.binding.stream for entry in self._wanted(with_action=False) if entry.binding.required}
+        required = {
+            binding.stream
+            for name, binding in self.topic_map.bindings.items()
+            if binding.required and not name.startswith("action.")
+        }
         actions = {binding.stream for binding in self.topic_map.action.values() if binding.required}
         return [
             f"stream '{report.name}' ({report.topic}) is {report.state.value}: {report.reason}"
@@ -284,7 +314,8 @@ class FrameAssembler:
         ]
 
     def _wanted(self, with_action: bool) -> Iterator[VectorInput | VideoInput]:
-        return (entry for entry in self._inputs.values() if with_action or not entry.name.startswith("action."))
+        kinds = () if with_action else RECORDED_ONLY
+        return (entry for name, entry in self._inputs.items() if name.partition(".")[0] not in kinds)
 
     def _camera(self, key: str) -> StreamBuffer:
         entry = self._inputs[f"video.{key}"]
@@ -347,14 +378,22 @@ class FrameAssembler:
             self._counters[entry.binding.stream].count_invalid(f"{entry.name}: {reason}")
 
 
-def _frame(picked: PickedFrame, images: dict[str, np.ndarray]) -> Frame:
+def _frame(picked: PickedFrame, images: dict[str, dict[str, np.ndarray]]) -> Frame:
     vectors: dict[str, dict[str, np.ndarray]] = {"state": {}, "action": {}}
     for name, choice in picked.choices.items():
         kind, _, key = name.partition(".")
         if kind in vectors:
             vectors[kind][key] = choice.value
     ages_ns = {name: choice.age_ns for name, choice in picked.choices.items()}
-    return Frame(picked.tick_ns, vectors["state"], vectors["action"], images, ages_ns=ages_ns, filled=picked.filled)
+    return Frame(
+        picked.tick_ns,
+        vectors["state"],
+        vectors["action"],
+        images["video"],
+        ages_ns=ages_ns,
+        filled=picked.filled,
+        depth=images["depth"],
+    )
 
 
 def _required_lack(entry: VectorInput | VideoInput) -> str:
@@ -363,5 +402,7 @@ def _required_lack(entry: VectorInput | VideoInput) -> str:
 
 
 def _check_stamp(name: str, config: StreamConfig) -> None:
-    if config.stamp is Stamp.HEADER and config.type.startswith("std_msgs/"):
+    package, _, message = config.type.split("/")
+    has_no_header = package == "std_msgs" or (package == "geometry_msgs" and "Stamped" not in message)
+    if config.stamp is Stamp.HEADER and has_no_header and message != "PoseArray":
         raise ConfigError(f"{name}: {config.type} on {config.topic} has no header; set 'stamp: receive' for the stream")

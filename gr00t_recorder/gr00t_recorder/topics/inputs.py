@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gr00t_recorder.topics.bindings import StreamConfig, VectorBinding, VideoBinding
-from gr00t_recorder.topics.codecs import Channels, ImageCodec, VectorCodec, age_text
+from gr00t_recorder.topics.bindings import (
+    DEFAULT_TOLERANCE_TICKS,
+    Align,
+    DepthBinding,
+    StreamConfig,
+    VectorBinding,
+    VideoBinding,
+)
+from gr00t_recorder.topics.codecs import ImageCodec, NotFiniteError, VectorCodec, age_text
 from gr00t_recorder.topics.resample import Arrival, Choice, Sample, StreamBuffer
 from gr00t_training.errors import ObservationError
 
@@ -17,24 +25,27 @@ MAX_CHANNEL_GROUPS = 16  # publishers sharing one topic; more means that parts a
 
 
 class VideoInput:
-    """Buffer and codec of a camera."""
+    """Buffer and codec of a camera or depth camera."""
 
     def __init__(
         self,
         name: str,
-        binding: VideoBinding,
+        binding: VideoBinding | DepthBinding,
         config: StreamConfig,
         codec: ImageCodec,
-        tolerance_s: float,
+        tick_s: float,
         horizon_ns: int,
     ) -> None:
         self.name, self.binding, self.codec = name, binding, codec
-        self.key = name.partition(".")[2]
+        self.kind, _, self.key = name.partition(".")
         self.config = config
-        self.tolerance_ns = _tolerance_ns(binding, tolerance_s)
+        self._tolerance_ns = _tolerance_ns(binding, tick_s)
         self.buffer = StreamBuffer(horizon_ns)
         self.foreign = ""
         self._is_proven = False
+
+    def is_meant(self, message: Any) -> bool:
+        return True
 
     def add(self, message: Any, arrival: Arrival) -> bool | None:
         self.codec.check(message)
@@ -45,6 +56,9 @@ class VideoInput:
 
     def sample(self, tick_ns: int) -> Choice | None:
         return self.buffer.sample(tick_ns, self.binding.align)
+
+    def is_filled(self, choice: Choice, tick_ns: int) -> bool:
+        return _is_filled(choice, tick_ns, self.binding.align, self._tolerance_ns)
 
     def require(self, choice: Choice | None) -> Choice:
         if choice is None:
@@ -73,22 +87,32 @@ class VectorInput:
         binding: VectorBinding,
         config: StreamConfig,
         codec: VectorCodec,
-        tolerance_s: float,
+        tick_s: float,
         horizon_ns: int,
     ) -> None:
         self.name, self.binding, self.codec, self.config = name, binding, codec, config
-        self.tolerance_ns = _tolerance_ns(binding, tolerance_s)
+        self._tolerance_ns = _tolerance_ns(binding, tick_s)
         self.foreign = ""  # what the newest message carries when it has none of the key's channels
         self._horizon_ns = horizon_ns
         self._groups: dict[tuple[int, ...], StreamBuffer] = {}
 
+    def is_meant(self, message: Any) -> bool:
+        if self.codec.is_meant(message):
+            return True
+        self._note_foreign()
+        return False
+
     def add(self, message: Any, arrival: Arrival) -> bool | None:
-        channels = self.codec.decode(message)
+        try:
+            channels = self.codec.decode(message)
+        except NotFiniteError as error:
+            self._buffer(error.indices).mark_hole(arrival.stamp_ns)
+            raise
         if channels is None:
-            self.foreign = f"messages arrive, but carry {', '.join(self.codec.names_newest) or 'no names'}"
+            self._note_foreign()
             return None
         self.foreign = ""
-        return self._buffer(channels).insert(Sample(arrival, channels.values))
+        return self._buffer(channels.indices).insert(Sample(arrival, channels.values))
 
     def sample(self, tick_ns: int) -> Choice | None:
         """Join the groups; where two carry the same channel, the newer sample counts."""
@@ -105,6 +129,9 @@ class VectorInput:
             return None  # a channel has not come yet
         samples = tuple(sample for _, choice in found for sample in choice.samples)
         return Choice(values, int(ages[np.abs(ages).argmax()]), samples)
+
+    def is_filled(self, choice: Choice, tick_ns: int) -> bool:
+        return _is_filled(choice, tick_ns, self.binding.align, self._tolerance_ns)
 
     def require(self, choice: Choice | None) -> Choice:
         if choice is None:
@@ -134,6 +161,9 @@ class VectorInput:
         missing = [name for index, name in enumerate(self.codec.names) if index not in covered]
         if not missing or not (self.codec.names_seen or self._groups):
             return ""
+        if self.codec.frames:
+            links = ", ".join(self.codec.names_seen)
+            return f"no transform {' -> '.join(self.codec.frames)} on {self.config.topic}, which carries {links}"
         return (
             f"{', '.join(missing)} never came on {self.config.topic}, which carries "
             f"{', '.join(self.codec.names_seen)}; check 'select' in the topic map"
@@ -142,12 +172,18 @@ class VectorInput:
     def clear(self) -> None:
         self._groups.clear()
 
-    def _buffer(self, channels: Channels) -> StreamBuffer:
-        buffer = self._groups.get(channels.indices)
+    def _note_foreign(self) -> None:
+        self.foreign = f"messages arrive, but carry {self.codec.carried or 'no names'}"
+
+    def _buffer(self, group: tuple[int, ...]) -> StreamBuffer:
+        buffer = self._groups.get(group)
         if buffer is None:
             if len(self._groups) >= MAX_CHANNEL_GROUPS:
                 del self._groups[next(iter(self._groups))]
-            buffer = self._groups[channels.indices] = StreamBuffer(self._horizon_ns)
+            blend = None if self.codec.blend.is_step else partial(self.codec.blend, group=group)
+            buffer = self._groups[group] = StreamBuffer(
+                self._horizon_ns, max_gap_ns=round(2e9 * self.config.max_age_s), blend=blend
+            )
         return buffer
 
 
@@ -160,5 +196,14 @@ def _require_fresh(name: str, config: StreamConfig, choice: Choice) -> Choice:
     return choice
 
 
-def _tolerance_ns(binding: VectorBinding | VideoBinding, default_s: float) -> int:
-    return round(1e9 * (default_s if binding.tolerance_s is None else binding.tolerance_s))
+def _is_filled(choice: Choice, tick_ns: int, align: Align, tolerance_ns: int) -> bool:
+    """Whether the tick got an older sample than its own; by arrival for `causal`, where stamps lag as they may."""
+    age_ns = choice.age_ns
+    if align is Align.CAUSAL:
+        age_ns = tick_ns - min(sample.arrival.receive_ns for sample in choice.samples)
+    return abs(age_ns) > tolerance_ns
+
+
+def _tolerance_ns(binding: VectorBinding | VideoBinding | DepthBinding, tick_s: float) -> int:
+    ticks = DEFAULT_TOLERANCE_TICKS[binding.align]
+    return round(1e9 * (ticks * tick_s if binding.tolerance_s is None else binding.tolerance_s))

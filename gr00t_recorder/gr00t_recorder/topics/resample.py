@@ -8,9 +8,12 @@ settled, a live stream and a bag give the same answer.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from gr00t_recorder.topics.bindings import Align
 
@@ -47,14 +50,34 @@ class Choice(NamedTuple):
     samples: tuple[Sample, ...]  # those that went into the value
 
 
+def straight(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """Return the value `weight` (0 to 1) of the way between two vectors."""
+    return first + weight * (second - first)
+
+
 class StreamBuffer:
     """Recent samples of one source, ordered by stamp."""
 
-    def __init__(self, horizon_ns: int) -> None:
-        """Keep samples for `horizon_ns` before the newest, and always one older than that."""
+    def __init__(
+        self,
+        horizon_ns: int,
+        *,
+        max_gap_ns: int | None = None,
+        blend: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | None = straight,
+    ) -> None:
+        """Prepare an empty buffer.
+
+        Args:
+            horizon_ns: samples are kept this long before the newest, and always one older than that.
+            max_gap_ns: samples further apart are not interpolated; absent: all are.
+            blend: value between two (first, second, weight of the second), for `linear`; None: the first holds.
+        """
         self._horizon_ns = horizon_ns
+        self._max_gap_ns = max_gap_ns
+        self._blend = blend
         self._stamps: list[int] = []
         self._samples: list[Sample] = []
+        self._holes: list[int] = []  # stamps of unusable messages, ordered
 
     def __len__(self) -> int:
         return len(self._stamps)
@@ -86,10 +109,17 @@ class StreamBuffer:
         if place < len(self._samples) and self._samples[place] is sample:
             del self._stamps[place], self._samples[place]
 
+    def mark_hole(self, stamp_ns: int) -> None:
+        """Note an unusable message: `linear` is not drawn across its stamp."""
+        if not self._stamps or stamp_ns >= self._stamps[0]:
+            insort(self._holes, stamp_ns)
+            del self._holes[: -MAX_SAMPLES or None]
+
     def clear(self) -> None:
         """Forget everything: the clock was set back."""
         self._stamps.clear()
         self._samples.clear()
+        self._holes.clear()
 
     def first_at_or_after(self, stamp_ns: int) -> Sample | None:
         """Return the earliest sample stamped at or after `stamp_ns`."""
@@ -111,7 +141,11 @@ class StreamBuffer:
         """
         if align is Align.CAUSAL:
             return clock_ns > tick_ns
-        return bool(self._stamps) and self._stamps[-1] >= tick_ns
+        is_passed = bool(self._stamps) and self._stamps[-1] >= tick_ns
+        if align is Align.NEAREST:
+            return is_passed
+        # a hole at or after the tick: whatever follows lies beyond it
+        return is_passed or (bool(self._stamps and self._holes) and self._holes[-1] >= tick_ns)
 
     def sample(self, tick_ns: int, align: Align) -> Choice | None:
         """Choose what belongs to `tick_ns`, None when there is no such sample (`bindings.Align` defines each way)."""
@@ -129,15 +163,25 @@ class StreamBuffer:
         closer = before if is_before_closer else after
         if align is Align.NEAREST:
             return _single(closer, tick_ns)
+        if self._blend is None or self._is_broken(before.stamp_ns, after.stamp_ns):
+            return _single(before, tick_ns)
         weight = (tick_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
-        value = before.value + weight * (after.value - before.value)
+        value = self._blend(before.value, after.value, weight)
         return Choice(value, tick_ns - closer.stamp_ns, (before, after))
+
+    def _is_broken(self, first_ns: int, second_ns: int) -> bool:
+        """Whether two neighbours belong to different stretches: too far apart, or a hole between them."""
+        if self._max_gap_ns is not None and second_ns - first_ns > self._max_gap_ns:
+            return True
+        place = bisect_right(self._holes, first_ns)
+        return place < len(self._holes) and self._holes[place] < second_ns
 
     def _forget_old(self) -> None:
         cut = bisect_right(self._stamps, self._stamps[-1] - self._horizon_ns) - 1
         cut = max(cut, len(self._stamps) - MAX_SAMPLES)
         if cut > 0:
             del self._stamps[:cut], self._samples[:cut]
+            del self._holes[: bisect_left(self._holes, self._stamps[0])]
 
 
 def _single(sample: Sample | None, tick_ns: int) -> Choice | None:

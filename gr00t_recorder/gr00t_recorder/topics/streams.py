@@ -42,6 +42,7 @@ class StreamReport:
     invalid: int  # messages that could not be used
     zero_stamps: int  # messages without a stamp, taken at their receive time
     clock_resets: int  # jumps back in time, after which the buffers start anew
+    invalid_reason: str = ""  # of the newest message that could not be used
 
 
 @dataclass
@@ -109,6 +110,7 @@ class StreamCounter:
             invalid=self.invalid,
             zero_stamps=self.zero_stamps,
             clock_resets=self.clock_resets,
+            invalid_reason=self.invalid_reason,
         )
 
     def _judge(self, age_ns: int | None, unusable: str, foreign: str) -> tuple[StreamState, str]:
@@ -116,10 +118,10 @@ class StreamCounter:
         is_stale = age_ns is None or abs(age_ns) > max_age_ns
         if self.invalid and self.is_newest_invalid and is_stale:
             return StreamState.INVALID, self.invalid_reason
-        if self.received == 0 or age_ns is None:
-            return StreamState.WAITING, f"nothing received on {self.config.topic}"
-        if unusable:
+        if self.received and unusable:
             return StreamState.INVALID, unusable
+        if age_ns is None:
+            return StreamState.WAITING, (self.received and foreign) or f"nothing received on {self.config.topic}"
         if not self.has_samples or not is_stale:
             return StreamState.OK, ""
         if age_ns < 0:

@@ -32,6 +32,7 @@ class EpisodeTicks:
         self._end_ns: int | None = None
         self._max_lag_ns = round(max_lag_s * 1e9)
         self._first_tick_ns: int | None = None
+        self._previous: PickedFrame | None = None
         self._clock_resets = assembler.num_clock_resets()
 
     @property
@@ -60,6 +61,9 @@ class EpisodeTicks:
                 self.num_skipped += 1
                 self.last_refusal = str(error)
                 continue
+            if self._previous is not None:
+                picked = self._assembler.follow(picked, self._previous)
+            self._previous = picked
             self.num_ticks += 1
             yield picked
 

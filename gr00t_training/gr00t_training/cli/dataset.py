@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Gr00tError as error:
         print(f"gr00t_dataset: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads the output has seen enough; nothing more may be written at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("gr00t_dataset: interrupted", file=sys.stderr)
         return 130

@@ -35,20 +35,22 @@ class Journal:
     task: str
     embodiment: Embodiment
     codec: str  # of the videos
+    version: str  # of the dataset
     frames: list[Frame]  # without images
 
 
 class JournalWriter:
     """Appends rows to a journal."""
 
-    def __init__(self, path: Path, *, index: int, task: str, embodiment: Embodiment, codec: str) -> None:
+    def __init__(self, path: Path, *, index: int, task: str, embodiment: Embodiment, codec: str, version: str) -> None:
         """Start the journal of an episode.
 
         Raises:
             OSError: it cannot be written.
         """
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._write({"episode_index": index, "task": task, "codec": codec, "embodiment": to_mapping(embodiment)})
+        head = {"episode_index": index, "task": task, "codec": codec, "version": version}
+        self._write({**head, "embodiment": to_mapping(embodiment)})
 
     def add(self, frame: Frame) -> None:
         """Append a row.
@@ -88,7 +90,7 @@ def read_journal(path: Path) -> Journal:
         first, *lines = path.read_bytes().split(b"\n")
         head = json.loads(first)
         embodiment = parse_settings(Embodiment, json.dumps(head["embodiment"]), str(path))
-        journal = Journal(head["episode_index"], head["task"], embodiment, head["codec"], [])
+        journal = Journal(head["episode_index"], head["task"], embodiment, head["codec"], head["version"], [])
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); no row can be recovered") from error
     except (ValueError, KeyError, TypeError, ConfigError) as error:

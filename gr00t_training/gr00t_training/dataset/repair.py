@@ -23,7 +23,7 @@ from gr00t_training.dataset.repairing.shared import SharedFiles
 from gr00t_training.dataset.repairing.tables import read_object, whole_lines
 from gr00t_training.dataset.repairing.unfinished import Unfinished, find_unfinished, recover
 from gr00t_training.dataset.validate import Finding, validate_scanned, workers
-from gr00t_training.dataset.validation.videos import VideoFacts
+from gr00t_training.dataset.validation.videos import VideoFacts, scan_video
 from gr00t_training.dataset.video import VideoCodec, VideoSettings
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import Embodiment, load_embodiment
@@ -128,12 +128,14 @@ def _read_info(root: Path, embodiment: Embodiment | None) -> dict[str, Any] | No
         complete = all("dtype" in feature and "shape" in feature for feature in info["features"].values())
         if complete and info["codebase_version"] in schema.READ_VERSIONS:
             return info
-    if embodiment is not None:
-        is_v3 = (root / schema.TASKS_TABLE).exists() or any(root.glob("data/*/file-*.parquet"))
+    is_v3 = any(root.glob(schema.EPISODES_TABLE_PATTERN))
+    has_list = is_v3 or any((root / name).exists() for name in (schema.INFO_FILE, schema.EPISODES_FILE))
+    if embodiment is not None and (has_list or any(root.glob("data/*/episode_*.parquet"))):
         has_stats = (root / schema.EPISODES_STATS_FILE).exists() or not (root / schema.INFO_FILE).exists()
         version = schema.Version.V30 if is_v3 else (schema.Version.V21 if has_stats else schema.Version.V20)
-        return schema.make_info(embodiment, VideoCodec.H264.value, 0, 0, 0, version)
-    if info is None and not (root / schema.META).exists():
+        codecs = [scan_video(path, decode=False).codec for path in sorted(root.glob("videos/*/*/*.mp4"))[:1]]
+        return schema.make_info(embodiment, codecs[0] if codecs else VideoCodec.H264.value, 0, 0, 0, version)
+    if not has_list:
         return None
     raise DatasetError(
         f"{root / schema.INFO_FILE}: missing or damaged, and there is no {schema.EMBODIMENT_FILE} to make it of; "
@@ -187,7 +189,7 @@ def _recover_one(report: RepairReport, writer: DatasetWriter, item: Unfinished) 
 
 def _open_writer(root: Path, embodiment: Embodiment, item: Unfinished, info: Mapping[str, Any] | None) -> DatasetWriter:
     info = info or {}
-    version = info.get("codebase_version", schema.DEFAULT_VERSION.value)
+    version = info.get("codebase_version", item.journal.version)
     codecs = [feature["info"]["video.codec"] for feature in info.get("features", {}).values() if "info" in feature]
     # of a dataset without a finished episode nothing is known but what the journal says
     is_new = not info.get("total_episodes")

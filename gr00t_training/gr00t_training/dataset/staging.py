@@ -54,6 +54,7 @@ class StagedEpisode:
         embodiment: Embodiment,
         video: VideoSettings,
         open_video: OpenVideo | None = None,
+        version: schema.Version = schema.DEFAULT_VERSION,
     ) -> None:
         """Create `folder` and open a video per camera in it.
 
@@ -64,6 +65,7 @@ class StagedEpisode:
             embodiment: that the frames are held against.
             video: how images are encoded.
             open_video: opens the video of a camera (key, path) where its images are coded already; None: encode them.
+            version: of the dataset, for whoever has to recover the episode.
 
         Raises:
             OSError: the folder cannot be written.
@@ -83,7 +85,12 @@ class StagedEpisode:
         folder.mkdir()
         self._depth = StagedDepth(folder, embodiment)
         self._journal = JournalWriter(
-            folder / JOURNAL_FILE, index=index, task=task, embodiment=embodiment, codec=video.codec.value
+            folder / JOURNAL_FILE,
+            index=index,
+            task=task,
+            embodiment=embodiment,
+            codec=video.codec.value,
+            version=version.value,
         )
         for key, size in embodiment.video.items():
             path = self._video_file(key)

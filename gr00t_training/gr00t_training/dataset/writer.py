@@ -245,7 +245,9 @@ class EpisodeWriter:
         self._folder = dataset.path / schema.STAGING / f"episode_{self.index:06d}"
         self._staged: StagedEpisode | None = None
         try:
-            self._staged = StagedEpisode(self._folder, self.index, task, dataset.embodiment, dataset.video, open_video)
+            self._staged = StagedEpisode(
+                self._folder, self.index, task, dataset.embodiment, dataset.video, open_video, dataset.version
+            )
         except OSError as error:
             raise self._fail(error) from error
 

@@ -38,7 +38,7 @@ class SharedFiles:
         self._root = changes.root
         self._info = info
         findings: list[Finding] = []
-        contents = read_contents(self._root, findings)
+        contents = read_contents(self._root, findings, info)
         if contents is None or not contents.episodes:
             reasons = "; ".join(str(finding) for finding in findings if finding.is_fault) or "it lists no episode"
             raise DatasetError(f"{self._root}: {contents.episodes_place if contents else schema.META}: {reasons}")

@@ -125,10 +125,20 @@ class Contents:
         return {key: entry.get("original_key") or f"annotation.{key}" for key, entry in entries.items()}
 
 
-def read_contents(path: Path, findings: list[Finding]) -> Contents | None:
-    """Read the metadata; what is wrong with it goes to `findings`. None when nothing can be checked without it."""
+def read_contents(path: Path, findings: list[Finding], info: Mapping[str, Any] | None = None) -> Contents | None:
+    """Read the metadata; what is wrong with it goes to `findings`.
+
+    Args:
+        path: folder of the dataset.
+        findings: list that grows.
+        info: `info.json`; None: read it.
+
+    Returns:
+        What the metadata says; None when nothing can be checked without `info.json`.
+    """
     try:
-        info = schema.read_json(path / schema.INFO_FILE)
+        if info is None:
+            info = _read_info(path)
         version = str(info["codebase_version"])
         if version not in ("v2.0", "v2.1") and not version.startswith("v3."):
             raise DatasetError(f"codebase_version is {version}, expected v2.0, v2.1 or v3.0")
@@ -165,6 +175,10 @@ def column_array(column: pa.ChunkedArray) -> np.ndarray:
         return schema.column_rows(column)
     except (pa.ArrowException, ValueError) as error:
         raise DatasetError(f"a column of {column.type} cannot be read ({error})") from error
+
+
+def _read_info(path: Path) -> Mapping[str, Any]:
+    return schema.read_json(path / schema.INFO_FILE)
 
 
 def _read_modality(contents: Contents) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ STILL_S = 1.0  # pictures that stay the same for less are not worth a line
 MOVING = 0.05  # of a channel's range in the dataset: the robot moves
 MAX_KEY_DISTANCE = 50  # frames; random access decodes half of it on average
 
-REENCODE = "encode it again as h264, yuv420p"
+ENCODE_ANEW = "encode it again as h264, yuv420p"
 
 
 @dataclass
@@ -168,16 +168,16 @@ def _check_form(contents: Contents, name: str, feature: str, facts: VideoFacts) 
         yield warning(name, f"is {facts.pix_fmt}", f"{pix_fmt} as {name_of_info(feature)} says", REPAIR)
     if facts.codec == "hevc":
         text = "is hevc, of which GR00T's torchvision back end gives only the first frame"
-        yield warning(name, text, "h264 or av1", REENCODE)
+        yield warning(name, text, "h264 or av1", ENCODE_ANEW)
     elif facts.codec not in ("h264", "av1"):
-        yield warning(name, f"is {facts.codec}, which not every reader decodes", "h264 or av1", REENCODE)
+        yield warning(name, f"is {facts.codec}, which not every reader decodes", "h264 or av1", ENCODE_ANEW)
     if facts.pix_fmt not in ("yuv420p", "") and not block.get("video.is_depth_map"):
-        yield warning(name, f"is {facts.pix_fmt}, which not every decoder takes", "yuv420p", REENCODE)
+        yield warning(name, f"is {facts.pix_fmt}, which not every decoder takes", "yuv420p", ENCODE_ANEW)
     if facts.has_b_frames:
-        yield warning(name, "has B frames: cutting or joining it can lose the last ones", remedy=REENCODE)
+        yield warning(name, "has B frames: cutting or joining it can lose the last ones", remedy=ENCODE_ANEW)
     if facts.key_distance > MAX_KEY_DISTANCE:
         text = f"has key frames {facts.key_distance} frames apart, random access is slow"
-        yield warning(name, text, f"at most {MAX_KEY_DISTANCE}", REENCODE)
+        yield warning(name, text, f"at most {MAX_KEY_DISTANCE}", ENCODE_ANEW)
     if facts.num_audio:
         yield warning(name, "has an audio stream", remedy="take it out")
 

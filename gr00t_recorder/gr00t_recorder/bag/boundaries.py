@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Find where the episodes of a bag begin and end, before any image is decoded.
+
+Markers and service calls say it; silences of a camera show it; or a bag is one episode. All give the same kind of
+span, so that the conversion itself knows no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.episodes import EpisodeEvent, EventKind, parse_event
+from gr00t_recorder.topics.bindings import TopicMap
+from gr00t_recorder.topics.ticks import END_OF_TIME_NS
+from gr00t_training.dataset.trace import Marks
+from gr00t_training.errors import ConfigError, DatasetError, ObservationError
+from gr00t_training.settings import setting
+
+SERVICE_EVENT_TOPIC = "/_service_event"
+START_SERVICE_TYPE = "gr00t_msgs/srv/StartEpisode_Event"
+STOP_SERVICE_TYPE = "gr00t_msgs/srv/StopEpisode_Event"
+
+
+class EpisodesBy(str, Enum):
+    """What tells episodes apart."""
+
+    AUTO = "auto"  # markers where the bag has some, else the bag
+    MARKERS = "markers"
+    BAG = "bag"
+    GAPS = "gaps"
+    SERVICES = "services"
+
+
+@dataclass(frozen=True)
+class BoundarySettings:
+    """How the episodes of a bag are told apart."""
+
+    episodes: EpisodesBy = setting(
+        EpisodesBy.AUTO,
+        "What tells episodes apart: markers on the events topic, recorded service calls, gaps in the images, or each "
+        "bag is one episode; auto: markers where there are some, else the bag.",
+    )
+    gap_s: float = setting(2.0, "Silence that ends an episode, with gaps [s].", ge=0.05, le=86400.0)
+    gap_stream: str = setting("", "Stream whose silence counts, with gaps; empty: that of the anchor camera.")
+    start_service: str = setting("", "Service whose calls start an episode; empty: the one of type StartEpisode.")
+    stop_service: str = setting("", "Service whose calls end an episode; empty: the one of type StopEpisode.")
+    discard_service: str = setting("", "Service whose calls end an episode and drop it; empty: there is none.")
+
+
+@dataclass(frozen=True)
+class EpisodeSpan:
+    """Where an episode lies in a bag. Times are log times [ns]."""
+
+    start_at_ns: int  # it starts before the first message logged then or later
+    start_ns: int  # images stamped before that do not belong to it
+    stop_at_ns: int  # its end is known before the first message logged then or later
+    end_ns: int  # images stamped after that do not belong to it
+    task: str = ""
+    marks: Marks = field(default_factory=Marks)
+    is_discarded: bool = False
+    problem: str = ""  # why it ended before it was told to
+
+
+@dataclass
+class Boundaries:
+    """The episodes of a bag."""
+
+    by: EpisodesBy
+    spans: list[EpisodeSpan] = field(default_factory=list)  # in order, not overlapping
+    complaints: list[str] = field(default_factory=list)  # what was ignored, and why
+
+
+def find_boundaries(bag: Bag, topic_map: TopicMap, settings: BoundarySettings) -> Boundaries:
+    """Return the episodes of a bag.
+
+    Raises:
+        ConfigError: the settings name a stream or service that the topic map or bag does not have.
+        DatasetError: the bag is damaged, or has no images.
+    """
+    by = settings.episodes
+    if by is EpisodesBy.AUTO:
+        by = EpisodesBy.MARKERS if _has_markers(bag, topic_map) else EpisodesBy.BAG
+    if by is EpisodesBy.MARKERS:
+        return _by_events(by, *_marker_events(bag, topic_map))
+    if by is EpisodesBy.SERVICES:
+        return _by_events(by, *_service_events(bag, settings))
+    return Boundaries(by, _by_silence(bag, topic_map, settings if by is EpisodesBy.GAPS else None))
+
+
+def absolute_topic(topic: str) -> str:
+    """Return a topic name as bags have it; relative names of a topic map lie in the root."""
+    return topic if topic.startswith("/") else "/" + topic
+
+
+def _has_markers(bag: Bag, topic_map: TopicMap) -> bool:
+    if topic_map.events is None:
+        return False
+    topic = absolute_topic(topic_map.streams[topic_map.events.stream].topic)
+    return topic in bag.topics and bool(bag.times([topic])[topic].size)
+
+
+def _marker_events(bag: Bag, topic_map: TopicMap) -> tuple[list[tuple[int, EpisodeEvent]], list[str]]:
+    if topic_map.events is None:
+        raise ConfigError(
+            "the topic map has no 'events', so there are no markers; name their stream, or use another way"
+        )
+    events: list[tuple[int, EpisodeEvent]] = []
+    complaints = []
+    for message in bag.messages([absolute_topic(topic_map.streams[topic_map.events.stream].topic)]):
+        try:
+            events.append((message.log_ns, parse_event(bag.deserialize(message).data)))
+        except (ObservationError, DatasetError) as error:
+            if isinstance(error, DatasetError) and not bag.allow_partial:
+                raise
+            complaints.append(f"at {message.log_ns}: {error}; ignored")
+    return events, complaints
+
+
+def _service_events(bag: Bag, settings: BoundarySettings) -> tuple[list[tuple[int, EpisodeEvent]], list[str]]:
+    """Turn recorded calls into markers; refused calls are named and ignored."""
+    events: list[tuple[int, EpisodeEvent]] = []
+    complaints: list[str] = []
+    for service, kind in _services(bag, settings):
+        for log_ns, request, response in _calls(bag, service + SERVICE_EVENT_TOPIC):
+            is_refused = getattr(response, "success", True) is False or getattr(response, "error_code", 0)
+            if is_refused:
+                complaints.append(f"at {log_ns}: the call of {service} was refused; ignored")
+                continue
+            is_dropped = kind is EventKind.STOP and getattr(request, "keep", True) is False
+            task, marks = str(getattr(request, "task", "")), _marks(getattr(request, "marks", None))
+            events.append((log_ns, EpisodeEvent(EventKind.DISCARD if is_dropped else kind, task, marks)))
+    return sorted(events, key=lambda event: event[0]), complaints
+
+
+def _marks(message: Any) -> Marks:
+    """Return what a gr00t_msgs/msg/EpisodeMarks says."""
+    said = {1: True, 2: False}  # its constants YES and NO
+    if message is None:
+        return Marks()
+    return Marks(said.get(message.success), said.get(message.valid), str(message.note))
+
+
+def _services(bag: Bag, settings: BoundarySettings) -> Iterator[tuple[str, EventKind]]:
+    recorded = {
+        name.removesuffix(SERVICE_EVENT_TOPIC): topic.type
+        for name, topic in bag.topics.items()
+        if name.endswith(SERVICE_EVENT_TOPIC)
+    }
+    wanted = [
+        (settings.start_service, START_SERVICE_TYPE, EventKind.START),
+        (settings.stop_service, STOP_SERVICE_TYPE, EventKind.STOP),
+        (settings.discard_service, "", EventKind.DISCARD),
+    ]
+    for name, kind, event in wanted:
+        found = [service for service, found in recorded.items() if service == absolute_topic(name) or found == kind]
+        if name and absolute_topic(name) in found:
+            yield absolute_topic(name), event
+        elif not name and len(found) == 1:
+            yield found[0], event
+        elif name or kind:
+            option = f"--{event.value}-service"
+            what = f"service {absolute_topic(name)}" if name else f"{'several' if found else 'no'} services {kind}"
+            raise ConfigError(
+                f"{bag.path}: {what}: the bag has the events of {', '.join(sorted(recorded)) or 'no service'}; name "
+                f"one with {option}, and record with service introspection on"
+            )
+
+
+def _calls(bag: Bag, topic: str) -> list[tuple[int, Any, Any]]:
+    """Return log time, request and response of each call; None for a part whose content was not recorded."""
+    calls: dict[tuple[bytes, int], list[Any]] = {}
+    for message in bag.messages([topic]):
+        event = bag.deserialize(message)
+        call = calls.setdefault(
+            (bytes(event.info.client_gid), event.info.sequence_number), [message.log_ns, None, None]
+        )
+        call[1] = event.request[0] if len(event.request) else call[1]
+        call[2] = event.response[0] if len(event.response) else call[2]
+    return [(log_ns, request, response) for log_ns, request, response in calls.values()]
+
+
+def _by_events(by: EpisodesBy, events: list[tuple[int, EpisodeEvent]], complaints: list[str]) -> Boundaries:
+    found = Boundaries(by, complaints=complaints)
+    start: tuple[int, EpisodeEvent] | None = None
+    for log_ns, event in events:
+        if (event.kind is EventKind.START) is (start is not None):
+            found.complaints.append(f"at {log_ns}: '{event.kind.value}' out of place; ignored")
+        elif start is None:
+            start = (log_ns, event)
+        else:
+            found.spans.append(_span(start, log_ns, event))
+            start = None
+    if start is not None:
+        found.spans.append(_span(start, END_OF_TIME_NS, None))
+    return found
+
+
+def _span(start: tuple[int, EpisodeEvent], stop_ns: int, stop: EpisodeEvent | None) -> EpisodeSpan:
+    start_ns, event = start
+    return EpisodeSpan(
+        start_at_ns=start_ns,
+        start_ns=start_ns,
+        stop_at_ns=stop_ns,
+        end_ns=stop_ns,
+        task=event.task,
+        marks=event.marks.updated(stop.marks) if stop else event.marks,
+        is_discarded=stop is not None and stop.kind is EventKind.DISCARD,
+        problem="" if stop else "the bag ends before the episode's stop marker",
+    )
+
+
+def _by_silence(bag: Bag, topic_map: TopicMap, gaps: BoundarySettings | None) -> list[EpisodeSpan]:
+    """Cut where a stream is silent; without `gaps` there are no cuts."""
+    stream = topic_map.video[topic_map.anchor_key].stream
+    if gaps and gaps.gap_stream:
+        stream = gaps.gap_stream
+        if stream not in topic_map.streams:
+            raise ConfigError(
+                f"gap_stream '{stream}' is not a stream of the topic map ({', '.join(topic_map.streams)})"
+            )
+    topic = absolute_topic(topic_map.streams[stream].topic)
+    times = bag.times([topic])[topic]
+    if not times.size:
+        raise DatasetError(
+            f"{bag.path}: no message on {topic} (stream '{stream}'), so no episode begins; check what was recorded"
+        )
+    silences = np.flatnonzero(np.diff(times) > gaps.gap_s * 1e9) if gaps else []
+    spans: list[EpisodeSpan] = []
+    start_at_ns = start_ns = 0
+    for last in silences:
+        middle_ns = int(times[last] + (times[last + 1] - times[last]) // 2)
+        spans.append(EpisodeSpan(start_at_ns, start_ns, int(times[last]), middle_ns))
+        start_at_ns, start_ns = int(times[last + 1]), middle_ns
+    return [*spans, EpisodeSpan(start_at_ns, start_ns, int(times[-1]), END_OF_TIME_NS)]

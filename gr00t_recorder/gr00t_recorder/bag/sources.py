@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Which bags a command line means, which of them are converted already, and which task texts a file gives them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gr00t_recorder.bag.reader import METADATA_FILE, STORAGE_SUFFIXES, Bag, natural_order
+from gr00t_training.errors import ConfigError
+
+ROS1_SUFFIXES = (".bag", ".bag.active")  # each file is a bag, also those of a split recording
+
+
+@dataclass(frozen=True)
+class BagSource:
+    """One bag to convert."""
+
+    path: Path
+    tasks: tuple[str, ...] = ()  # texts of its episodes in order, the last one for all behind it
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its storage files."""
+        return sum(file.stat().st_size for file in _files(self.path))
+
+    def is_same(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry of an earlier conversion is of this bag: path, size and time of the first message."""
+        if entry.get("bag") != str(self.path.resolve()) or entry.get("bytes") != self.num_bytes:
+            return False
+        with Bag(self.path, allow_partial=True) as bag:
+            return bag.start_ns() == entry.get("start_ns")
+
+
+def find_bags(paths: Sequence[Path]) -> list[Path]:
+    """Return the bags at these paths in order, each once; folders that are no bags are searched.
+
+    A folder with `metadata.yaml` is a bag. In one without, files NAME_0, NAME_1, ... are one bag when there are no
+    others, else each file is one; so is every ROS 1 file.
+
+    Raises:
+        ConfigError: a path does not exist or holds no bag.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such bag; expected a folder or a file ({', '.join(STORAGE_SUFFIXES)})")
+        bags = [path] if path.is_file() else list(_bags_in(path))
+        if not bags:
+            raise ConfigError(
+                f"{path}: holds no bag: no {METADATA_FILE} and no storage file ({', '.join(STORAGE_SUFFIXES)})"
+            )
+        for bag in bags:
+            found.setdefault(bag.resolve(), bag)
+    return list(found.values())
+
+
+def _bags_in(folder: Path) -> Iterator[Path]:
+    if (folder / METADATA_FILE).is_file():
+        yield folder
+        return
+    files = _files(folder)
+    stems = {re.sub(r"_\d+$", "", file.name.partition(".")[0]) for file in files}
+    if files and len(stems) == 1 and not any(file.name.endswith(ROS1_SUFFIXES) for file in files):
+        yield folder
+    else:
+        yield from files
+    for entry in sorted(folder.iterdir(), key=natural_order):
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _bags_in(entry)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = [file for file in path.iterdir() if file.is_file() and file.name.endswith(STORAGE_SUFFIXES)]
+    return sorted(files, key=natural_order)
+
+
+def load_tasks(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read task texts by bag.
+
+    The file is CSV with the columns `bag` and `task`, one line per bag, or several where its episodes differ; or JSON,
+    an object of bag -> task or bag -> list of tasks. Bags are named by path, relative to the file, or by name.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            pairs = [
+                (bag, str(task))
+                for bag, tasks in json.loads(text).items()
+                for task in (tasks if isinstance(tasks, list) else [tasks])
+            ]
+        else:
+            pairs = [(row["bag"].strip(), (row["task"] or "").strip()) for row in csv.DictReader(text.splitlines())]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as task texts ({error}); expected CSV with the columns bag,task or a JSON object"
+        ) from error
+    found: dict[str, tuple[str, ...]] = {}
+    for bag, task in pairs:
+        if not task:
+            raise ConfigError(f"{path}: bag '{bag}' has an empty task; say what the robot does in it")
+        found[bag] = (*found.get(bag, ()), task)
+    return found
+
+
+def with_tasks(bags: Sequence[Path], tasks_file: Path | None, default: str) -> list[BagSource]:
+    """Give each bag its task texts: those of the file, else the default one.
+
+    Raises:
+        ConfigError: the file cannot be read, or names a bag that is not there.
+    """
+    given = load_tasks(tasks_file) if tasks_file else {}
+    folder = tasks_file.parent if tasks_file else Path()
+    by_path = {(folder / name).resolve(): name for name in given}
+    used: set[str] = set()
+    sources = []
+    for bag in bags:
+        short = bag.resolve().name
+        name = by_path.get(bag.resolve()) or next(
+            (name for name in (short, short.partition(".")[0]) if name in given), ""
+        )
+        used.add(name)
+        sources.append(BagSource(bag, given[name] if name else ((default,) if default else ())))
+    unused = [name for name in given if name not in used]
+    if unused:
+        raise ConfigError(
+            f"{tasks_file}: names bag '{unused[0]}', which is none of those to convert "
+            f"({', '.join(str(bag) for bag in bags[:5])}{', ...' if len(bags) > 5 else ''}); correct its name"
+        )
+    return sources

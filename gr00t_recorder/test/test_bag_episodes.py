@@ -1,0 +1,267 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the episodes of a bag begin and end, what their tasks are, and what becomes of faults in their streams."""
+
+import json
+
+import numpy as np
+import pytest
+from bag_builder import MS, START_EPISODE, START_NS, STEP_NS, STOP_EPISODE, TRIGGER, ToyBag, write_toy_topics
+from bag_truth import frame_number
+
+from gr00t_recorder.bag.convert_cli import main
+from gr00t_training.dataset.reader import LeRobotDataset
+
+REFUSED = {"success": False, "message": "busy"}
+DONE = {"success": True, "message": ""}
+
+
+class Conversion:
+    """A conversion of one bag, and what it left."""
+
+    def __init__(self, folder, bag, *options):
+        self.output = folder / "out"
+        arguments = [str(bag.write(folder / "toy.mcap")), "--topics", str(write_toy_topics(folder))]
+        self.code = main([*arguments, "--output", str(self.output), *options])
+
+    @property
+    def dataset(self):
+        return LeRobotDataset(self.output)
+
+    @property
+    def entry(self):
+        return json.loads((self.output / "conversion.json").read_text())["bags"][0]
+
+    def lengths(self):
+        return [episode.length for episode in self.dataset.episodes]
+
+    def steps(self, episode):
+        """Return the numbers shown in the images of an episode, after holding its state against them."""
+        dataset = self.dataset
+        rows = list(range(dataset.episodes[episode].length))
+        numbers = [frame_number(image) for image in dataset.images(episode, "front", rows)]
+        np.testing.assert_allclose(dataset.state(episode, "arm")[:, 0], np.array(numbers) / 10, atol=1e-5)
+        return numbers
+
+
+def two_stretches():
+    """Steps 0 to 9, three seconds of silence, steps 40 to 46."""
+    return ToyBag().steps(0, 9).steps(40, 46)
+
+
+def test_gaps_of_the_camera_separate_episodes(tmp_path):
+    conversion = Conversion(tmp_path, two_stretches(), "--episodes", "gaps", "--gap-s", "1", "--task", "wave")
+    assert conversion.code == 0
+    assert [conversion.steps(0), conversion.steps(1)] == [list(range(10)), list(range(40, 47))]
+
+
+def test_gaps_of_a_named_stream_separate_episodes(tmp_path):
+    bag = two_stretches()
+    for step in range(10, 40):
+        bag.image(step)  # the camera never rests
+    options = ("--episodes", "gaps", "--gap-s", "1", "--gap-stream", "command", "--task", "wave")
+    conversion = Conversion(tmp_path, bag, *options)
+    # the camera goes on to the middle of the silence, the joints do not: what they lack is said, not filled in
+    assert conversion.code == 1
+    assert "state.arm: the closest sample" in conversion.entry["error"]
+    assert conversion.entry["episodes"] == []
+
+
+def test_silence_within_an_episode_is_refused_with_its_remedy(tmp_path, capsys):
+    conversion = Conversion(tmp_path, two_stretches(), "--task", "wave")
+    assert conversion.code == 1
+    assert "from the tick, allowed are 0.5 s" in capsys.readouterr().err
+    assert conversion.entry["error"]
+    assert not (conversion.output / "meta" / "info.json").exists()
+
+
+def test_calls_of_named_services_mark_episodes_and_refused_calls_do_not(tmp_path, capsys):
+    bag = ToyBag().steps(0, 40)
+    for at, service, response in (
+        (2, "/rec/start", DONE), (4, "/rec/start", REFUSED), (9, "/rec/stop", DONE), (12, "/rec/start", DONE),
+        (18, "/rec/discard", DONE), (22, "/rec/start", DONE), (29, "/rec/stop", DONE),
+    ):  # fmt: skip
+        bag.call(at * STEP_NS - 50 * MS, service, "std_srvs/srv/Trigger", TRIGGER, {}, response)
+    names = ("--start-service", "rec/start", "--stop-service", "/rec/stop", "--discard-service", "/rec/discard")
+    conversion = Conversion(tmp_path, bag, "--episodes", "services", *names, "--task", "wave")
+    assert conversion.code == 0
+    assert [conversion.steps(0), conversion.steps(1)] == [list(range(2, 9)), list(range(22, 29))]
+    assert "the call of /rec/start was refused; ignored" in capsys.readouterr().err
+    assert [episode["is_discarded"] for episode in conversion.entry["episodes"]] == [False, True, False]
+
+
+def test_services_of_the_recorder_are_found_by_their_type_and_carry_the_task(tmp_path):
+    bag = ToyBag().steps(0, 30)
+    started, stopped = (
+        {"NONE": 0, "error_code": 0, "error_msg": "", "episode_index": 0},
+        {"error_code": 0, "error_msg": ""},
+    )
+    started.pop("NONE")
+    for at, task, keep in ((0, "wave", True), (10, "bow", False), (20, "nod", True)):
+        bag.call(
+            at * STEP_NS, "/r/start_episode", "gr00t_msgs/srv/StartEpisode", START_EPISODE, {"task": task}, started
+        )
+        bag.call(
+            (at + 5) * STEP_NS, "/r/stop_episode", "gr00t_msgs/srv/StopEpisode", STOP_EPISODE, {"keep": keep}, stopped
+        )
+    conversion = Conversion(tmp_path, bag, "--episodes", "services")
+    assert conversion.code == 0
+    assert [conversion.dataset.task(index, 0) for index in (0, 1)] == ["wave", "nod"]
+
+
+def test_absent_services_are_refused_and_those_recorded_are_named(tmp_path, capsys):
+    bag = ToyBag().steps(0, 5).call(0, "/go", "std_srvs/srv/Trigger", TRIGGER, {}, DONE)
+    conversion = Conversion(tmp_path, bag, "--episodes", "services", "--task", "wave")
+    assert conversion.code == 1
+    assert "no services gr00t_msgs/srv/StartEpisode_Event: the bag has the events of /go" in capsys.readouterr().err
+
+
+def test_markers_out_of_place_are_named_and_ignored(tmp_path, capsys):
+    bag = ToyBag().steps(0, 20).event(STEP_NS, "stop").event(2 * STEP_NS, "start", "wave", note="slow")
+    bag.event(4 * STEP_NS, "start", "again").text("/events", 5 * STEP_NS, "{").event(9 * STEP_NS, "stop", success=True)
+    conversion = Conversion(tmp_path, bag)
+    assert conversion.code == 0
+    assert conversion.steps(0) == list(range(2, 10))
+    errors = capsys.readouterr().err
+    assert errors.count("out of place; ignored") == 2
+    assert "episode marker '{'" in errors
+    quality = json.loads((conversion.output / "meta" / "quality" / "episode_000000.json").read_text())
+    assert (quality["success"], quality["note"]) == (True, "slow")
+
+
+def test_markers_asked_for_but_absent_give_no_episodes(tmp_path):
+    conversion = Conversion(tmp_path, ToyBag().steps(0, 5), "--episodes", "markers")
+    assert conversion.code == 0
+    assert conversion.entry["episodes"] == []
+
+
+@pytest.mark.parametrize(
+    ("marker", "topic", "tasks", "option", "expected"),
+    [
+        ("of marker", "of topic", "toy,of file", "of option", "of marker"),
+        ("", "of topic", "toy,of file", "of option", "of topic"),
+        ("", "", "toy,of file", "of option", "of file"),
+        ("", "", "", "of option", "of option"),
+    ],
+)
+def test_task_comes_from_the_closest_source(tmp_path, marker, topic, tasks, option, expected):
+    bag = ToyBag().steps(0, 8).event(0, "start", marker).event(6 * STEP_NS, "stop")
+    if topic:
+        bag.text("/task", -MS, topic)
+    options = ["--task", option]
+    if tasks:
+        (tmp_path / "tasks.csv").write_text("bag,task\n" + tasks + "\n")
+        options += ["--tasks", str(tmp_path / "tasks.csv")]
+    conversion = Conversion(tmp_path, bag, *options)
+    assert conversion.code == 0
+    assert conversion.dataset.task(0, 0) == expected
+
+
+def test_file_of_tasks_gives_each_episode_its_own(tmp_path):
+    (tmp_path / "tasks.json").write_text(json.dumps({"toy.mcap": ["first", "second"]}))
+    options = ("--episodes", "gaps", "--gap-s", "1", "--tasks", str(tmp_path / "tasks.json"))
+    conversion = Conversion(tmp_path, two_stretches(), *options)
+    assert [conversion.dataset.task(index, 0) for index in (0, 1)] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("tasks.csv", "bag,task\nother,wave\n", "names bag 'other', which is none of those to convert"),
+        ("tasks.csv", "bag,task\ntoy,\n", "bag 'toy' has an empty task"),
+        ("tasks.csv", "recording,text\ntoy,wave\n", "expected CSV with the columns bag,task"),
+        ("tasks.json", "[1]", "expected CSV with the columns bag,task or a JSON object"),
+    ],
+)
+def test_wrong_file_of_tasks_is_one_clear_line(tmp_path, capsys, name, text, expected):
+    (tmp_path / name).write_text(text)
+    conversion = Conversion(tmp_path, ToyBag().steps(0, 5), "--tasks", str(tmp_path / name))
+    assert conversion.code == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.splitlines()) == 1
+
+
+def test_values_that_are_not_finite_are_left_out_counted_and_named(tmp_path, capsys):
+    bag = ToyBag().steps(0, 10)
+    bag.messages = [
+        entry for entry in bag.messages if not (entry[1] == "/joint_states" and entry[0] == START_NS + 501 * MS)
+    ]
+    bag.joints("/joint_states", 500 * MS, value=float("nan"))
+    conversion = Conversion(tmp_path, bag, "--task", "wave")
+    assert conversion.code == 0
+    expected = np.arange(11) / 10
+    expected[5] = 0.48  # the value before is held: nothing is drawn across a hole
+    np.testing.assert_allclose(conversion.dataset.state(0, "arm")[:, 0], expected, atol=1e-6)
+    assert "stream 'joints': 1 messages that cannot be used, left out" in capsys.readouterr().err
+    assert conversion.entry["streams"]["joints"]["invalid"] == 1
+    assert conversion.entry["episodes"][0]["report"]["streams"]["joints"]["invalid"] == 1
+
+
+def test_messages_without_stamp_are_taken_at_their_log_time_and_named(tmp_path, capsys):
+    bag = ToyBag().steps(0, 10)
+    for offset in (305 * MS, 505 * MS):
+        bag.joints("/joint_states", offset, stamp_ns=0, value=(offset + MS) / 1e9)
+    conversion = Conversion(tmp_path, bag, "--task", "wave")
+    assert conversion.code == 0
+    assert conversion.steps(0) == list(range(11))
+    assert "stream 'joints': 2 messages without a stamp, taken at their log time" in capsys.readouterr().err
+
+
+def test_repeated_stamps_are_left_out_and_named(tmp_path, capsys):
+    bag = ToyBag().steps(0, 10)
+    for step in (3, 4, 7):
+        bag.joints("/joint_states", step * STEP_NS + 5 * MS, stamp_ns=START_NS + step * STEP_NS, value=9.0)
+    conversion = Conversion(tmp_path, bag, "--task", "wave")
+    assert conversion.code == 0
+    assert conversion.steps(0) == list(range(11))
+    assert "stream 'joints': 3 messages with a stamp that came before, left out" in capsys.readouterr().err
+
+
+def stepped_back(bag, first, last, step_ns):
+    """Add steps whose stamps are off by `step_ns`."""
+    for step in range(first, last + 1):
+        offset = step * STEP_NS
+        bag.image(step, stamp_ns=START_NS + offset + step_ns)
+        bag.joints("/command", offset, stamp_ns=START_NS + offset + step_ns)
+        for part in range(5):
+            at = offset + part * 20 * MS
+            bag.joints("/joint_states", at, stamp_ns=START_NS + at + step_ns)
+    return bag
+
+
+@pytest.mark.parametrize("step_s", [-5, 5])
+def test_clock_that_steps_in_an_episode_ends_it(tmp_path, capsys, step_s):
+    bag = stepped_back(ToyBag().steps(0, 9), 10, 20, step_s * 10**9)
+    conversion = Conversion(tmp_path, bag, "--task", "wave")
+    assert conversion.code == 1
+    assert "--allow-partial keeps the rows before" in capsys.readouterr().err
+    conversion = Conversion(tmp_path, bag, "--task", "wave", "--allow-partial")
+    assert conversion.code == 0
+    shown = [
+        frame_number(image) for image in conversion.dataset.images(0, "front", list(range(conversion.lengths()[0])))
+    ]
+    assert shown[:10] == list(range(10))
+    assert set(shown[10:]) <= {9}  # held for at most half a second, and declared:
+    assert len(shown) <= 15
+    assert conversion.entry["episodes"][0]["report"]["streams"]["camera"]["filled"] == len(shown[10:])
+    errors = capsys.readouterr().err
+    assert "its clock was set" in errors
+    assert conversion.entry["streams"]["joints"]["clock_steps"] == 1
+
+
+def test_clock_that_steps_between_episodes_does_no_harm(tmp_path):
+    bag = stepped_back(ToyBag().steps(0, 9), 40, 49, -1 * 10**9)
+    conversion = Conversion(tmp_path, bag, "--task", "wave", "--episodes", "gaps", "--gap-s", "1")
+    assert conversion.code == 0
+    assert conversion.lengths() == [10, 10]
+
+
+def test_streams_that_share_a_topic_both_get_its_messages(tmp_path):
+    topics = write_toy_topics(tmp_path)
+    text = topics.read_text().replace("/command, type", "/joint_states, type")
+    topics.write_text(text)
+    path = ToyBag().steps(0, 10).write(tmp_path / "toy.mcap")
+    assert main([str(path), "--topics", str(topics), "--output", str(tmp_path / "out"), "--task", "wave"]) == 0
+    dataset = LeRobotDataset(tmp_path / "out")
+    np.testing.assert_allclose(dataset.action(0, "arm")[:, 0], dataset.state(0, "arm")[:, 0], atol=1e-6)

@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The short form of bench/kill_recorder.py."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bench():
+    path = Path(__file__).resolve().parents[2] / "bench/kill_recorder.py"
+    if not path.exists():
+        pytest.skip(f"{path} does not exist: this package is tested alone")
+    spec = importlib.util.spec_from_file_location("kill_recorder", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kill_recorder"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["kill_recorder"]
+
+
+@pytest.mark.parametrize(("version", "kills"), [("v2.1", 6), ("v3.0", 4)])
+def test_killed_writer_loses_no_finished_episode(bench, tmp_path, version, kills):
+    path = tmp_path / "dataset"
+    results = bench.run_kills(bench.PlainWriter(path, version), path, kills=kills, seed=1, repair_every=3)
+    assert results.kills.total() == kills
+    assert results.num_lost == 0
+    assert results.num_saved >= 1
+    assert results.num_recovered >= 1
+
+
+def test_killed_node_loses_no_finished_episode(bench, tmp_path):
+    pytest.importorskip("rclpy")
+    path = tmp_path / "dataset"
+    recorder = bench.NodeUnderTest(path, tmp_path)
+    try:
+        results = bench.run_kills(recorder, path, kills=2, seed=3, repair_every=1)
+    finally:
+        recorder.close()
+    assert results.num_lost == 0
+    assert results.num_episodes >= 1
