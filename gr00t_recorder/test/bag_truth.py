@@ -72,8 +72,12 @@ def write_gr1_raw_topics(folder: Path) -> Path:
     lines = [
         "embodiment: gr1_arms_only",
         "streams:",
-        "  joints: {topic: joint_states, type: sensor_msgs/msg/JointState}",
-        "  command: {topic: arm_controller/joint_trajectory, type: trajectory_msgs/msg/JointTrajectory}",
+        # reliable: what is lost on a loaded machine cannot be equal to the bag
+        "  joints: {topic: joint_states, type: sensor_msgs/msg/JointState, reliability: reliable}",
+        "  command:",
+        "    topic: arm_controller/joint_trajectory",
+        "    type: trajectory_msgs/msg/JointTrajectory",
+        "    reliability: reliable",
         "  ego_view: {topic: camera/ego_view/image_raw, type: sensor_msgs/msg/Image, reliability: reliable, depth: 5}",
         "  events: {topic: episode/events, type: std_msgs/msg/String, stamp: receive, reliability: reliable}",
         "video: {ego_view: {stream: ego_view}}",

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gr00t_policy_node.chunking import ExecutionMode
+from gr00t_policy_node.motion import Curve
 from gr00t_training.serve.images import ImageForm
 from gr00t_training.serve.wire import Wire
 from gr00t_training.settings import setting
@@ -32,5 +34,18 @@ class PolicyParameters:
     seed: int = setting(-1, "Seed of the sampler's noise; -1: another one every time.", ge=-1, read_only=True)
     inference_period_s: float = setting(0.2, "Shortest time between policy queries [s].", ge=0.0, le=10.0)
     control_rate_hz: float = setting(50.0, "Rate of commands [Hz].", ge=1.0, le=1000.0, read_only=True)
+    execution: ExecutionMode = setting(
+        ExecutionMode.RECEDING_HORIZON,
+        "receding_horizon: the newest chunk; temporal_ensemble: mean of all that cover the time; real_time_chunking: "
+        "each chunk continues the one being carried out.",
+        read_only=True,
+    )
+    curve: Curve = setting(Curve.LINEAR, "Between two rows of a chunk: linear or cubic.", read_only=True)
+    rtc_ramp_rate: float = setting(
+        6.0, "How soon a continued chunk goes its own way; higher is sooner.", ge=0.1, le=100.0, read_only=True
+    )
+    max_input_gap_s: float = setting(10.0, "Unusable inputs for so long latch a stop [s]; 0: never.", ge=0.0, le=3600.0)
+    max_silence_s: float = setting(10.0, "No new chunk for so long latches a stop [s]; 0: never.", ge=0.0, le=3600.0)
+    max_violations: int = setting(0, "So many limited commands in a second latch a stop; 0: never.", ge=0, le=100000)
     dry_run: bool = setting(False, "Publish chunks and status, but no commands.", read_only=True)
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.", read_only=True)

@@ -20,7 +20,8 @@ from gr00t_msgs.msg import PolicyStatus
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 
-from gr00t_policy_node.controller import Controller, ControlState
+from gr00t_policy_node.chunking import Execution
+from gr00t_policy_node.controller import Controller, ControlState, StopRules
 from gr00t_policy_node.inference import InferenceLoop, Infers, LatencyWindow
 from gr00t_policy_node.limits import LimitsFile
 from gr00t_policy_node.policies import LocalPolicy, RemotePolicy, connect_remote, load_local
@@ -38,9 +39,10 @@ from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.observation import observation_from_frames
 from gr00t_training.serve.client import PolicyClient
 from gr00t_training.settings import load_settings
-from gr00t_training.types import ActionChunk, Observation
+from gr00t_training.types import ActionChunk, Continuation, Observation
 
 STATUS_PERIOD_S = 1.0
+EXPECTED_LATENCY = 0.95  # share of latencies that a continued chunk allows for
 
 
 class PolicyRuntime:
@@ -64,7 +66,19 @@ class PolicyRuntime:
         inputs = input_map(topic_map)
         self._assembler = FrameAssembler(inputs, self._embodiment, with_history=True)
         limits = load_settings(LimitsFile, settings.limits_file)
-        self._controller = Controller(self._embodiment, limits.limits(), 1.0 / settings.control_rate_hz)
+        self._controller = Controller(
+            self._embodiment,
+            limits.limits(),
+            1.0 / settings.control_rate_hz,
+            execution=Execution(mode=settings.execution, curve=settings.curve, rtc_ramp_rate=settings.rtc_ramp_rate),
+            stops=StopRules(
+                max_input_gap_s=settings.max_input_gap_s,
+                max_silence_s=settings.max_silence_s,
+                max_violations=settings.max_violations,
+            ),
+        )
+        for warning in self._controller.warnings:
+            node.get_logger().warning(warning)
         policy = load_policy(settings, self._embodiment)
         self._inference_latency, self._observation_latency = LatencyWindow(), LatencyWindow()
         self._sequence = 0
@@ -78,6 +92,8 @@ class PolicyRuntime:
                 self._observe,
                 on_chunk=self._on_chunk,
                 on_refusal=self._on_refusal,
+                on_failure=self._controller.fail,
+                continue_from=self._continuation,
                 period_s=settings.inference_period_s,
             )
             opened.callback(self._loop.close)
@@ -164,6 +180,11 @@ class PolicyRuntime:
         message.sequence = self._sequence
         message.inference_latency, message.observation_latency = latency_s, age_s
         self._chunk_publisher.publish(message)
+
+    def _continuation(self, observation: Observation) -> Continuation | None:
+        """Return the chunk that the next one is to continue; None unless the execution asks for that."""
+        (latency_s,) = self._observation_latency.quantiles(EXPECTED_LATENCY)
+        return self._controller.continuation(observation.stamp_ns, latency_s)
 
     def _on_refusal(self, reason: str) -> None:
         self._controller.count_refused_observation()
