@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gr00t_training"))
 
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.repair import repair_dataset
+from gr00t_training.dataset.repairing.unfinished import find_unfinished
 from gr00t_training.dataset.validate import validate_dataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey, to_mapping
@@ -352,6 +353,7 @@ class Results:
     rows_unfinished: int = 0
     num_recovered: int = 0
     rows_recovered: int = 0
+    most_rows_left: int = 0  # of an unfinished episode that was not recovered
     num_episodes: int = 0
     num_frames: int = 0
     seconds: float = 0.0
@@ -366,7 +368,7 @@ class Results:
         )
         lines.append(
             f"unfinished episodes: {self.unfinished.total()}, of which {self.num_recovered} recovered; "
-            f"{self.rows_recovered} rows, {self.rows_unfinished} reported"
+            f"{self.rows_recovered} rows, {self.rows_unfinished} reported; others have at most {self.most_rows_left}"
         )
         lines.append(
             f"dataset: {self.num_episodes} episodes, {self.num_frames} rows, no finding of validate; "
@@ -412,6 +414,7 @@ def run_kills(
             print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
     num_checked = _repair(recorder, path, num_checked, results)
     _check_new(recorder, path, 0, num_checked)
+    results.most_rows_left = max((item.num_rows for item in find_unfinished(path)[0]), default=0)
     findings = [str(finding) for finding in validate_dataset(path)]
     assert findings == [], findings
     dataset = LeRobotDataset(path)

@@ -63,6 +63,7 @@ class Recorder:
         self.process = process
         self._node = node
         self._statuses = []
+        self._answered_ns = 0
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(RecorderStatus, "/recorder/status", self._statuses.append, latched)
 
@@ -71,9 +72,13 @@ class Recorder:
         return self._statuses[-1] if self._statuses else RecorderStatus(state=255)
 
     def wait(self, condition, what):
-        return eventually(
-            lambda: condition(self.status), lambda: f"{what}; status {self.status}, log {self.process.output}"
-        )
+        """Wait for a status made after the last answer; an older one may tell of the episode before."""
+
+        def holds():
+            made = self.status.header.stamp
+            return made.sec * 10**9 + made.nanosec >= self._answered_ns and condition(self.status)
+
+        return eventually(holds, lambda: f"{what}; status {self.status}, log {self.process.output}")
 
     def wait_until_ready(self):
         self.wait(
@@ -81,18 +86,19 @@ class Recorder:
         )
 
     def start(self, task="lift"):
-        return call(self._node, StartEpisode, "/recorder/start_episode", StartEpisode.Request(task=task))
+        return self.call(StartEpisode, "start_episode", task=task)
 
     def stop(self, keep=True, **members):
         return self.call(StopEpisode, "stop_episode", keep=keep, **members)
 
     def call(self, kind, name, **members):
-        return call(self._node, kind, f"/recorder/{name}", kind.Request(**members))
+        answer = call(self._node, kind, f"/recorder/{name}", kind.Request(**members))
+        self._answered_ns = self._node.get_clock().now().nanoseconds
+        return answer
 
     def record(self, task="lift", rows=3, **members):
         assert self.start(task).error_code == StartEpisode.Response.NONE
-        # by its task: a status of the episode before may still be on its way
-        self.wait(lambda status: status.task == task and status.frames >= rows, f"{rows} rows of '{task}'")
+        self.wait(lambda status: status.frames >= rows, f"{rows} rows of '{task}'")
         return self.stop(**members)
 
     def change(self, transition):

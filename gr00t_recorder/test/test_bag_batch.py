@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
-from bag_builder import STEP_NS, ToyBag, write_toy_topics
+from bag_builder import EMBODIMENT, IMAGE, START_NS, STEP_NS, TOPICS, ToyBag, write_toy_topics
 from bag_truth import frame_number
 
 from gr00t_recorder.bag import batch
@@ -17,7 +18,10 @@ from gr00t_recorder.bag.convert import ConversionSettings
 from gr00t_recorder.bag.convert_cli import main
 from gr00t_recorder.bag.sources import BagSource, find_bags
 from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_training.dataset import schema
+from gr00t_training.dataset.depth import DepthReader
 from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.validate import validate_dataset
 from gr00t_training.dataset.video import VideoSettings
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import ConfigError
@@ -85,6 +89,34 @@ def test_number_of_processes_does_not_change_the_dataset(bags, topics, tmp_path,
     one = contents(tmp_path / "one")
     assert one == contents(tmp_path / "two")
     assert json.loads(one["meta/info.json"])["codebase_version"] == version
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_depth_of_bags_is_kept_count_by_count(tmp_path, jobs):
+    """Episodes are handed from process to process, open files of theirs cannot be."""
+    shape, unit = (6, 8), "depth: {front: {height: 6, width: 8}}\n"
+    (tmp_path / "bags").mkdir()
+    for number in range(2):
+        bag = toy(0, 5)
+        for step in range(6):
+            stamp_ns = START_NS + step * STEP_NS
+            counts = np.arange(48, dtype="<u2") * 1000 + step + 10 * number
+            message = bag.make(IMAGE, header=bag.header(stamp_ns), height=6, width=8, encoding="16UC1",
+                               is_bigendian=0, step=16, data=counts.view(np.uint8))  # fmt: skip
+            bag.add(stamp_ns + 1, "/depth", IMAGE, message)
+        bag.write(tmp_path / "bags" / f"{number}.mcap")
+    (tmp_path / "toy.yaml").write_text(EMBODIMENT + unit)
+    text = TOPICS.replace("streams:\n", "streams:\n  depth: {topic: /depth, type: sensor_msgs/msg/Image}\n")
+    (tmp_path / "topics.yaml").write_text(text + "depth: {front: {stream: depth}}\n")
+    output = tmp_path / "out"
+    assert convert([tmp_path / "bags"], tmp_path / "topics.yaml", output, "--jobs", jobs) == 0
+    assert [finding for finding in validate_dataset(output) if finding.is_fault] == []
+    for episode in range(4):
+        reader = DepthReader(output / schema.depth_path(episode, "front"))
+        rows = range(3 * (episode % 2), 3 * (episode % 2) + 3)
+        expected = [np.arange(48, dtype=np.uint16).reshape(shape) * 1000 + row + 10 * (episode // 2) for row in rows]
+        assert np.array_equal(reader.read(range(3)), expected)
+        reader.close()
 
 
 def test_second_run_converts_only_what_is_new(bags, topics, tmp_path, capsys):

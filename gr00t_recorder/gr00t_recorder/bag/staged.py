@@ -8,7 +8,6 @@ inside the dataset until their turn, and are then published by the dataset's wri
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
 from gr00t_training.types import Frame
 
-TRIM_BYTES = 256 << 20
+_CLOSED = ("_videos", "_journal", "_heap")  # of an episode whose videos are finished
 
 
 class OutputError(DatasetError):
@@ -41,8 +40,8 @@ class PortableEpisode(StagedEpisode):
             self._is_finished = True
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the closed files behind."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_videos", "_journal")}
+        """Leave what a finished episode has no more use for behind."""
+        return {name: value for name, value in self.__dict__.items() if name not in _CLOSED}
 
 
 @dataclass
@@ -69,27 +68,6 @@ class ReadyEpisode:
         return index
 
 
-class HeapTrimmer:
-    """Gives memory back that glibc keeps: images freed between the encoder's blocks pile up to gigabytes else.
-
-    Measured with two cameras 640x480: without it up to 0.9 MB a row, with it nothing, for no time worth naming.
-    """
-
-    def __init__(self) -> None:
-        self._num_bytes = 0
-        try:
-            self._trim = ctypes.CDLL(None).malloc_trim
-        except (AttributeError, OSError):  # another C library
-            self._trim = None
-
-    def count(self, num_bytes: int) -> None:
-        """Note images that were made and freed; trim when they are many."""
-        self._num_bytes += num_bytes
-        if self._trim is not None and self._num_bytes > TRIM_BYTES:
-            self._num_bytes = 0
-            self._trim(0)
-
-
 class StagingArea:
     """Takes the episodes of one bag, as a dataset does; they end up in `ready`."""
 
@@ -97,7 +75,6 @@ class StagingArea:
         """Start with an empty folder; OutputError when there can be none."""
         self.folder, self.embodiment, self.video = folder, embodiment, video
         self.ready: list[ReadyEpisode] = []
-        self.heap = HeapTrimmer()
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -138,7 +115,6 @@ class StagedSink:
             self._staged.add(frame)
         except OSError as error:
             raise self._failed(error) from error
-        self._area.heap.count(sum(image.nbytes for image in frame.images.values()))
 
     def save(self, report: Mapping[str, Any] | None = None) -> int:
         """Complete the episode and return its number among those of the bag; OutputError when it cannot be written."""

@@ -102,14 +102,14 @@ class StagedDepth:
         Raises:
             OSError: a file cannot be opened.
         """
+        self._paths = {key: folder / f"depth.{key}.mkv{schema.STAGED_SUFFIX}" for key in embodiment.depth}
         self._writers = {
-            key: DepthWriter(folder / f"depth.{key}.mkv{schema.STAGED_SUFFIX}", depth, embodiment.fps)
-            for key, depth in embodiment.depth.items()
+            key: DepthWriter(self._paths[key], depth, embodiment.fps) for key, depth in embodiment.depth.items()
         }
 
     def files(self, episode_index: int) -> dict[str, Path]:
         """Return where each file belongs, relative to the dataset, and where it is now."""
-        return {schema.depth_path(episode_index, key): writer.path for key, writer in self._writers.items()}
+        return {schema.depth_path(episode_index, key): path for key, path in self._paths.items()}
 
     def check(self, frame: Frame) -> None:
         """Refuse a frame with depth missing, unknown or of another form; DatasetError names the key."""
@@ -127,7 +127,7 @@ class StagedDepth:
             writer.add(frame.depth[key])
 
     def finish(self, num_frames: int) -> None:
-        """Close the files and count their frames.
+        """Close the files and count their frames; what is left can be handed to another process.
 
         Raises:
             OSError: a file cannot be written.
@@ -141,6 +141,7 @@ class StagedDepth:
                 raise DatasetError(
                     f"depth.{key}: {reader.num_frames} frames in the file, {num_frames} rows; check the disk"
                 )
+        self._writers.clear()
 
     def abandon(self) -> None:
         """Close the files without asking for more."""

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.depth import StagedDepth
+from gr00t_training.dataset.heap import HeapTrimmer
 from gr00t_training.dataset.journal import JOURNAL_FILE, JournalWriter
 from gr00t_training.dataset.stats import ImageStatistics, describe_rows
 from gr00t_training.dataset.trace import Marks, TraceRecorder, quality_text
@@ -82,6 +83,7 @@ class StagedEpisode:
         self._described: dict[str, dict[str, list]] | None = None
         self._images = {key: ImageStatistics() for key in embodiment.video}
         self._videos: dict[str, VideoSink] = {}
+        self._heap = HeapTrimmer()
         folder.mkdir()
         self._depth = StagedDepth(folder, embodiment)
         self._journal = JournalWriter(
@@ -146,6 +148,7 @@ class StagedEpisode:
         for key, video in self._videos.items():
             video.add(frame.images[key])
             self._images[key].add(frame.images[key])
+            self._heap.count(frame.images[key].nbytes)
         self._depth.add(frame)
         if not self._state:
             self._start_ns = frame.tick_ns
