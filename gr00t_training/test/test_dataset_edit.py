@@ -39,7 +39,7 @@ from gr00t_training.dataset.places import Span
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.stats import STATISTIC_NAMES, ImageStatistics
 from gr00t_training.dataset.validate import validate_dataset
-from gr00t_training.dataset.video import VideoReader, VideoSettings
+from gr00t_training.dataset.video import VideoCache, VideoReader, VideoSettings
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import DepthKey, load_embodiment
 from gr00t_training.errors import DatasetError
@@ -563,7 +563,9 @@ def test_statistics_of_decoded_frames_are_those_of_all_images(recorded):
     images = ImageStatistics()
     for image in VideoReader(path).read(range(6)):
         images.add(image)
-    found, expected = describe_frames(Span(path, 0, 6), quantiles=True), images.describe(quantiles=True)
+    with VideoCache() as videos:
+        found = describe_frames(Span(path, 0, 6), videos, quantiles=True)
+    expected = images.describe(quantiles=True)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-9)

@@ -8,9 +8,8 @@ that every reader takes. Whether episodes share files (v3.0) is `layouts`' busin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from gr00t_training.dataset.edit.layouts import (
 from gr00t_training.dataset.edit.packets import count_packets, part_of
 from gr00t_training.dataset.edit.rows import normalised, renumbered, restarted
 from gr00t_training.dataset.edit.source import SourceDataset, SourceEpisode
-from gr00t_training.dataset.edit.statistics import DatasetStatistics, describe_columns, describe_frames
+from gr00t_training.dataset.edit.statistics import DatasetStatistics, FrameDescriber, describe_columns
 from gr00t_training.dataset.episodes_table import EpisodePlace, VideoPlace, make_table, tasks_table
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.relative_stats import relative_action_statistics
@@ -149,7 +148,7 @@ class _Output:
         self._report = EditReport()
         self._statistics = DatasetStatistics()
         self._images: dict[tuple[int, str], Future[dict[str, Any]]] = {}  # by episode and camera
-        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # decoding leaves the interpreter alone
+        self._decoders = FrameDescriber(len(self._cameras), quantiles=self._is_v3, stride=SAMPLE_STRIDE)
         self._made_files: dict[str, str] = {}  # beside those that every dataset has
         self._layout = self._make_layout(first)
 
@@ -193,7 +192,7 @@ class _Output:
                 self._report.num_frames += item.length
             self._finish_images(described)
         finally:
-            self._decoders.shutdown(cancel_futures=True)
+            self._decoders.close()
             self._layout.close()
         self._report.num_episodes = len(entries)
         self._report.encoded = self._layout.encoded
@@ -275,9 +274,7 @@ class _Output:
                 entries[name] = item.episode.statistics[name]
             elif feature["dtype"] == "video" and self._has_image_statistics:
                 span = part_of(item.episode.videos[name], item.start, item.end)
-                self._images[index, name] = self._decoders.submit(
-                    describe_frames, span, quantiles=self._is_v3, stride=SAMPLE_STRIDE
-                )
+                self._images[index, name] = self._decoders.submit(span)
         return entries
 
     def _finish_images(self, described: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from gr00t_training.dataset.episodes_table import read_places
 from gr00t_training.dataset.places import table_files
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.relative_stats import relative_action_statistics
+from gr00t_training.dataset.video import VideoCache
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
 
@@ -47,12 +48,12 @@ def recompute_statistics(
         DatasetError: damaged, being written, or too short for relative actions.
     """
     source = SourceDataset(path)
-    with locked_for_writing(source.path):
+    with locked_for_writing(source.path), VideoCache(max(len(source.cameras), 1)) as videos:
         statistics = DatasetStatistics()
         described: dict[int, dict[str, Any]] = {}
         for number, episode in enumerate(source.episodes):
             table = source.read_rows(episode)
-            described[episode.index] = _describe(source, episode, table, images=images)
+            described[episode.index] = _describe(source, episode, table, videos, images=images)
             statistics.add_rows(table)
             statistics.add_images(described[episode.index], source.cameras)
             progress(number + 1)
@@ -65,12 +66,14 @@ def recompute_statistics(
         return [*names, schema.STATS_FILE, *_write_relative(source, embodiment)]
 
 
-def _describe(source: SourceDataset, episode: SourceEpisode, table: pa.Table, *, images: bool) -> dict[str, Any]:
+def _describe(
+    source: SourceDataset, episode: SourceEpisode, table: pa.Table, videos: VideoCache, *, images: bool
+) -> dict[str, Any]:
     entries: dict[str, Any] = describe_columns(table, quantiles=source.is_v3)
     for name in source.features:
         if name in source.cameras and (images or name not in episode.statistics):
             if images or source.version != schema.Version.V20.value:
-                entries[name] = describe_frames(episode.videos[name], quantiles=source.is_v3)
+                entries[name] = describe_frames(episode.videos[name], videos, quantiles=source.is_v3)
         elif name not in entries and name in episode.statistics:
             entries[name] = episode.statistics[name]
     return {name: entries[name] for name in source.features if name in entries}

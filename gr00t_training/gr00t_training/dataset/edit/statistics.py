@@ -8,7 +8,11 @@ all its frames, since a sample of the same frames gives the same numbers, and de
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,7 @@ from gr00t_training.dataset.stats import (
     sampled_images,
     stack_rows,
 )
-from gr00t_training.dataset.video import VideoReader
+from gr00t_training.dataset.video import VideoCache
 
 
 def describe_columns(table: pa.Table, *, quantiles: bool) -> dict[str, dict[str, list]]:
@@ -38,11 +42,12 @@ def describe_columns(table: pa.Table, *, quantiles: bool) -> dict[str, dict[str,
     return entries
 
 
-def describe_frames(span: Span, *, quantiles: bool, stride: int = 1) -> dict[str, list]:
+def describe_frames(span: Span, videos: VideoCache, *, quantiles: bool, stride: int = 1) -> dict[str, list]:
     """Return lerobot's statistics of the frames of `span`, decoding only those that it samples.
 
     Args:
         span: which frames of which file.
+        videos: opens the file, and keeps it open for the next span of it.
         quantiles: whether to give v3.0's quantiles too.
         stride: decode only every `stride`-th of them; `count` stays lerobot's, being the weight among episodes.
 
@@ -51,23 +56,47 @@ def describe_frames(span: Span, *, quantiles: bool, stride: int = 1) -> dict[str
     """
     together = ImageStatistics()
     single = []
-    reader = VideoReader(span.path)
-    try:
-        sampled = sampled_images(span.count).tolist()
-        for number in sampled[::stride]:
-            image = reader.read([span.first + number])[0]
-            statistics = ImageStatistics()
-            statistics.add(image)
-            single.append(statistics.describe())
-            if quantiles:
-                together.add(image)
-    finally:
-        reader.close()
+    reader = videos.open(span.path)
+    sampled = sampled_images(span.count).tolist()
+    for number in sampled[::stride]:
+        image = reader.read([span.first + number])[0]
+        statistics = ImageStatistics()
+        statistics.add(image)
+        single.append(statistics.describe())
+        if quantiles:
+            together.add(image)
     entry = join_described(single) | {"count": [len(sampled)]}
     if quantiles:
         described = together.describe(quantiles=True)
         entry |= {name: described[name] for name in QUANTILES}
     return entry
+
+
+class FrameDescriber:
+    """Threads that look at images; each keeps files open, since those of v3.0 hold many episodes."""
+
+    def __init__(self, num_cameras: int, *, quantiles: bool, stride: int) -> None:
+        """Start a thread per core; `quantiles` and `stride` are those of `describe_frames`."""
+        self._own = threading.local()
+        self._caches: list[VideoCache] = []
+        self._capacity = max(num_cameras, 1)
+        self._describe = partial(describe_frames, quantiles=quantiles, stride=stride)
+        # decoding leaves the interpreter alone
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=self._open_cache)
+
+    def submit(self, span: Span) -> Future[dict[str, list]]:
+        """Have the frames of `span` described."""
+        return self._pool.submit(lambda: self._describe(span, self._own.videos))
+
+    def close(self) -> None:
+        """End the threads, whatever is left to do, and close the files."""
+        self._pool.shutdown(cancel_futures=True)
+        for cache in self._caches:
+            cache.close()
+
+    def _open_cache(self) -> None:
+        self._own.videos = VideoCache(self._capacity)
+        self._caches.append(self._own.videos)
 
 
 class DatasetStatistics:

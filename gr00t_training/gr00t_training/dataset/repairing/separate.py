@@ -35,6 +35,7 @@ from gr00t_training.dataset.validate import Map
 from gr00t_training.dataset.validation.metadata import CONTAINED_KINDS, TIME_TOLERANCE_S
 from gr00t_training.dataset.validation.statistics import IMAGE_TOLERANCE
 from gr00t_training.dataset.validation.videos import VideoFacts, scan_video
+from gr00t_training.dataset.video import VideoCache
 from gr00t_training.embodiment import ACTION_COLUMN, STATE_COLUMN, Embodiment, column_names, modality_layout
 from gr00t_training.errors import DatasetError
 
@@ -328,7 +329,8 @@ class SeparateFiles:
             if episode.is_cut or not _is_right(described, facts):
                 path = self._root / self._video_file(episode.index, camera)
                 try:
-                    described = describe_frames(Span(path, 0, episode.length), quantiles=False)
+                    with VideoCache() as videos:
+                        described = describe_frames(Span(path, 0, episode.length), videos, quantiles=False)
                 except DatasetError:  # does not decode: validate names it
                     described = described or {}
             entries[camera] = described
