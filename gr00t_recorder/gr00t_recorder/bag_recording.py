@@ -57,6 +57,7 @@ class BagRecording:
         self._lead_bytes = 0
         self._held: dict[str, RawMessage] = {}  # newest message of each topic from before the lead
         self._writer: BagWriter | None = None
+        self._completed: Path | None = None  # folder of the last bag that was kept
         self._num_written = 0  # into the last bag
         self._numbers: dict[str, int] = {}
         self._flushed_s = 0.0
@@ -113,6 +114,10 @@ class BagRecording:
     def end(self, *, is_kept: bool, custom: Mapping[str, str] | None = None) -> None:
         """Complete the bag, or delete it."""
         self._order(lambda: self._end(is_kept, custom or {}))
+
+    def set_aside(self, folder: Path) -> None:
+        """Move the last bag that was kept into `folder`."""
+        self._order(lambda: self._set_aside(folder))
 
     def close(self) -> None:
         """Complete a bag that is being written and end the thread; may be called twice."""
@@ -187,11 +192,21 @@ class BagRecording:
         try:
             if is_kept:
                 self._writer.close(custom)
+                self._completed = self._writer.folder
             else:
                 self._writer.delete()
         finally:
             self._num_written = self._writer.num_messages
             self._writer = None
+
+    def _set_aside(self, folder: Path) -> None:
+        bag, self._completed = self._completed, None
+        if bag is None:
+            return
+        try:
+            bag.rename(folder / bag.name)
+        except OSError as error:
+            raise DatasetError(f"{bag}: cannot be moved to {folder} ({error.strerror}); move it by hand") from error
 
     def _write(self, message: RawMessage) -> None:
         if self._writer is None:

@@ -93,11 +93,17 @@ class EpisodeControl:
         self._on_start(recording)
         return recording
 
-    def redo(self, clock_ns: Callable[[], int]) -> Recording:
+    def redo(
+        self, clock_ns: Callable[[], int], on_taken_back: Callable[[Path], None] = lambda folder: None
+    ) -> Recording:
         """Drop what is running, or take back what was saved last, and start anew with its task.
 
         An episode that was discarded or failed is simply recorded again. Raises as `start`, and then nothing is
         dropped.
+
+        Args:
+            clock_ns: gives the present time.
+            on_taken_back: called with the folder of a saved episode that was taken back, before the new one starts.
         """
         recording, last = self._recorder.recording, self._recorder.last
         if recording is None and last is None:
@@ -107,7 +113,7 @@ class EpisodeControl:
         if recording is not None:
             last = self._cancelled(recording, clock_ns())
         if last is not None and last.is_saved:
-            self._set_aside()
+            on_taken_back(self._set_aside())
         # the streams were checked: what was dropped for this start must not be lost to a late image
         return self.start(task, clock_ns(), check_streams=False)
 

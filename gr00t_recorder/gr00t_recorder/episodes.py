@@ -70,6 +70,7 @@ class EventKind(str, Enum):
     START = "start"
     STOP = "stop"
     DISCARD = "discard"
+    TAKE_BACK = "take_back"  # the last one that was kept
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ class EpisodeEvent:
 
 
 def parse_event(text: str) -> EpisodeEvent:
-    """Read a marker, JSON `{"event": "start"|"stop"|"discard", "task": text}`.
+    """Read a marker, JSON `{"event": "start"|"stop"|"discard"|"take_back", "task": text}`.
 
-    `success`, `valid` (true or false) and `note` mark the episode; other members are ignored.
+    `take_back` takes the last episode that was kept out of the dataset again. `success`, `valid` (true or false) and
+    `note` mark the episode; other members are ignored.
 
     Raises:
         ObservationError: not such a marker.
@@ -95,7 +97,8 @@ def parse_event(text: str) -> EpisodeEvent:
         return EpisodeEvent(EventKind(members["event"]), str(members.get("task") or ""), marks)
     except (ValueError, KeyError, TypeError, AttributeError, DatasetError) as error:
         raise ObservationError(
-            f'episode marker {text!r}: expected JSON {{"event": "start", "stop" or "discard", "task": text}}'
+            f'episode marker {text!r}: expected JSON {{"event": "start", "stop", "discard" or "take_back", '
+            '"task": text}}'
         ) from error
 
 

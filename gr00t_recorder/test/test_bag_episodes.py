@@ -49,6 +49,18 @@ def two_stretches():
     return ToyBag().steps(0, 9).steps(40, 46)
 
 
+def test_episodes_that_were_taken_back_are_left_out(tmp_path, capsys):
+    bag = ToyBag().steps(0, 40)
+    for at, event in ((0, "take_back"), (1, "start"), (6, "stop"), (11, "start"), (16, "stop"), (21, "start"),
+                      (24, "take_back"), (26, "discard"), (27, "take_back"), (31, "start"), (36, "stop")):  # fmt: skip
+        bag.event(at * STEP_NS - 50 * MS, event, "wave")
+    conversion = Conversion(tmp_path, bag)
+    assert conversion.code == 0
+    assert [conversion.steps(0), conversion.steps(1)] == [list(range(1, 6)), list(range(31, 36))]
+    assert [episode["is_discarded"] for episode in conversion.entry["episodes"]] == [False, True, True, False]
+    assert sum("'take_back' out of place" in text for text in conversion.entry["complaints"]) == 2
+
+
 def test_gaps_of_the_camera_separate_episodes(tmp_path):
     conversion = Conversion(tmp_path, two_stretches(), "--episodes", "gaps", "--gap-s", "1", "--task", "wave")
     assert conversion.code == 0

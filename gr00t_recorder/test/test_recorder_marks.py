@@ -5,6 +5,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -223,11 +224,30 @@ def test_bag_of_a_session_holds_all_its_episodes(launch, tmp_path, topics):
     _, recorder, _ = launch(autostart=True, bag="configured", bag_per="session", max_lag_s=8.0)
     recorder.wait_until_ready()
     frames = [recorder.record(task).frames for task in ("first", "second")]
+    recorder.record("taken back")
+    assert recorder.call(DiscardLastEpisode, "discard_last_episode").error_code == DiscardLastEpisode.Response.NONE
+    recorder.record("done again")
+    assert recorder.call(RedoEpisode, "redo_episode").error_code == RedoEpisode.Response.NONE
+    recorder.wait(lambda status: status.frames >= 3, "rows")
+    frames.append(recorder.stop().frames)
     recorder.process.interrupt()
     assert recorder.process.wait() == 0, recorder.process.output
     (bag,) = (tmp_path / "dataset/.bags").iterdir()
     converted = tmp_path / "converted"
     assert convert([str(bag), "--topics", str(topics), "--output", str(converted)]) == 0
     dataset = LeRobotDataset(converted)
-    assert [dataset.task(index, 0) for index in (0, 1)] == ["first", "second"]
+    assert [dataset.task(episode.index, 0) for episode in dataset.episodes] == ["first", "second", "done again"]
     assert [episode.length for episode in dataset.episodes] == frames
+
+
+def test_bag_of_an_episode_that_is_taken_back_goes_with_it(launch, tmp_path):
+    _, recorder, _ = launch(autostart=True, bag="configured", dataset_version="v3.0", video_preset="superfast")
+    recorder.wait_until_ready()
+    recorder.record("first")
+    recorder.record("second")
+    answer = recorder.call(DiscardLastEpisode, "discard_last_episode")
+    assert answer.error_code == DiscardLastEpisode.Response.NONE
+    moved = eventually(lambda: list(Path(answer.moved_to).glob("episode_000001_*/*.mcap")), "moved")
+    assert len(moved) == 1
+    assert [bag.name[:15] for bag in (tmp_path / "dataset/.bags").iterdir()] == ["episode_000000_"]
+    assert json.loads((tmp_path / "dataset/meta/info.json").read_text())["codebase_version"] == "v3.0"

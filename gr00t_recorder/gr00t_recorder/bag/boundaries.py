@@ -9,7 +9,7 @@ span, so that the conversion itself knows no difference.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -190,7 +190,9 @@ def _by_events(by: EpisodesBy, events: list[tuple[int, EpisodeEvent]], complaint
     found = Boundaries(by, complaints=complaints)
     start: tuple[int, EpisodeEvent] | None = None
     for log_ns, event in events:
-        if (event.kind is EventKind.START) is (start is not None):
+        if event.kind is EventKind.TAKE_BACK and start is None and (kept := _kept_places(found.spans)):
+            found.spans[kept[-1]] = replace(found.spans[kept[-1]], is_discarded=True)
+        elif event.kind is EventKind.TAKE_BACK or (event.kind is EventKind.START) is (start is not None):
             found.complaints.append(f"at {log_ns}: '{event.kind.value}' out of place; ignored")
         elif start is None:
             start = (log_ns, event)
@@ -200,6 +202,10 @@ def _by_events(by: EpisodesBy, events: list[tuple[int, EpisodeEvent]], complaint
     if start is not None:
         found.spans.append(_span(start, END_OF_TIME_NS, None))
     return found
+
+
+def _kept_places(spans: list[EpisodeSpan]) -> list[int]:
+    return [place for place, span in enumerate(spans) if not span.is_discarded]
 
 
 def _span(start: tuple[int, EpisodeEvent], stop_ns: int, stop: EpisodeEvent | None) -> EpisodeSpan:

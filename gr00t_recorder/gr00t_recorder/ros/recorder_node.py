@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -233,7 +234,7 @@ class RecorderNode(LifecycleNode):
         elif command in (Command.STOP, Command.DISCARD):
             self.stop(session, command is Command.STOP, now_ns)
         elif command is Command.REDO:
-            session.control.redo(self.now_ns)
+            session.control.redo(self.now_ns, self.taken_back)
         else:
             session.control.mark(Marks(is_success=command is Command.SUCCESS))
 
@@ -254,6 +255,10 @@ class RecorderNode(LifecycleNode):
 
     def _follow(self, session: RecorderSession, event: EpisodeEvent, time_ns: int) -> None:
         """Do what a marker of `time_ns` says."""
+        if event.kind is EventKind.TAKE_BACK:
+            _, folder = session.control.discard_last()
+            self.taken_back(folder, is_heard=True)
+            return
         if event.kind is not EventKind.START:
             is_kept = event.kind is EventKind.STOP
             if self.stop(session, is_kept, time_ns, event.marks, is_heard=True) is None:
@@ -287,6 +292,13 @@ class RecorderNode(LifecycleNode):
         self._is_end_told = True
         self._tell(EpisodeEvent(EventKind.STOP if keep else EventKind.DISCARD, marks=marks), end_ns, is_heard=is_heard)
         return recording
+
+    def taken_back(self, folder: Path, *, is_heard: bool = False) -> None:
+        """Tell that the last saved episode was taken out of the dataset, into `folder`; its own bag follows it."""
+        self._tell(EpisodeEvent(EventKind.TAKE_BACK), self.now_ns(), is_heard=is_heard)
+        session = self._session
+        if session is not None and session.bags is not None and session.bags.is_per_episode:
+            session.bags.recording.set_aside(folder)
 
     def _submit(self, action: Callable[[RecorderSession], object], subject: str) -> None:
         self.operator.submit(lambda: self._with_session(action), subject)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from gr00t_msgs.srv import DiscardLastEpisode, MarkEpisode, RedoEpisode, SetTask, StartEpisode, StopEpisode
@@ -55,6 +56,7 @@ class Recorder(Protocol):
     def get_logger(self) -> Any: ...
     def now_ns(self) -> int: ...
     async def operate(self, action: Callable[[RecorderSession], T]) -> T: ...
+    def taken_back(self, folder: Path) -> None: ...
     def stop(
         self, session: RecorderSession, keep: bool, end_ns: int, marks: Marks | None = None
     ) -> Recording | None: ...
@@ -125,7 +127,9 @@ class RecorderServices:
 
     async def _on_redo(self, request: RedoEpisode.Request, response: RedoEpisode.Response) -> RedoEpisode.Response:
         try:
-            recording = await self._recorder.operate(lambda session: session.control.redo(self._recorder.now_ns))
+            recording = await self._recorder.operate(
+                lambda session: session.control.redo(self._recorder.now_ns, self._recorder.taken_back)
+            )
         except RefusedError as error:
             response.error_code, response.error_msg = REDO_CODES[error.refusal], str(error)
         except NotActiveError:
@@ -139,6 +143,7 @@ class RecorderServices:
     ) -> DiscardLastEpisode.Response:
         try:
             index, folder = await self._recorder.operate(lambda session: session.control.discard_last())
+            self._recorder.taken_back(folder)
         except RefusedError as error:
             response.error_code, response.error_msg = DISCARD_CODES[error.refusal], str(error)
         except NotActiveError:

@@ -91,8 +91,14 @@ def open_session(
         raise ConfigError(f"{settings.topics_file}: no action is bound; a recording without actions teaches nothing")
     horizon_s = DEFAULT_HORIZON_S + settings.max_lag_s
     assembler = FrameAssembler(topic_map, embodiment, horizon_s=horizon_s, holds_stale=not settings.end_on_stale)
-    video = VideoSettings(codec=settings.video_codec, crf=settings.video_crf)
-    dataset = DatasetWriter(Path(settings.dataset_path).expanduser(), embodiment, video=video)
+    video = VideoSettings(
+        codec=settings.video_codec,
+        crf=settings.video_crf,
+        preset=settings.video_preset,
+        encoder=settings.video_encoder,
+    )
+    path = Path(settings.dataset_path).expanduser()
+    dataset = DatasetWriter(path, embodiment, video=video, version=settings.dataset_version or None)
     disk = DiskBudget(dataset.path, embodiment, reserve_bytes=round(settings.min_free_disk_gb * 1e9))
     disk.measure(dataset.num_frames)
     recorder = EpisodeRecorder(

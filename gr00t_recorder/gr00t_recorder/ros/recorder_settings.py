@@ -9,7 +9,7 @@ from enum import Enum
 
 from gr00t_recorder.buttons import Command
 from gr00t_recorder.ros.bag_topics import BagScope
-from gr00t_training.dataset.video import VideoCodec
+from gr00t_training.dataset.video import VideoCodec, VideoEncoder
 from gr00t_training.settings import setting
 
 
@@ -43,7 +43,12 @@ class RecorderSettings:
     max_queued_mb: int = setting(
         256, "Memory of the rows that wait for the video encoder [MB]; more wait on disk.", ge=1, le=100000
     )
-    video_codec: VideoCodec = setting(VideoCodec.H264, "Video codec of the dataset.")
+    dataset_version: str = setting(
+        "", "LeRobot format: v2.0, v2.1, v3.0; empty: the dataset's own, v2.1 for a new one."
+    )
+    video_codec: VideoCodec = setting(VideoCodec.H264, "Video codec of the dataset: h264, hevc or av1.")
+    video_encoder: VideoEncoder = setting(VideoEncoder.SOFTWARE, "What encodes: software, or nvenc (NVIDIA's encoder).")
+    video_preset: str = setting("", "Encoder preset; empty: a fast one that is visually lossless at the default crf.")
     video_crf: int = setting(20, "Constant rate factor of the video: lower is better and larger.", ge=0, le=51)
     bag: BagScope = setting(BagScope.OFF, "Raw messages kept in <dataset>/.bags: off, configured topics, or all.")
     bag_per: BagPer = setting(BagPer.EPISODE, "A bag per episode, or one per session (activation to deactivation).")
