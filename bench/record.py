@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--depth", type=int, help="QoS depth of recorder and subscriber (default: the recorder's own)")
     parser.add_argument("--folder", type=Path, help="where the dataset is written (default: the temporary folder)")
     parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--subscribers", type=int, default=2, help=argparse.SUPPRESS)  # that publishers wait for
     parser.add_argument("--role", choices=sorted(_ROLES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
@@ -105,14 +106,14 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run all processes and return what they tell."""
     domain = next_domain()
     os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
-    topics = _write_topic_map(folder, options)
+    topics = write_topic_map(folder, options)
     values = {"topics_file": topics, "dataset_path": folder / "dataset", "autostart": True, "min_free_disk_gb": 0.0}
     with (
         spinning_node("bench", domain) as node,
         NodeProcess("gr00t_recorder.ros.recorder_node", *parameter_arguments(**values), domain=domain) as recorder,
-        _Role("subscriber", domain, options) as subscriber,
-        _Role("cameras", domain, options) as cameras,
-        _Role("joints", domain, options) as joints,
+        Role("subscriber", domain, options) as subscriber,
+        Role("cameras", domain, options) as cameras,
+        Role("joints", domain, options) as joints,
     ):
         statuses: list[RecorderStatus] = []
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -126,9 +127,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         answer = call(node, StartEpisode, "/recorder/start_episode", StartEpisode.Request(task="bench"))
         if answer.error_code:
             raise SystemExit(f"the episode did not start: {answer.error_msg}")
-        start_s, before = time.monotonic(), {name: _cpu_s(pid) for name, pid in pids.items()}
+        start_s, before = time.monotonic(), {name: cpu_s(pid) for name, pid in pids.items()}
         time.sleep(options.seconds)
-        passed_s, after = time.monotonic() - start_s, {name: _cpu_s(pid) for name, pid in pids.items()}
+        passed_s, after = time.monotonic() - start_s, {name: cpu_s(pid) for name, pid in pids.items()}
         stopped = call(node, StopEpisode, "/recorder/stop_episode", StopEpisode.Request(keep=True))
         save_s = time.monotonic() - start_s - passed_s
         sent = {**cameras.finish(), **joints.finish()}
@@ -181,7 +182,8 @@ def number_in(image: np.ndarray) -> int:
     return sum(int(image[half, bit * BLOCK_PX + half, 1] > 127) << bit for bit in range(NUM_BITS))
 
 
-def _write_topic_map(folder: Path, options: argparse.Namespace) -> Path:
+def write_topic_map(folder: Path, options: argparse.Namespace) -> Path:
+    """Write the topic map and the embodiment of what the publishers send; return the topic map's path."""
     keys = CAMERAS[: options.cameras]
     names = ", ".join(JOINTS)
     sizes = ", ".join(f"{key}: {{height: {HEIGHT}, width: {WIDTH}}}" for key in keys)
@@ -197,19 +199,19 @@ def _write_topic_map(folder: Path, options: argparse.Namespace) -> Path:
     return path
 
 
-class _Role:
+class Role:
     """This script as one of the other processes; says at its end how many messages it sent or received by topic."""
 
     def __init__(self, role: str, domain: int, options: argparse.Namespace) -> None:
         forwarded = [f"--joint-hz={options.joint_hz}", f"--cameras={options.cameras}",
-                     f"--reliability={options.reliability}",
+                     f"--reliability={options.reliability}", f"--subscribers={options.subscribers}",
                      *([f"--depth={options.depth}"] if options.depth else [])]  # fmt: skip
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         command = [sys.executable, __file__, "--role", role, *forwarded]
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
 
-    def __enter__(self) -> _Role:
+    def __enter__(self) -> Role:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -241,7 +243,7 @@ def _publish_cameras(options: argparse.Namespace) -> None:
         pixels[:BLOCK_PX, : NUM_BITS * BLOCK_PX] = bits[:, None]
         return bytes(template)
 
-    _publish(Image, dict.fromkeys(keys, stamped), FPS)
+    _publish(Image, dict.fromkeys(keys, stamped), FPS, options.subscribers)
 
 
 def _image_template(image: np.ndarray) -> tuple[bytearray, int]:
@@ -253,16 +255,16 @@ def _image_template(image: np.ndarray) -> tuple[bytearray, int]:
 
 
 def _publish_joints(options: argparse.Namespace) -> None:
-    message = JointState(name=list(JOINTS), position=[MARK] * len(JOINTS))
+    message = JointState(name=list(JOINTS), position=[MARK] + [0.0] * (len(JOINTS) - 1))
     template = bytearray(serialize_message(message))
     offset = template.find(struct.pack("<d", MARK))
 
     def stamped(key: str, number: int) -> bytes:
         _write_stamp(template)
-        struct.pack_into("<d", template, offset, float(number))
+        struct.pack_into("<d", template, offset, number / 1e6)  # a joint near rest
         return bytes(template)
 
-    _publish(JointState, {JOINT_TOPIC: stamped}, options.joint_hz)
+    _publish(JointState, {JOINT_TOPIC: stamped}, options.joint_hz, options.subscribers)
 
 
 def _write_stamp(template: bytearray) -> None:
@@ -270,8 +272,8 @@ def _write_stamp(template: bytearray) -> None:
     struct.pack_into("<iI", template, STAMP_OFFSET, now_ns // 1_000_000_000, now_ns % 1_000_000_000)
 
 
-def _publish(kind: Any, makers: dict[str, Callable[[str, int], bytes]], rate_hz: float) -> None:
-    """Publish on every topic at a rate until interrupted, from when both subscribers are there; then print counts."""
+def _publish(kind: Any, makers: dict[str, Callable[[str, int], bytes]], rate_hz: float, subscribers: int) -> None:
+    """Publish on every topic at a rate until interrupted, from when all subscribers are there; then print counts."""
     stop: list[int] = []
     rclpy.init()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -279,8 +281,9 @@ def _publish(kind: Any, makers: dict[str, Callable[[str, int], bytes]], rate_hz:
     node = Node(f"bench_{next(iter(makers))}")
     qos = QoSProfile(depth=PUBLISHER_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
     publishers = {topic: node.create_publisher(kind, topic, qos) for topic in makers}
-    while not stop and any(publisher.get_subscription_count() < 2 for publisher in publishers.values()):
+    while not stop and any(publisher.get_subscription_count() < subscribers for publisher in publishers.values()):
         time.sleep(0.05)
+    time.sleep(SETTLE_S / 3)  # the other side may know the publisher a little later
     number, start_s = 0, time.monotonic()
     while not stop:
         for topic, publisher in publishers.items():
@@ -325,7 +328,7 @@ _ROLES: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Return the processor time of a process and of its ended children [s]."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
