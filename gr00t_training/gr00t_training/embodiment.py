@@ -305,18 +305,42 @@ def column_names(keys: Mapping[str, VectorKey]) -> list[str]:
 
 def differences(found: Embodiment, expected: Embodiment) -> list[str]:
     """List what two embodiments disagree on, one item with both values per entry; empty when they agree."""
-    return _differences(to_mapping(found), to_mapping(expected), "")
+    return _differences(_whole(found), _whole(expected), "")
+
+
+def _whole(embodiment: Embodiment) -> dict[str, Any]:
+    """Return every setting, those that have their default too: an item tells both values."""
+    return json.loads(json.dumps(dataclasses.asdict(embodiment)))
 
 
 def _differences(found: Any, expected: Any, place: str) -> list[str]:
     if isinstance(found, dict) and isinstance(expected, dict):
         items = []
         if list(found) != list(expected):
-            items.append(f"{place or 'keys'}: found [{', '.join(found)}], expected [{', '.join(expected)}]")
+            items.append(f"{place or 'keys'}: found {_text(list(found))}, expected {_text(list(expected))}")
         for key in [key for key in expected if key in found]:
             items += _differences(found[key], expected[key], f"{place}.{key}" if place else key)
         return items
-    return [] if found == expected else [f"{place}: found {found}, expected {expected}"]
+    if found == expected:
+        return []
+    hint = _channels_hint(found, expected) if place.endswith(".names") else ""
+    return [f"{place}: found {_text(found)}, expected {_text(expected)}{hint}"]
+
+
+def _channels_hint(found: Any, expected: Any) -> str:
+    """Return what is wrong with a list of channel names, which may be too long to see it."""
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    parts = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+    return f" ({', '.join(parts) or 'the same in another order'})"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)
 
 
 def _shipped_folder() -> Any:

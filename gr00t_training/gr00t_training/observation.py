@@ -38,7 +38,7 @@ def observation_from_frames(frames: Sequence[Frame], embodiment: Embodiment, ins
     pictured = [by_tick[tick] for tick in embodiment.video_history]
     measured = [by_tick[tick] for tick in embodiment.state_history]
     return Observation(
-        images={key: np.stack([_input(frame, "video", key) for frame in pictured]) for key in embodiment.video_keys},
+        images={key: _joined([_input(frame, "video", key) for frame in pictured]) for key in embodiment.video_keys},
         state={
             key: np.stack([_as_stored(_input(frame, "state", key)) for frame in measured])
             for key in embodiment.state_keys
@@ -84,6 +84,11 @@ def _input(frame: Frame, kind: str, key: str) -> np.ndarray:
     if key not in values:
         raise ObservationError(f"{kind}.{key}: missing, found {', '.join(values) or 'nothing'}; check the topic map")
     return np.asarray(values[key])
+
+
+def _joined(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return images `(T, H, W, 3)`; a single one is not copied."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def _as_stored(value: np.ndarray) -> np.ndarray:

@@ -4,21 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model
-from gr00t_training.embodiment import Embodiment, Interpolation, Rotation, VectorKey
+from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_training.embodiment import Embodiment, Rotation, VectorKey, VideoKey
 from gr00t_training.engine import Engine, Request
-from gr00t_training.errors import ConfigError
+from gr00t_training.errors import CheckpointError, ConfigError
+from gr00t_training.left_over import corrected, rows_at
 from gr00t_training.model.config import N1_MODEL_TYPE
 from gr00t_training.model.gr00t import Gr00tModel, to_device
 from gr00t_training.model.inference import InferenceModel
 from gr00t_training.model.sampler import Inpainting
 from gr00t_training.rotations import identity, identity_pose
+from gr00t_training.transforms.pipeline import Statistics
 from gr00t_training.transforms.text import pad_left
 from gr00t_training.types import ActionChunk, Continuation, Observation
 
@@ -102,6 +107,8 @@ class Policy:
         if dtype is None:
             dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
         checkpoint = load_checkpoint(path, embodiment=embodiment, tokenizer=tokenizer, data_config=data_config, fps=fps)
+        if isinstance(embodiment, Embodiment):
+            _check_described(checkpoint)
         model = load_model(checkpoint, device=place, dtype=dtype, attention=attention)
         return cls(checkpoint, model, denoising_steps=denoising_steps, seed=seed, uses_graphs=uses_graphs)
 
@@ -109,6 +116,16 @@ class Policy:
     def embodiment(self) -> Embodiment:
         """The robot that the policy is for."""
         return self.checkpoint.embodiment
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the model scales with; a policy server tells its clients a digest of it."""
+        return self.checkpoint.statistics
+
+    @property
+    def state_statistics(self) -> Mapping[str, KeyStatistics]:
+        """What training saw of the state, by key."""
+        return self.statistics["state"]
 
     def reset(self) -> None:
         """Start the noise from its seed again, so that an episode can be repeated exactly."""
@@ -157,6 +174,7 @@ class Policy:
             ObservationError: as `infer`.
             ValueError: continuations differ in their steps, or noise has another shape.
         """
+        started_s = time.perf_counter()
         horizon, channels = self.checkpoint.config.action_head.action_horizon, self.pipeline.inputs.action_dim
         shape = (len(observations), horizon, channels)
         if noise is None:
@@ -165,15 +183,25 @@ class Policy:
             start = torch.from_numpy(noise.astype(np.float32))
         else:
             raise ValueError(f"noise: shape {noise.shape}, expected {shape}")
-        inpainting = self._inpainting(observations, continuations)
+        lefts = self._left_overs(observations, continuations)
+        inpainting = self._inpainting(observations, continuations, lefts)
         if inpainting is not None and inpainting.guidance is not None:
-            actions = self._infer_guided(observations, start, inpainting)
+            batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in observations])
+            prepared_s = time.perf_counter()
+            actions = self._infer_guided(batch, start, inpainting)
         else:
-            actions = torch.from_numpy(self._engine.run(self._request(observations, start, inpainting)))
-        step_ns = self.embodiment.step_ns
+            request = self._request(observations, start, inpainting)
+            prepared_s = time.perf_counter()
+            actions = torch.from_numpy(self._engine.run(request))
+        decoded = [
+            self.pipeline.decode(action, observation) for action, observation in zip(actions, observations, strict=True)
+        ]
+        if inpainting is not None:
+            decoded = self._agreeing(observations, decoded, lefts, inpainting)
+        timings_s = {"preprocess": prepared_s - started_s, "infer": time.perf_counter() - prepared_s}
         return [
-            ActionChunk(self.pipeline.decode(action, observation), observation.stamp_ns, step_ns)
-            for action, observation in zip(actions, observations, strict=True)
+            ActionChunk(rows, observation.stamp_ns, self.embodiment.step_ns, timings_s)
+            for rows, observation in zip(decoded, observations, strict=True)
         ]
 
     def _request(
@@ -194,24 +222,34 @@ class Policy:
         return Request(images, input_ids, attention_mask, state.numpy(), start.numpy(), strength.numpy())
 
     def _infer_guided(
-        self, observations: Sequence[Observation], noise: torch.Tensor, inpainting: Inpainting
+        self, batch: dict[str, torch.Tensor], noise: torch.Tensor, inpainting: Inpainting
     ) -> torch.Tensor:
         """Sample with the layers that autograd can follow."""
-        batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in observations])
         device = next(self._model.parameters()).device
         return self._model.sample_actions(
             to_device(batch, device), noise.to(device), self.denoising_steps, inpainting=inpainting
         ).cpu()
 
-    def _inpainting(
+    def _left_overs(
         self, observations: Sequence[Observation], continuations: Sequence[Continuation | None] | None
-    ) -> Inpainting | None:
+    ) -> list[dict[str, np.ndarray]]:
+        """Return what is left of the chunks to continue, in the robot's units; empty when there are none."""
         given = [continuation for continuation in continuations or () if continuation is not None]
-        if not given:
-            return None
-        if len(given) != len(observations):
+        if given and len(given) != len(observations):
             raise ValueError(f"{len(given)} continuations for {len(observations)} observations, expected one for each")
-        parts = [self._left_over(*pair) for pair in zip(observations, given, strict=True)]
+        return [self._left_over(*pair) for pair in zip(observations, given, strict=False)]
+
+    def _inpainting(
+        self,
+        observations: Sequence[Observation],
+        continuations: Sequence[Continuation | None] | None,
+        lefts: Sequence[dict[str, np.ndarray]],
+    ) -> Inpainting | None:
+        """Return the left-overs as the model sees them: relative actions are counted from the new state."""
+        if not lefts:
+            return None
+        given = [continuation for continuation in continuations or () if continuation is not None]
+        parts = [self.pipeline.encode_actions(*pair) for pair in zip(lefts, observations, strict=True)]
         options = {(len(part), c.frozen_steps, c.ramp_rate, c.guidance) for part, c in zip(parts, given, strict=True)}
         if len(options) > 1:
             raise ValueError(f"continuations of one batch differ in steps or options: {sorted(map(str, options))}")
@@ -220,27 +258,32 @@ class Policy:
             return None
         return Inpainting(torch.stack(parts), min(frozen_steps, overlap), ramp_rate, guidance)
 
-    def _left_over(self, observation: Observation, continuation: Continuation) -> torch.Tensor:
-        """Return the rows `(O, action_dim)` of the earlier chunk from the observation on, as the model sees them.
-
-        Relative actions are counted from the new observation's state.
-        """
+    def _left_over(self, observation: Observation, continuation: Continuation) -> dict[str, np.ndarray]:
+        """Return the rows of the earlier chunk from the observation on, key -> `(O, D)`."""
         chunk, horizon = continuation.chunk, self.embodiment.action_horizon
         first = (observation.stamp_ns - chunk.start_ns) / chunk.step_ns
         wanted = horizon if continuation.overlap_steps is None else min(continuation.overlap_steps, horizon)
         rows = first + np.arange(wanted)
         rows = rows[rows <= chunk.horizon - 1]
-        actions = {key: self._rows_at(key, chunk.actions[key], rows) for key in self.embodiment.action_keys}
-        return self.pipeline.encode_actions(actions, observation)
+        keys = self.embodiment.action
+        return {key: rows_at(keys[key], chunk.actions[key], rows) for key in self.embodiment.action_keys}
 
-    def _rows_at(self, key: str, actions: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return actions `(H, D)` at fractional rows, between two rows where the key allows that."""
-        if self.embodiment.action[key].interpolation is not Interpolation.LINEAR:
-            return actions[np.clip(np.round(rows).astype(int), 0, len(actions) - 1)]
-        low = np.clip(np.floor(rows).astype(int), 0, len(actions) - 1)
-        high = np.minimum(low + 1, len(actions) - 1)
-        share = np.clip(rows - low, 0, 1)[:, None]
-        return actions[low] * (1 - share) + actions[high] * share
+    def _agreeing(
+        self,
+        observations: Sequence[Observation],
+        decoded: Sequence[dict[str, np.ndarray]],
+        lefts: Sequence[dict[str, np.ndarray]],
+        inpainting: Inpainting,
+    ) -> list[dict[str, np.ndarray]]:
+        """Return new actions, in the robot's units, that continue what is left even beyond the model's range."""
+        horizon, keys = self.embodiment.action_horizon, self.embodiment.action
+        kept = 1 - inpainting.strength(horizon) if inpainting.guidance is None else inpainting.pull(horizon)
+        weights = kept[: inpainting.overlap, 0].double().numpy()
+        told = [self.pipeline.decode(*pair) for pair in zip(inpainting.actions, observations, strict=True)]
+        return [
+            {key: corrected(keys[key], rows, was_told[key], left[key], weights) for key, rows in new.items()}
+            for new, was_told, left in zip(decoded, told, lefts, strict=True)
+        ]
 
 
 def choose_device(name: str) -> torch.device:
@@ -259,6 +302,53 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{name}': not available ({str(error).splitlines()[0]}); use auto or cpu") from error
     return device
+
+
+def _check_described(checkpoint: Checkpoint) -> None:
+    """Hold the robot's embodiment against what a published metadata.json says of its tag (N1, N1.5).
+
+    Such a folder has no embodiment.json to compare with. It tells width, rotation form and kind of each key, size and
+    rate of each camera; N1.6 and N1.7 are compared where the folder is read.
+
+    Raises:
+        CheckpointError: they contradict each other; names each item.
+    """
+    embodiment = checkpoint.embodiment
+    told: Mapping[str, Any] = checkpoint.metadata.get(embodiment.tag, {}).get("modalities") or {}
+    if checkpoint.options is not None or not told:
+        return
+    facts: list[tuple[str, Any, Any]] = []  # place, found, expected
+    for kind in ("state", "action", "video"):
+        keys, known = getattr(embodiment, f"{kind}_keys"), told.get(kind, {})
+        if not set(keys) <= set(known):
+            facts.append((f"{kind} keys", ", ".join(known) or "none", ", ".join(keys)))
+        for key in [key for key in keys if key in known]:
+            told_of = _described_video if kind == "video" else _described_vector
+            facts += told_of(f"{kind}.{key}", known[key], getattr(embodiment, kind)[key], embodiment.fps)
+    items = [f"{place}: found {found}, expected {expected}" for place, found, expected in facts if found != expected]
+    if items:
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained for another embodiment than '{embodiment.name}' (found: the "
+            f"checkpoint's, expected: the one asked for): {'; '.join(items)}"
+        )
+
+
+def _described_vector(place: str, told: Mapping[str, Any], key: VectorKey, _: int) -> list[tuple[str, Any, Any]]:
+    form = key.rotation.value if key.rotation else "none"
+    return [
+        (f"{place} channels", *told.get("shape", [key.dim])[:1], key.dim),
+        (f"{place}.is_absolute", told.get("absolute", key.is_absolute), key.is_absolute),
+        (f"{place}.rotation", told.get("rotation_type") or "none", form),
+    ]
+
+
+def _described_video(place: str, told: Mapping[str, Any], video: VideoKey, fps: int) -> list[tuple[str, Any, Any]]:
+    size = (video.width, video.height)
+    found = size if video.is_any_size else tuple(told.get("resolution", size))
+    return [
+        (place, "{}x{}".format(*found), f"{video.width}x{video.height}"),
+        (f"{place} fps", round(told.get("fps", fps)), fps),
+    ]
 
 
 def _released_steps(checkpoint: Checkpoint) -> int:

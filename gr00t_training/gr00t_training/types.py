@@ -44,6 +44,7 @@ class ActionChunk:
     actions: Mapping[str, np.ndarray]  # key -> (H, D) float64
     start_ns: int  # stamp of the observation this answers; row i is due at start_ns + i * step_ns
     step_ns: int  # tick period the policy was trained at
+    timings_s: Mapping[str, float] = field(default_factory=dict)  # "preprocess", "infer", as far as the policy tells
 
     @property
     def horizon(self) -> int:

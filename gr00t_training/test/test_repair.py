@@ -429,7 +429,7 @@ def test_episode_of_another_robot_is_named_and_stays(tmp_path):
     writer.close()
     report = repair_dataset(root)
     assert report.recovered == []
-    expected = "is not of this dataset: state.arm.names: found ['j0', 'j2', 'j1'], expected ['j0', 'j1', 'j2']"
+    expected = "is not of this dataset: state.arm.names: found [j0, j2, j1], expected [j0, j1, j2]"
     assert expected in str(report)
     assert (root / schema.IGNORED / "episode_000001").is_dir()
 

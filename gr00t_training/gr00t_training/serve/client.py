@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import zmq
 
+from gr00t_training.dataset.stats import KeyStatistics
 from gr00t_training.embodiment import Embodiment, differences
-from gr00t_training.errors import ConfigError, ServerError
+from gr00t_training.errors import ConfigError, DatasetError, ServerError
 from gr00t_training.published.keys import published_language
 from gr00t_training.serve.access import tcp_address
 from gr00t_training.serve.images import ImageForm
@@ -87,6 +88,9 @@ class PolicyClient:
         self._context = zmq.Context()
         self._connection: _Connection | None = None
         self._server: _Server | None = None  # of the connection, once it was checked
+        self._num_losses = 0
+        self._statistics_fingerprint: str | None = None  # of the first server that told it
+        self._state_statistics: Mapping[str, KeyStatistics] | None = None
 
     def __enter__(self) -> PolicyClient:
         return self
@@ -98,6 +102,23 @@ class PolicyClient:
     def embodiment(self) -> Embodiment:
         """The robot that the policy is for."""
         return self._embodiment
+
+    @property
+    def state_statistics(self) -> Mapping[str, KeyStatistics] | None:
+        """What training saw of the state, by key; None until our server has told it, other servers never do."""
+        return self._state_statistics
+
+    def count_losses(self) -> int:
+        """Return how often the server was found gone between two calls; never waits, so that a control loop may ask.
+
+        A server that goes during a call makes the call fail. The next call connects anew.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop_lost()
+            finally:
+                self._lock.release()
+        return self._num_losses
 
     def infer(self, observation: Observation, continuation: Continuation | None = None) -> ActionChunk:
         """Answer one observation.
@@ -213,8 +234,7 @@ class PolicyClient:
 
     def _meet(self, deadline_s: float) -> _Server:
         """Return what is known of the server; connect and check it where that has not been done."""
-        if self._connection is not None and self._connection.is_lost:
-            self._drop()
+        self._drop_lost()
         if self._server is None:
             self._server = self._check(deadline_s)
         return self._server
@@ -235,6 +255,29 @@ class PolicyClient:
         return _Server(is_ours=False, language=check_modality(found, self._embodiment, self.address))
 
     def _check_ours(self, health: Mapping[str, Any]) -> None:
+        self._check_served(health)
+        self._check_statistics(health)
+
+    def _check_statistics(self, health: Mapping[str, Any]) -> None:
+        """Refuse a server that was started anew with a checkpoint of other statistics: ours was held against them."""
+        found, known = health.get("statistics_fingerprint"), self._statistics_fingerprint
+        if known is not None and found != known:
+            raise ServerError(
+                f"{self.address}: serves another checkpoint than before, '{health.get('name')}': statistics found "
+                f"{found}, expected {known}; start the server with the checkpoint it had, or configure the client anew"
+            )
+        if known is not None or found is None:
+            return
+        try:
+            described = health["state_statistics"]
+            statistics = {key: KeyStatistics.from_mapping(lists, f"state.{key}") for key, lists in described.items()}
+        except (KeyError, TypeError, AttributeError, DatasetError) as error:
+            raise ServerError(
+                f"{self.address}: statistics cannot be read ({error}); server and client are of different versions"
+            ) from error
+        self._statistics_fingerprint, self._state_statistics = str(found), statistics
+
+    def _check_served(self, health: Mapping[str, Any]) -> None:
         if health.get("fingerprint") == self._embodiment.fingerprint():
             return
         try:
@@ -281,6 +324,12 @@ class PolicyClient:
                 f"{self.address}: {error} ({request['endpoint']}, limit {self._timeout_s:g} s)"
             ) from error
         return unpack(reply)[0]
+
+    def _drop_lost(self) -> None:
+        """Throw a connection away whose server has gone."""
+        if self._connection is not None and self._connection.is_lost:
+            self._num_losses += 1
+            self._drop()
 
     def _drop(self) -> None:
         if self._connection is not None:

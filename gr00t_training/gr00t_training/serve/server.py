@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 import zmq
 
+from gr00t_training.dataset.state_range import describe_statistics
 from gr00t_training.embodiment import Embodiment, to_mapping
 from gr00t_training.errors import ConfigError, Gr00tError, ServerError
 from gr00t_training.serve.access import bind_address, check_exposure, tcp_address
@@ -158,6 +159,9 @@ class PolicyServer:
             "reset": self._reset,
             "kill": self._kill,
         }
+        # a policy made of something else than a checkpoint has none
+        statistics = getattr(policy, "statistics", None)
+        self._described_statistics = {} if statistics is None else describe_statistics(statistics)
         self._counters = _Counters()
         self._started_s = time.monotonic()
         # SimpleQueue: `stop` may come from a signal handler that interrupts the very `get` of `serve`
@@ -377,6 +381,7 @@ class PolicyServer:
             "model": self._model,
             "embodiment": to_mapping(embodiment),
             "fingerprint": embodiment.fingerprint(),
+            **self._described_statistics,
             "extensions": ["client", "images", "continuation"],
             "latency_s": dict(zip(("p50", "p95", "p99", "max"), latencies, strict=False)),  # empty before the first
             "requests": {
