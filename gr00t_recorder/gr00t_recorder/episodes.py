@@ -432,6 +432,10 @@ class EpisodeRecorder:
             except (ObservationError, DatasetError) as error:
                 run.ended_early = str(error)
                 run.ticks.is_finished = True
+            except Exception as error:  # a bug must not leave a row out: the episode ends before it
+                logger.exception("episode %d: a row cannot be taken", run.sink.index)
+                run.ended_early = f"internal error: {error!r}"
+                run.ticks.is_finished = True
             if run.ticks.is_finished:
                 self.state = RecorderState.SAVING
                 self._end(recording)

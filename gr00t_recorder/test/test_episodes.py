@@ -10,6 +10,7 @@ import pytest
 from gr00t_recorder.episodes import EpisodeEvent, EpisodeRecorder, EventKind, RecorderState, parse_event
 from gr00t_recorder.topics.bindings import StreamConfig, TopicMap, VectorBinding, VideoBinding
 from gr00t_recorder.topics.frames import FrameAssembler
+from gr00t_recorder.topics.serialised_images import Header, RawImage, Stamp
 from gr00t_training.dataset.reader import LeRobotDataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import DatasetError, ObservationError
@@ -43,15 +44,13 @@ class Setup:
 
     def feed(self, first_ms, last_ms, *, camera=True):
         for t in range(first_ms, last_ms + 1, 50):
-            stamp = SimpleNamespace(sec=t // 1000, nanosec=t % 1000 * MS)
-            header = SimpleNamespace(stamp=stamp)
+            header = Header(Stamp(t // 1000, t % 1000 * MS), "")
             names = ["j0", "j1", "j2", "grip"]
             self.assembler.add("joints", SimpleNamespace(header=header, name=names, position=[float(t)] * 4), t * MS)
             if camera and t % 100 == 0:
-                image = SimpleNamespace(
-                    header=header, height=32, width=48, encoding="rgb8", step=144, data=bytes([t // 100]) * 32 * 144
-                )
-                self.assembler.add("camera", image, t * MS)
+                # as the ingest gives them: a view of the message's bytes
+                pixels = memoryview(bytes([t // 100]) * 32 * 144)
+                self.assembler.add("camera", RawImage(header, 32, 48, "rgb8", 0, 144, pixels), t * MS)
             self.recorder.advance(t * MS)
 
     def result(self):
@@ -160,6 +159,22 @@ def test_encoder_that_cannot_keep_up_spills_to_disk_and_loses_nothing(tmp_path, 
     np.testing.assert_array_equal(dataset.state(0, "gripper")[:, 0], np.arange(1000, 8001, 100))
     shades = np.stack([frame.mean() for frame in dataset.images(0, "front", range(71))])
     np.testing.assert_allclose(shades, np.arange(10, 81), atol=2)
+
+
+def test_row_that_cannot_be_taken_ends_the_episode_before_it(setup, monkeypatch, caplog):
+    """A bug must not leave a row out and go on with the next."""
+    setup.recorder.start("lift", 1000 * MS)
+    setup.feed(1000, 1500)
+
+    def fail(frame):
+        raise TypeError("cannot be written")
+
+    monkeypatch.setattr(setup.recorder.recording.backlog, "put", fail)
+    setup.feed(1550, 2000)
+    result = setup.result()
+    assert (result.is_saved, result.num_frames) == (True, 6)
+    assert result.reason == "internal error: TypeError('cannot be written')"
+    assert "a row cannot be taken" in caplog.text
 
 
 def test_spilling_ends_with_the_rows_at_hand_where_the_disk_has_no_room(tmp_path, monkeypatch):

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subscribe to the streams of a topic map and hand their messages on, losing none silently.
 
-The executor's thread only takes the serialised bytes and the time; one worker thread deserialises them in order. So a
-slow consumer never delays the next message, and what does not fit into the queue is counted.
+One thread takes the serialised bytes and the time, another deserialises them in order. So a slow consumer never delays
+the next message, and what does not fit into the queue is counted. The executor has no part in it: it builds its wait
+anew for every message, which at 500 Hz costs most of a core and delays its timers; asking every millisecond does not.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import contextlib
 import importlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -26,6 +29,7 @@ from rclpy.subscription import Subscription
 from gr00t_recorder.topics.bindings import Reliability, StreamConfig
 from gr00t_recorder.topics.codecs import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE
 from gr00t_recorder.topics.frames import FrameAssembler
+from gr00t_recorder.topics.serialised_images import PLAIN_CDR, read_encoded_image, read_raw_image
 from gr00t_training.errors import ConfigError
 
 try:
@@ -35,9 +39,15 @@ except ImportError:  # Humble
 
 QUEUE_SIZE = 8192  # messages of all streams: joints at 500 Hz fill it in 16 s
 QUEUE_BYTES = 256 * 2**20  # of the same; three raw 640x480 cameras at 30 Hz fill it in three seconds
-SMALL_DEPTH = 200  # least history of streams without images: 0.4 s at 500 Hz that the executor may be held up
-IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
+SMALL_DEPTH = 200  # least history of streams without images: 0.4 s at 500 Hz that the process may be held up
+IMAGE_READERS: Mapping[str, Callable[[bytes], Any]] = {
+    IMAGE_TYPE: read_raw_image,
+    COMPRESSED_IMAGE_TYPE: read_encoded_image,
+}
 MAX_TAKEN = 64  # messages of a stream in a row, so that none keeps the others waiting
+TAKE_PERIOD_S = 0.001
+EVENT_PERIOD_S = 1.0
+EVENT_WINDOW_S = 0.02  # in which a wait for all of a node's events is built
 CLOSE_TIMEOUT_S = 5.0
 
 
@@ -46,6 +56,26 @@ class _Order(Enum):
 
     WAKE = 1
     END = 2
+
+
+class _Untended(MutuallyExclusiveCallbackGroup):
+    """Subscriptions that the executor does not wait for.
+
+    For their events, such as a publisher that does not fit, it waits once a second only: with Fast DDS, a wait for the
+    events of a subscription ends with each of its messages.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened_s = 0.0
+
+    def can_execute(self, entity: Any) -> bool:
+        if isinstance(entity, Subscription):
+            return False
+        now_s = time.monotonic()
+        if now_s - self._opened_s > EVENT_PERIOD_S:
+            self._opened_s = now_s
+        return now_s - self._opened_s < EVENT_WINDOW_S and super().can_execute(entity)
 
 
 class TopicIngest:
@@ -60,6 +90,7 @@ class TopicIngest:
         on_message: Callable[[str, Any, int], None] | None = None,
         on_raw: Callable[[str, int, bytes], None] | None = None,
         on_wake: Callable[[], None] = lambda: None,
+        on_timed: Callable[[float], None] | None = None,
         queue_size: int = QUEUE_SIZE,
     ) -> None:
         """Subscribe at once.
@@ -69,8 +100,10 @@ class TopicIngest:
             streams: topics by stream name.
             assembler: takes every message and the counts of lost ones.
             on_message: called in the worker thread after the assembler has the message (stream, message, receive_ns).
-            on_raw: called in the executor's thread with every message as it comes (stream, receive_ns, bytes).
+            on_raw: called in the taking thread with every message as it comes (stream, receive_ns, bytes).
             on_wake: called in the worker thread after `wake`.
+            on_timed: called in the worker thread with the time from a message's arrival here to its place in the
+                assembler [s].
             queue_size: messages that may wait for the worker.
 
         Raises:
@@ -82,15 +115,20 @@ class TopicIngest:
         self._on_message = on_message
         self._on_raw = on_raw
         self._on_wake = on_wake
-        self._queue: queue.Queue[tuple[str, bytes, int] | _Order] = queue.Queue(queue_size)
-        self._bytes_in = self._bytes_out = 0  # put by the executor's thread, taken by the worker
+        self._on_timed = on_timed
+        self._queue: queue.Queue[tuple[str, bytes, int, float] | _Order] = queue.Queue(queue_size)
+        self._bytes_in = self._bytes_out = 0  # put by the taking thread, taken by the worker
         self._numbers: dict[str, int] = {}  # stream -> the publisher's number of its last message
         self._classes = classes
+        self._readers = {name: IMAGE_READERS.get(config.type) for name, config in streams.items()}
         self._reported: set[str] = set()
-        self._group = MutuallyExclusiveCallbackGroup()
+        self._group = _Untended()
+        self._is_closed = False
+        self._taker = threading.Thread(target=self._take_all, name="take", daemon=True)
         self._worker = threading.Thread(target=self._work, name="ingest", daemon=True)
         self._subscriptions = {name: self._subscribe(name, config) for name, config in streams.items()}
         self._worker.start()
+        self._taker.start()
 
     def topic_name(self, stream: str) -> str:
         """Return the fully qualified topic of a stream, remaps applied."""
@@ -103,6 +141,8 @@ class TopicIngest:
 
     def close(self) -> None:
         """Unsubscribe and finish what is queued; may be called twice."""
+        self._is_closed = True
+        self._taker.join(CLOSE_TIMEOUT_S)
         while self._subscriptions:
             _, subscription = self._subscriptions.popitem()
             self._node.destroy_subscription(subscription)
@@ -117,7 +157,7 @@ class TopicIngest:
             return self._node.create_subscription(
                 self._classes[name],
                 config.topic,
-                partial(self._take, name),  # type: ignore[arg-type]  # bytes, since raw
+                partial(self._receive, name),  # type: ignore[arg-type]  # bytes, since raw
                 profile,
                 callback_group=self._group,
                 event_callbacks=events,
@@ -134,20 +174,31 @@ class TopicIngest:
         except UnsupportedEventTypeError:  # an RMW without these events
             return subscribe(None)
 
-    def _take(self, name: str, serialised: bytes, info: Mapping[str, Any]) -> None:
-        """Take this message and those that wait behind it: waking the executor costs more than ten of them."""
-        self._count_gap(name, info)
-        self._enqueue(name, serialised)
-        subscription = self._subscriptions.get(name)
-        if subscription is None:  # it is just being made, or was closed
-            return
+    def _take_all(self) -> None:
+        """Take what has come, again and again, until closed."""
+        while not self._is_closed:
+            for name, subscription in self._subscriptions.items():
+                try:
+                    self._take(name, subscription)
+                except InvalidHandle:  # the node was destroyed
+                    return
+                except Exception as error:  # a thread that ends without a word would leave the node deaf
+                    self._node.get_logger().error(
+                        f"stream '{name}': cannot be read: {error!r}; trying again", throttle_duration_sec=5.0
+                    )
+            time.sleep(TAKE_PERIOD_S)
+
+    def _take(self, name: str, subscription: Subscription) -> None:
         for _ in range(MAX_TAKEN):
             with subscription.handle:
                 taken = subscription.handle.take_message(subscription.msg_type, True)
             if taken is None:
                 return
-            self._count_gap(name, taken[1])
-            self._enqueue(name, taken[0])
+            self._receive(name, *taken)
+
+    def _receive(self, name: str, serialised: bytes, info: Mapping[str, Any]) -> None:
+        self._count_gap(name, info)
+        self._enqueue(name, serialised)
 
     def _count_gap(self, name: str, info: Mapping[str, Any]) -> None:
         """Count what is missing between two messages of one publisher: Fast DDS is silent when a history overflows."""
@@ -176,7 +227,7 @@ class TopicIngest:
         try:
             if self._bytes_in - self._bytes_out + len(serialised) > QUEUE_BYTES:
                 raise queue.Full
-            self._queue.put_nowait((name, serialised, receive_ns))
+            self._queue.put_nowait((name, serialised, receive_ns, time.perf_counter()))
             self._bytes_in += len(serialised)
         except queue.Full:
             self._assembler.count_dropped(name)
@@ -191,16 +242,24 @@ class TopicIngest:
             if isinstance(item, _Order):
                 self._guard(self._on_wake, "the work between messages")
                 continue
-            name, serialised, receive_ns = item
+            name, serialised, receive_ns, taken_s = item
             self._bytes_out += len(serialised)
             try:
-                message = deserialize_message(serialised, self._classes[name])
+                message = self._read(name, serialised)
             except Exception as error:  # rclpy raises RuntimeError or worse for damaged bytes
                 self._assembler.count_invalid(name, f"cannot be deserialised: {error}", receive_ns)
                 continue
             self._assembler.add(name, message, receive_ns)
+            if self._on_timed is not None:
+                self._on_timed(time.perf_counter() - taken_s)
             if self._on_message is not None:
                 self._guard(partial(self._on_message, name, message, receive_ns), f"stream '{name}': consumer")
+
+    def _read(self, name: str, serialised: bytes) -> Any:
+        reader = self._readers[name]
+        if reader is not None and serialised[:2] in PLAIN_CDR:
+            return reader(serialised)
+        return deserialize_message(serialised, self._classes[name])
 
     def _guard(self, action: Callable[[], None], subject: str) -> None:
         try:
@@ -223,7 +282,7 @@ def stream_qos(config: StreamConfig, *, min_depth: int = 1) -> QoSProfile:
     """Return how a stream is subscribed to."""
     # a latched message is only delivered to late joiners that ask for reliable delivery
     is_reliable = config.reliability is Reliability.RELIABLE or config.latched
-    least = min_depth if config.type in IMAGE_TYPES else max(min_depth, SMALL_DEPTH)
+    least = min_depth if config.type in IMAGE_READERS else max(min_depth, SMALL_DEPTH)
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=max(config.depth, least),

@@ -3,12 +3,14 @@
 """Command `gr00t_play_bag`: publish a bag's messages at the pace of their log times, where `ros2 bag` is not installed.
 
 The recorded bytes are published as they are. With `--clock`, `/clock` follows the log times, so that nodes with
-`use_sim_time` live in the time of the recording.
+`use_sim_time` live in the time of the recording. With `--now` it is the other way round: the stamps are moved to the
+present, each as long before its message's publication as it was recorded, for nodes that live in real time.
 """
 
 from __future__ import annotations
 
 import argparse
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from builtin_interfaces.msg import Time
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.utilities import ok, remove_ros_args, try_shutdown
 from rosgraph_msgs.msg import Clock
 
@@ -31,6 +34,7 @@ from gr00t_training.errors import ConfigError, DatasetError, Gr00tError
 EXIT_ERROR = 2
 CLOCK_STEP_S = 0.01
 TAIL_S = 2.0  # time that goes on after the last message: for nodes that wait for late ones, and for the middleware
+STAMP_OFFSET = 4  # bytes; CDR: the encapsulation comes first, then a header's stamp
 # Reliable and transient-local fits every subscriber; the depth lets bursts pass.
 OFFERED_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, or a storage file")
     parser.add_argument("--clock", action="store_true", help="publish the log time on /clock")
+    parser.add_argument("--now", action="store_true", help="move the stamps to the present")
     parser.add_argument("--rate", type=float, default=1.0, help="speed, a factor of real time (default: 1)")
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="topics to play (default: all)")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until interrupted")
@@ -52,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(remove_ros_args(sys.argv)[1:] if arguments is None else arguments)
     if not options.rate > 0:
         parser.error(f"--rate is {options.rate}, expected more than 0")
+    if options.now and options.clock:
+        parser.error("--now and --clock: stamps are of the present or of the recording; choose one")
     rclpy.init()
     try:
         with Bag(options.bag, allow_partial=options.allow_partial) as bag:
-            player = BagPlayer(bag, options.topics, has_clock=options.clock)
+            player = BagPlayer(bag, options.topics, has_clock=options.clock, is_now=options.now)
             player.wait_for_subscribers(options.wait)
             player.play(options.rate)
             while options.loop:
@@ -73,8 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class BagPlayer(Node):
     """Publishers of a bag's topics."""
 
-    def __init__(self, bag: Bag, topics: Sequence[str] | None, *, has_clock: bool) -> None:
+    def __init__(
+        self, bag: Bag, topics: Sequence[str] | None, *, has_clock: bool = False, is_now: bool = False
+    ) -> None:
         """Create a publisher per topic; topics whose type is not installed are skipped with a warning.
+
+        Args:
+            bag: open.
+            topics: to play; None: all.
+            has_clock: whether `/clock` follows the log times.
+            is_now: whether stamps are moved to the present.
 
         Raises:
             DatasetError: a named topic is not in the bag, or nothing is left to play.
@@ -85,6 +100,7 @@ class BagPlayer(Node):
             raise DatasetError(f"{bag.path}: no topic {absent[0]}; the bag has {', '.join(sorted(bag.topics))}")
         self._bag = bag
         self._publishers_by_topic: dict[str, Any] = {}
+        self._is_now = is_now
         for name in topics or sorted(bag.topics):
             if has_clock and name == "/clock":
                 continue  # the recorded clock would run against ours
@@ -114,17 +130,21 @@ class BagPlayer(Node):
         if timeout_s > 0:
             self.get_logger().warning(f"nobody listens to {', '.join(waiting)}; playing all the same")
 
-    def play(self, rate: float) -> None:
-        """Publish the whole bag once, `rate` times as fast as it was recorded."""
-        start_ns, last_ns, start_s = 0, 0, 0.0
+    def play(self, rate: float = 1.0, *, tail_s: float = TAIL_S) -> None:
+        """Publish the whole bag once, `rate` times as fast as it was recorded, and let time go on for `tail_s`."""
+        start_ns, last_ns, start_s, now_ns = 0, 0, 0.0, 0
         for message in self._bag.messages(self._publishers_by_topic):
             if not start_ns:
-                start_ns, start_s = message.log_ns, time.monotonic()
+                start_ns, start_s, now_ns = message.log_ns, time.monotonic(), self.get_clock().now().nanoseconds
             last_ns = message.log_ns
+            publisher, payload = self._publishers_by_topic[message.topic], bytes(message.payload)
+            if self._is_now:
+                present_ns = now_ns + round((last_ns - start_ns) / rate)
+                payload = _moved(payload, publisher.msg_type, present_ns - last_ns)
             self._wait_until(last_ns, start_ns, start_s, rate)
             self._publish_clock(last_ns)
-            self._publishers_by_topic[message.topic].publish(bytes(message.payload))
-        self._wait_until(last_ns + round(TAIL_S * 1e9), start_ns, start_s, rate)
+            publisher.publish(payload)
+        self._wait_until(last_ns + round(tail_s * 1e9), start_ns, start_s, rate)
 
     def _wait_until(self, log_ns: int, start_ns: int, start_s: float, rate: float) -> None:
         """Sleep until a log time is due, with `/clock` going on."""
@@ -140,6 +160,28 @@ class BagPlayer(Node):
         if self._clock_publisher is not None:
             stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
             self._clock_publisher.publish(Clock(clock=stamp))
+
+
+def _moved(payload: bytes, kind: Any, shift_ns: int) -> bytes:
+    """Return a serialised message with its stamp moved; zero, which says nothing, stays."""
+    first = next(iter(kind.get_fields_and_field_types().items()), ("", ""))
+    if first == ("header", "std_msgs/Header"):
+        form = "<iI" if payload[1] & 1 else ">iI"
+        moved = bytearray(payload)
+        sec, nanosec = struct.unpack_from(form, payload, STAMP_OFFSET)
+        struct.pack_into(form, moved, STAMP_OFFSET, *_later(sec, nanosec, shift_ns))
+        return bytes(moved)
+    if first[0] != "transforms":
+        return payload
+    message = deserialize_message(payload, kind)
+    for transform in message.transforms:
+        stamp = transform.header.stamp
+        stamp.sec, stamp.nanosec = _later(stamp.sec, stamp.nanosec, shift_ns)
+    return serialize_message(message)
+
+
+def _later(sec: int, nanosec: int, shift_ns: int) -> tuple[int, int]:
+    return divmod(sec * 1_000_000_000 + nanosec + shift_ns, 1_000_000_000) if sec or nanosec else (0, 0)
 
 
 if __name__ == "__main__":

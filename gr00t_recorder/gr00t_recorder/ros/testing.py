@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes as processes of their own, and a peer that talks to them; imported by tests only."""
+"""Nodes as processes of their own, and a peer that talks to them: for tests and benchmarks."""
 
 from __future__ import annotations
 

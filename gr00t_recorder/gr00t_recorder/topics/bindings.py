@@ -8,11 +8,12 @@ It may only name keys that the embodiment declares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from gr00t_recorder.topics.commands import CommandConfig
 from gr00t_training.embodiment import Embodiment, Rotation, VectorKey, load_embodiment
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import load_settings, setting
@@ -164,23 +165,6 @@ class TextBinding:
 
 
 @dataclass(frozen=True)
-class CommandConfig:
-    """Where the policy's actions go."""
-
-    topic: str = setting(description="Topic name; relative names follow the node's namespace.")
-    type: str = setting(description="trajectory_msgs/msg/JointTrajectory or std_msgs/msg/Float64MultiArray.")
-    keys: tuple[str, ...] = setting((), "Action keys in order; empty: all that the model produces.")
-    names: tuple[str, ...] = setting((), "Joint names in the message; empty: the embodiment's names.")
-
-    def __post_init__(self) -> None:
-        if self.type not in COMMAND_TYPES:
-            raise ValueError(f"type '{self.type}' cannot be commanded; expected one of {', '.join(COMMAND_TYPES)}")
-
-
-COMMAND_TYPES = ("trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray")
-
-
-@dataclass(frozen=True)
 class TopicMap:
     """Streams and the keys bound to them."""
 
@@ -197,9 +181,23 @@ class TopicMap:
     anchor: str = setting("", "Camera whose first image starts the ticks of an episode; empty: the first under video.")
     task: TextBinding | None = setting(None, "Topic with the task text.")
     events: TextBinding | None = setting(
-        None, 'Topic with episode markers, JSON {"event": "start"|"stop"|"discard", "task": text}.'
+        None, 'Topic with episode markers, JSON {"event": "start"|"stop"|"discard"|"take_back", "task": text}.'
     )
     commands: tuple[CommandConfig, ...] = setting((), "Where the policy's actions go.")
+    max_skew_s: float = setting(
+        0.5,
+        "Most that the newest samples of two inputs of a policy may be apart in stamp [s]; 0: any. Recordings do not "
+        "look at it.",
+        ge=0.0,
+        le=3600.0,
+    )
+    max_ahead_s: float = setting(
+        0.2,
+        "Most that stamps of a policy's inputs may be ahead of the node's clock [s]; more than clocks differ and "
+        "/clock of a simulator lags. Recordings do not look at it.",
+        ge=0.0,
+        le=3600.0,
+    )
 
     def __post_init__(self) -> None:
         for binding in [*self.bindings.values(), *(text for text in (self.task, self.events) if text)]:
@@ -257,13 +255,19 @@ def check_keys(topic_map: TopicMap, embodiment: Embodiment, source: str) -> None
     for kind in ("state", "action"):
         for key, binding in getattr(topic_map, kind).items():
             _check_width(binding, getattr(embodiment, kind)[key], f"{source}: {kind}.{key}")
-    for command in topic_map.commands:
-        unknown = [key for key in command.keys if key not in embodiment.action_keys]
-        if unknown:
-            raise ConfigError(
-                f"{source}: commands: the model of '{embodiment.name}' does not produce action key '{unknown[0]}' "
-                f"({', '.join(embodiment.action_keys)})"
-            )
+    _check_commands(topic_map.commands, embodiment, source)
+
+
+def _check_commands(commands: Sequence[CommandConfig], embodiment: Embodiment, source: str) -> None:
+    produced = {key: embodiment.action[key] for key in embodiment.action_keys}
+    for i, command in enumerate(commands):
+        subject = f"{source}: commands.{i} ({command.topic})"
+        if command.topic in [other.topic for other in commands[:i]]:
+            raise ConfigError(f"{subject}: the name stands twice; put what goes there into one command")
+        try:
+            command.check(produced)
+        except ValueError as error:
+            raise ConfigError(f"{subject}: embodiment '{embodiment.name}': {error}") from error
 
 
 def _check_width(binding: VectorBinding, key: VectorKey, subject: str) -> None:

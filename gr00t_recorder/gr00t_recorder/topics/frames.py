@@ -18,10 +18,11 @@ import numpy as np
 
 from gr00t_recorder.topics.bindings import Stamp, StreamConfig, TopicMap
 from gr00t_recorder.topics.codecs import DepthCodec, ImageCodec, VectorCodec, stamp_of
+from gr00t_recorder.topics.gate import InputGate
 from gr00t_recorder.topics.inputs import VectorInput, VideoInput
 from gr00t_recorder.topics.layout import followed
 from gr00t_recorder.topics.resample import Arrival, Choice, Sample, StreamBuffer
-from gr00t_recorder.topics.streams import StreamCounter, StreamReport
+from gr00t_recorder.topics.streams import StreamCounter, StreamReport, StreamState
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.types import Frame
@@ -52,6 +53,7 @@ class FrameAssembler:
         horizon_s: float = DEFAULT_HORIZON_S,
         with_history: bool = False,
         holds_stale: bool = False,
+        is_wary: bool = False,
     ) -> None:
         """Prepare a buffer and a codec for each key.
 
@@ -62,6 +64,8 @@ class FrameAssembler:
             with_history: whether samples are kept longer by what an observation of the embodiment reaches back.
             holds_stale: whether a required input that has become too old keeps its last sample (`filled`) instead of
                 refusing the frame.
+            is_wary: whether a compressed image of another size than the one before, and those that follow a damaged
+                one, are decoded as they come, so that `fault` tells at once; no frame shows them either way.
 
         Raises:
             ConfigError: a message type cannot give a key, or has no header where its stamp is wanted.
@@ -84,12 +88,19 @@ class FrameAssembler:
             name, config = f"video.{key}", topic_map.streams[binding.stream]
             # a policy asks at most once a tick: an image is still there when it has become history
             codec = ImageCodec(name, config.type, binding, embodiment.video[key], num_kept=1 - ticks[0] * len(ticks))
-            self._inputs[name] = VideoInput(name, binding, config, codec, tick_s, horizon_ns)
+            self._inputs[name] = VideoInput(name, binding, config, codec, tick_s, horizon_ns, is_wary=is_wary)
         for key, binding in topic_map.depth.items():
             name, config = f"depth.{key}", topic_map.streams[binding.stream]
             _check_stamp(name, config)
             depth_codec = DepthCodec(name, config.type, binding, embodiment.depth[key])
             self._inputs[name] = VideoInput(name, binding, config, depth_codec, tick_s, horizon_ns)
+        used = {f"{kind}.{key}" for kind in ("state", "video") for key in getattr(embodiment, f"{kind}_keys")}
+        observed = [
+            entry
+            for name, entry in self._inputs.items()
+            if name.partition(".")[0] not in RECORDED_ONLY and (entry.binding.required or name in used)
+        ]
+        self._gate = InputGate(observed, topic_map)
         self._by_stream = {
             stream: [entry for entry in self._inputs.values() if entry.binding.stream == stream]
             for stream in topic_map.streams
@@ -141,6 +152,8 @@ class FrameAssembler:
             counter = self._counters[stream_name]
             counter.count_received(receive_ns)
             counter.count_invalid(reason)
+            for entry in self._by_stream[stream_name]:
+                entry.refuse(reason)
 
     def is_settled(self, tick_ns: int, *, with_action: bool = True) -> bool:
         """Whether messages yet to come, in order of their stamps, can no longer change the frame of `tick_ns`."""
@@ -237,7 +250,9 @@ class FrameAssembler:
 
         It grows from the first samples on, and anew after a clock was set back.
         """
-        tick_ns = self.latest_tick() if self._history_ns else None
+        if not self._history_ns or self._is_history_whole():
+            return ""
+        tick_ns = self.latest_tick()
         if tick_ns is None:
             return ""
         with self._lock:
@@ -254,6 +269,18 @@ class FrameAssembler:
             f"history: {name} lacks {missing_ns / 1e9:.2f} s of the {self._history_ns / 1e9:g} s that the policy looks "
             "back"
         )
+
+    def _is_history_whole(self) -> bool:
+        """Whether nothing lacks, without looking for samples: a policy asks at every control tick."""
+        with self._lock:
+            entries = [entry for entry in self._gate.inputs if entry.binding.required]
+            newest = [entry.buffer.newest_ns for entry in entries if isinstance(entry, VideoInput)]
+            stamps = [stamp_ns for stamp_ns in newest if stamp_ns is not None]
+            if not stamps or len(stamps) < len(newest):
+                return False
+            first_ns = min(stamps) - self._history_ns
+            begins = (entry.begin_ns() for entry in entries)
+            return all(begin_ns is not None and begin_ns <= first_ns for begin_ns in begins)
 
     def first_image(self, camera: str, stamp_ns: int) -> int | None:
         """Return the earliest stamp of a camera at or after `stamp_ns`."""
@@ -312,6 +339,37 @@ class FrameAssembler:
             if (report.name in required and report.reason)
             or (report.name in actions and report.state.value == "invalid")
         ]
+
+    def fault(self, now_ns: int) -> str:
+        """Return why a policy must not be asked at `now_ns`, empty when it may; quick enough for every control tick.
+
+        It looks at the state keys and cameras that are required or that the model uses
+        (`gr00t_recorder.topics.gate`). That a compressed image is damaged inside shows when a frame needs it: ask
+        again then.
+        """
+        with self._lock:
+            return self._gate.fault(now_ns)
+
+    def observed_reports(self, now_ns: int) -> list[StreamReport]:
+        """Return the reports of all streams, judged as `fault` does where that is stricter."""
+        reports = {report.name: report for report in self.reports(now_ns)}
+        with self._lock:
+            for entry in self._gate.inputs:
+                report, fault = reports[entry.binding.stream], self._gate.judge(entry, now_ns)
+                if fault and report.state is StreamState.OK:
+                    reports[report.name] = dataclasses.replace(report, state=fault[0], reason=fault[1])
+        return list(reports.values())
+
+    def measured_state(self, now_ns: int) -> dict[str, np.ndarray]:
+        """Return the newest state (D,) of every key that has come and is not too old."""
+        with self._lock:
+            states = [entry for name, entry in self._inputs.items() if name.startswith("state.")]
+            choices = {entry.name.removeprefix("state."): (entry, entry.sample(now_ns)) for entry in states}
+            return {
+                key: choice.value
+                for key, (entry, choice) in choices.items()
+                if choice is not None and abs(choice.age_ns) <= entry.max_age_ns
+            }
 
     def _wanted(self, with_action: bool) -> Iterator[VectorInput | VideoInput]:
         kinds = () if with_action else RECORDED_ONLY
@@ -375,6 +433,7 @@ class FrameAssembler:
     def _reject(self, entry: VideoInput, sample: Sample, reason: str) -> None:
         with self._lock:
             entry.buffer.remove(sample)
+            entry.refuse(reason, is_hidden=True)
             self._counters[entry.binding.stream].count_invalid(f"{entry.name}: {reason}")
 
 

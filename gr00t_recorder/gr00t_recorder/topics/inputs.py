@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,8 @@ from gr00t_recorder.topics.bindings import (
     VectorBinding,
     VideoBinding,
 )
-from gr00t_recorder.topics.codecs import ImageCodec, NotFiniteError, VectorCodec, age_text
+from gr00t_recorder.topics.codecs import COMPRESSED_IMAGE_TYPE, ImageCodec, NotFiniteError, VectorCodec, age_text
+from gr00t_recorder.topics.image_size import size_in_header
 from gr00t_recorder.topics.resample import Arrival, Choice, Sample, StreamBuffer
 from gr00t_training.errors import ObservationError
 
@@ -35,24 +37,58 @@ class VideoInput:
         codec: ImageCodec,
         tick_s: float,
         horizon_ns: int,
+        *,
+        is_wary: bool = False,
     ) -> None:
         self.name, self.binding, self.codec = name, binding, codec
         self.kind, _, self.key = name.partition(".")
-        self.config = config
+        self.config, self.max_age_ns = config, round(config.max_age_s * 1e9)
         self._tolerance_ns = _tolerance_ns(binding, tick_s)
         self.buffer = StreamBuffer(horizon_ns)
         self.foreign = ""
+        self.fault = ""  # why the newest message cannot be used
         self._is_proven = False
+        # a wary input looks at the size of every compressed image: another one shows before a frame needs it
+        self._is_wary = is_wary and config.type == COMPRESSED_IMAGE_TYPE
+        self._size: tuple[int, int] | None = None
 
     def is_meant(self, message: Any) -> bool:
         return True
 
     def add(self, message: Any, arrival: Arrival) -> bool | None:
-        self.codec.check(message)
-        if not self._is_proven:
-            self.codec.decode(message)  # a compressed image of the wrong size must not wait for the first frame
-            self._is_proven = True
-        return self.buffer.insert(Sample(arrival, message))
+        try:
+            self.codec.check(message)
+            if self._is_wary and (size := size_in_header(message.data)) != self._size:
+                self._is_proven, self._size = False, size
+            if not self._is_proven:
+                self.codec.decode(message)  # a compressed image of the wrong size must not wait for the first frame
+                self._is_proven = True
+        except ObservationError as error:
+            self.refuse(str(error))
+            raise
+        is_new = self.buffer.insert(Sample(arrival, message))
+        if is_new:
+            self.fault = ""
+        return is_new
+
+    def refuse(self, reason: str, *, is_hidden: bool = False) -> None:
+        """Note that the newest message cannot be used.
+
+        Args:
+            reason: why.
+            is_hidden: whether only decoding showed it: a wary input decodes the next ones as they come, until one is
+                good, so that the fault lasts as long.
+        """
+        self.fault = reason
+        if is_hidden and self._is_wary:
+            self._is_proven = False
+
+    def span_ns(self) -> tuple[int, int] | None:
+        newest_ns = self.buffer.newest_ns
+        return None if newest_ns is None else (newest_ns, newest_ns)
+
+    def late_channels(self, stamp_ns: int) -> list[str]:
+        return []
 
     def sample(self, tick_ns: int) -> Choice | None:
         return self.buffer.sample(tick_ns, self.binding.align)
@@ -90,11 +126,14 @@ class VectorInput:
         tick_s: float,
         horizon_ns: int,
     ) -> None:
-        self.name, self.binding, self.codec, self.config = name, binding, codec, config
+        self.name, self.binding, self.codec = name, binding, codec
+        self.config, self.max_age_ns = config, round(config.max_age_s * 1e9)
         self._tolerance_ns = _tolerance_ns(binding, tick_s)
         self.foreign = ""  # what the newest message carries when it has none of the key's channels
+        self.fault = ""  # why the newest message cannot be used
         self._horizon_ns = horizon_ns
         self._groups: dict[tuple[int, ...], StreamBuffer] = {}
+        self._faulty: set[int] = set()  # channels that have not come since the fault
 
     def is_meant(self, message: Any) -> bool:
         if self.codec.is_meant(message):
@@ -107,12 +146,40 @@ class VectorInput:
             channels = self.codec.decode(message)
         except NotFiniteError as error:
             self._buffer(error.indices).mark_hole(arrival.stamp_ns)
+            self._refuse(str(error), error.indices)
+            raise
+        except ObservationError as error:
+            self.refuse(str(error))
             raise
         if channels is None:
             self._note_foreign()
             return None
         self.foreign = ""
-        return self._buffer(channels.indices).insert(Sample(arrival, channels.values))
+        is_new = self._buffer(channels.indices).insert(Sample(arrival, channels.values))
+        if self.fault and is_new:
+            self._faulty.difference_update(channels.indices)
+            if not self._faulty:
+                self.fault = ""
+        return is_new
+
+    def refuse(self, reason: str, *, is_hidden: bool = False) -> None:
+        """Note a message that cannot be used; it may have been about any channel."""
+        self._refuse(reason, range(len(self.codec.names)))
+
+    def span_ns(self) -> tuple[int, int] | None:
+        """Return the earliest and latest of the channels' newest stamps, None while a channel has not come."""
+        if len(self._groups) == 1:  # all but always; the control loop asks at every tick
+            group, buffer = next(iter(self._groups.items()))
+            stamp_ns = buffer.newest_ns
+            return None if stamp_ns is None or len(group) < len(self.codec.names) else (stamp_ns, stamp_ns)
+        newest = self._newest_stamps()
+        return (min(newest.values()), max(newest.values())) if len(newest) == len(self.codec.names) else None
+
+    def late_channels(self, stamp_ns: int) -> list[str]:
+        """Return the channels that have not come since `stamp_ns`; empty when none has."""
+        newest = self._newest_stamps()
+        late = [name for index, name in enumerate(self.codec.names) if newest.get(index, stamp_ns) <= stamp_ns]
+        return late if len(late) < len(self.codec.names) else []
 
     def sample(self, tick_ns: int) -> Choice | None:
         """Join the groups; where two carry the same channel, the newer sample counts."""
@@ -171,6 +238,21 @@ class VectorInput:
 
     def clear(self) -> None:
         self._groups.clear()
+
+    def _newest_stamps(self) -> dict[int, int]:
+        newest: dict[int, int] = {}
+        for group, buffer in self._groups.items():
+            stamp_ns = buffer.newest_ns
+            if stamp_ns is not None:
+                newest.update((index, max(stamp_ns, newest.get(index, stamp_ns))) for index in group)
+        return newest
+
+    def _refuse(self, reason: str, indices: Iterable[int]) -> None:
+        # other publishers may go on with the other channels: the fault lasts until these come again
+        if not self.fault:
+            self._faulty.clear()
+        self.fault = reason
+        self._faulty.update(indices)
 
     def _note_foreign(self) -> None:
         self.foreign = f"messages arrive, but carry {self.codec.carried or 'no names'}"

@@ -92,6 +92,11 @@ class StreamBuffer:
         """Sample with the latest stamp."""
         return self._samples[-1] if self._samples else None
 
+    @property
+    def newest_ns(self) -> int | None:
+        """Latest stamp."""
+        return self._stamps[-1] if self._stamps else None
+
     def insert(self, sample: Sample) -> bool:
         """Add a sample wherever its stamp puts it; False when there is one of that stamp already (the first stays)."""
         stamp_ns = sample.stamp_ns

@@ -48,6 +48,17 @@ def unit_factor(source: str, target: str) -> float:
     return source_size / target_size
 
 
+def si_factor(unit: str) -> float:
+    """Return what lengths, angles and their rates are multiplied with to be in m, rad, m/s, rad/s; else 1."""
+    kind, size = UNITS.get(unit, ("", 1.0))
+    return size if kind in ("length", "angle", "velocity", "angular velocity") else 1.0
+
+
+def is_rate(unit: str) -> bool:
+    """Whether values in a unit say how fast something moves: a robot that is told nothing else goes on moving."""
+    return unit.endswith("/s") or UNITS.get(unit, ("",))[0] in ("velocity", "angular velocity")
+
+
 def full_turn(unit: str) -> float:
     """Return a full turn in an angle's unit; ValueError when it is no angle."""
     try:
