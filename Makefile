@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup
 INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.action gr00t_msgs/cmake/*.cmake) \
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
+TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)
 
 .PHONY: help setup demo loop test lint clean
 
@@ -58,9 +59,17 @@ $(VENV)/.requirements: requirements-run.txt requirements-build.txt | $(VENV)/bin
 	@$(PIP) install -r requirements-run.txt -r requirements-build.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.requirements
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.test_interfaces
 	@echo "== test tools"
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# Tests alone need them; one that is there already, such as a real control_msgs, is left as it is.
+$(VENV)/.test_interfaces: $(TEST_INTERFACES) $(VENV)/.requirements
+	@echo "== compiling the interfaces that only tests need (about a minute)"
+	@if $(PIP) show ros-control-msgs-for-tests >/dev/null 2>&1 || ! $(BIN)/python -c 'import control_msgs' 2>/dev/null; then \
+		$(PIP) install --no-build-isolation --no-deps --force-reinstall ./gr00t_policy_node/test/interfaces/control_msgs; \
+	fi
 	@touch $@
 
 $(VENV)/.interfaces: $(INTERFACES) $(VENV)/.requirements

@@ -10,7 +10,8 @@ SHELL ["/bin/bash", "-c"]
 
 RUN apt-get update && apt-get install -y --no-install-recommends \
       libegl1 libgl1 python3-matplotlib python3-numpy python3-opencv python3-pip python3-venv python3-yaml \
-      ros-${ROS_DISTRO}-diagnostic-msgs ros-${ROS_DISTRO}-rmw-fastrtps-cpp ros-${ROS_DISTRO}-trajectory-msgs \
+      ros-${ROS_DISTRO}-control-msgs ros-${ROS_DISTRO}-diagnostic-msgs ros-${ROS_DISTRO}-rmw-fastrtps-cpp \
+      ros-${ROS_DISTRO}-trajectory-msgs \
     && rm -rf /var/lib/apt/lists/*
 
 # Libraries that ROS does not package go into an environment on top of the system's Python.

@@ -35,6 +35,7 @@ setup(
     entry_points={
         "console_scripts": [
             "policy_node = gr00t_policy_node.ros.policy_node:main",
+            "gr00t_bench_policy = gr00t_policy_node.ros.bench_policy:main",
         ],
     },
     zip_safe=False,

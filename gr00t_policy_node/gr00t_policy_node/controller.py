@@ -6,94 +6,27 @@ The one rule: the robot moves only while the inputs are fresh and an action is d
 rest and held there. Nothing is sent before the first task, and the first motion begins at the measured pose. A stop is
 latched: only `reset` clears it. Chunks come from another thread, so every method takes the lock; none of them waits for
 inference.
+
+An action key whose unit is one of velocity (m/s, rad/s) is a rate: it starts at zero, and rest is zero instead of the
+last command. So wherever a robot is held, a rate's commands lead to zero, and only then may they cease.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from gr00t_policy_node.chunking import ChunkError, ChunkPlayer, Execution
+from gr00t_policy_node.control_state import ControlReport, ControlState, HoldCause, StopCause, StopRules
 from gr00t_policy_node.jitter import JitterMonitor
 from gr00t_policy_node.limits import JointLimit, LimitKind, MotionGuard
+from gr00t_recorder.topics.units import is_rate
 from gr00t_training.embodiment import Embodiment, VectorKey
 from gr00t_training.errors import ConfigError, ObservationError
-from gr00t_training.settings import setting
 from gr00t_training.types import ActionChunk, Continuation
-
-
-class ControlState(str, Enum):
-    """Why the robot moves or does not."""
-
-    IDLE = "idle"  # no task
-    RUNNING = "running"
-    HOLDING = "holding"  # a task, but an input is not usable or no action is due
-    STOPPED = "stopped"  # latched
-
-
-class HoldCause(str, Enum):
-    """Why the robot is held during a task."""
-
-    WAITING = "waiting"  # for the first chunk after a start or a hold
-    INPUT = "input"  # stale, missing or not usable
-    UNDERRUN = "underrun"  # the newest chunk has ended
-    CHUNK = "chunk"  # one was refused
-    POLICY = "policy"  # it failed to answer
-    POSE = "pose"  # not measured, so the first motion cannot begin
-    CLOCK = "clock"  # was set back
-
-
-class StopCause(str, Enum):
-    """Why the robot was stopped for good."""
-
-    REQUEST = "request"  # service, topic or code
-    INPUT = "input"  # not usable for longer than its budget
-    SILENCE = "silence"  # no chunk for longer than its budget
-    LIMITS = "limits"  # the policy asked too often for what is not allowed
-
-
-@dataclass(frozen=True)
-class StopRules:
-    """When a hold becomes a stop that only a reset clears, and what the robot does then."""
-
-    max_input_gap_s: float = setting(
-        10.0, "Inputs that cannot be used for longer than this stop the robot [s]; 0: they hold it for ever.", ge=0.0
-    )
-    max_silence_s: float = setting(
-        10.0, "A policy without a chunk for longer than this, with fresh inputs, stops the robot [s]; 0: never.", ge=0.0
-    )
-    max_violations: int = setting(
-        0, "So many ticks with a target beyond position or velocity limits stop the robot; 0: never.", ge=0
-    )
-    violation_window_s: float = setting(1.0, "Time in which these violations are counted [s].", ge=1e-3, le=3600.0)
-    safe_pose: Mapping[str, float] = setting(
-        default_factory=dict,
-        description="Positions by channel that a stop leads to, within limits; others and with none all: hold.",
-    )
-
-
-@dataclass(frozen=True)
-class ControlReport:
-    """State and counts since the controller was made."""
-
-    state: ControlState = ControlState.IDLE
-    reason: str = "no instruction"
-    instruction: str = ""
-    chunks: int = 0
-    stale_chunks: int = 0  # of an observation that is not newer than the last one's
-    refused_observations: int = 0
-    refused_chunks: int = 0
-    limited_commands: int = 0
-    underruns: int = 0  # ticks
-    violations: int = 0  # ticks
-    holds: Mapping[HoldCause, int] = field(default_factory=dict)  # how often one began
-    stops: Mapping[StopCause, int] = field(default_factory=dict)
-    clamps: Mapping[LimitKind, int] = field(default_factory=dict)  # commands changed, by limit
 
 
 class Controller:
@@ -118,25 +51,34 @@ class Controller:
             stops: when to stop for good, and how; None: defaults.
 
         Raises:
-            ConfigError: an action channel has no limit, or no state channel of its name to start from; an endless one
-                is not an angle; the safe pose is not within limits.
+            ConfigError: an action is a bare difference; a channel has no limit, or is no rate and has no state channel
+                of its name to start from; an endless one is not an angle; a rate cannot come to zero; the safe pose is
+                not within limits.
         """
         self.keys: dict[str, VectorKey] = {key: embodiment.action[key] for key in embodiment.action_keys}
         names = [name for vector in self.keys.values() for name in vector.names]
         measured = {name for vector in embodiment.state.values() for name in vector.names}
-        unmeasured = [name for name in names if name not in measured]
+        rates = [name for vector in self.keys.values() if is_rate(vector.unit) for name in vector.names]
+        for key, vector in self.keys.items():
+            if not vector.is_absolute and vector.relative_to is None and not is_rate(vector.unit):
+                raise ConfigError(
+                    f"embodiment '{embodiment.name}': action '{key}' is a difference (is_absolute: false), but not "
+                    "said of what: it cannot be commanded; name the state in 'relative_to', or record absolute actions"
+                )
+        unmeasured = [name for name in names if name not in measured and name not in rates]
         if unmeasured:
             raise ConfigError(
                 f"embodiment '{embodiment.name}': action channel '{unmeasured[0]}' has no state channel of that name, "
                 "so its first command cannot start at the measured pose; name action and state channels alike"
             )
-        self._guard = MotionGuard(names, limits, period_s)
+        self._guard = MotionGuard(names, limits, period_s, rates)
+        self._is_measured = np.array([name not in rates for name in names], dtype=bool)
         try:
             self._player = ChunkPlayer(self.keys, execution, self._guard.endless)
         except ValueError as error:
             raise ConfigError(f"limits: a joint is endless, but {error}; correct the limits or the unit") from error
         self._rules = stops or StopRules()
-        self._safe_pose = _safe_pose(self._rules.safe_pose, names, limits)
+        self._safe_pose = _safe_pose(self._rules.safe_pose, self.measured_names, names, limits)
         ends = np.cumsum([vector.dim for vector in self.keys.values()])
         self._places = [
             slice(end - vector.dim, end) for end, vector in zip(ends.tolist(), self.keys.values(), strict=True)
@@ -160,6 +102,11 @@ class Controller:
     def names(self) -> tuple[str, ...]:
         """Commanded channels, action keys concatenated in order."""
         return self._guard.names
+
+    @property
+    def measured_names(self) -> tuple[str, ...]:
+        """Channels whose measured position the first command starts at: all but the rates."""
+        return tuple(name for name, measured in zip(self.names, self._is_measured, strict=True) if measured)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -271,19 +218,23 @@ class Controller:
         with self._lock:
             self._counts["refused_observations"] += 1
 
-    def tick(self, now_ns: int, fault: str, measure: Callable[[], np.ndarray]) -> np.ndarray | None:
+    def tick(
+        self, now_ns: int, fault: str, measure: Callable[[], np.ndarray], output_fault: str = ""
+    ) -> np.ndarray | None:
         """Return the command (N,) for this control tick, None when nothing must be sent.
 
         Args:
             now_ns: node clock.
             fault: why the inputs cannot be used, empty when they can.
-            measure: gives the measured pose (N,) in the order of `names`; called before the first motion only, may
+            measure: gives the measured pose in the order of `measured_names`; called before the first motion only, may
                 raise ObservationError.
+            output_fault: why commands do not reach the robot, empty when they do. It is brought to rest; the next
+                motion begins at the pose that is measured then, for others may have moved it.
         """
         with self._lock:
             elapsed_s = self._elapsed(now_ns)
             if self.is_wanted:
-                self._watch(elapsed_s, fault)
+                self._watch(elapsed_s, fault, output_fault)
             if self._state is ControlState.STOPPED:
                 return self._safe_action(elapsed_s)
             if self._state is ControlState.IDLE:
@@ -292,6 +243,9 @@ class Controller:
                 # what was planned on older inputs must not run on when they return
                 self._hold(HoldCause.INPUT, fault)
                 return self._brake(elapsed_s)
+            if output_fault:
+                self._hold(HoldCause.OUTPUT, output_fault)
+                return self._settle(elapsed_s)
             return self._move(now_ns, elapsed_s, measure)
 
     def braking(self) -> Iterator[np.ndarray]:
@@ -319,16 +273,18 @@ class Controller:
             self._hold(HoldCause.CLOCK, f"the clock was set back by {(last_ns - now_ns) / 1e9:.3f} s")
         return self._period_s
 
-    def _watch(self, elapsed_s: float, fault: str) -> None:
+    def _watch(self, elapsed_s: float, fault: str, output_fault: str) -> None:
         """Stop the robot when a budget is used up."""
         elapsed_s = min(elapsed_s, MotionGuard.MAX_LATE_TICKS * self._period_s)
         self._running_s += elapsed_s
         rules = self._rules
-        if fault:
+        if fault or output_fault:
             self._input_gap_s += elapsed_s
             self._silence_s = 0.0  # it cannot answer
             if 0.0 < rules.max_input_gap_s < self._input_gap_s:
-                self._stop(StopCause.INPUT, f"inputs not usable for more than {rules.max_input_gap_s:g} s: {fault}")
+                cause, subject = (StopCause.INPUT, "inputs") if fault else (StopCause.OUTPUT, "outputs")
+                told = f"{subject} not usable for more than {rules.max_input_gap_s:g} s: {fault or output_fault}"
+                self._stop(cause, told)
             return
         self._input_gap_s = 0.0
         self._silence_s += elapsed_s
@@ -345,12 +301,15 @@ class Controller:
                 self._counts["underruns"] += 1
                 reason = f"no action is due: the newest chunk ended {late_ms:.0f} ms ago"
                 self._hold(HoldCause.UNDERRUN, reason, keeps_plan=True)
-            elif newest is None and self._hold_cause is HoldCause.INPUT:
-                self._hold(HoldCause.WAITING, "inputs are usable again; waiting for a chunk")
+            elif newest is None and self._hold_cause in (HoldCause.INPUT, HoldCause.OUTPUT):
+                subject = "inputs" if self._hold_cause is HoldCause.INPUT else "outputs"
+                self._hold(HoldCause.WAITING, f"{subject} are usable again; waiting for a chunk")
             return self._brake(elapsed_s)
         if self._guard.last is None:
+            pose = np.zeros(len(self._is_measured))
             try:
-                self._guard.start_at(measure())
+                pose[self._is_measured] = measure()
+                self._guard.start_at(pose)
             except ObservationError as error:
                 self._hold(HoldCause.POSE, str(error), keeps_plan=True)
                 return None
@@ -425,11 +384,14 @@ class Controller:
             self._is_braked = False
 
 
-def _safe_pose(pose: Mapping[str, float], names: list[str], limits: Mapping[str, JointLimit]) -> dict[int, float]:
+def _safe_pose(
+    pose: Mapping[str, float], allowed: Sequence[str], names: list[str], limits: Mapping[str, JointLimit]
+) -> dict[int, float]:
     """Return place of the joint -> position; ConfigError when it cannot be reached."""
     for name, position in pose.items():
-        if name not in names:
-            raise ConfigError(f"safe_pose: '{name}' is not commanded; expected some of {', '.join(names)}")
+        if name not in allowed:
+            what = "a rate, which ends at zero" if name in names else "not commanded"
+            raise ConfigError(f"safe_pose: '{name}' is {what}; expected some of {', '.join(allowed)}")
         limit = limits[name]
         if not limit.min <= position <= limit.max:
             raise ConfigError(

@@ -7,11 +7,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
-
-import numpy as np
 
 from gr00t_training.errors import Gr00tError, ObservationError
 from gr00t_training.types import ActionChunk, Continuation, Observation
@@ -132,32 +129,3 @@ class InferenceLoop:
         with self._has_news:
             if not self._is_closed:
                 self._has_news.wait(timeout_s)
-
-
-class LatencyWindow:
-    """Quantiles of what was measured during the last minute."""
-
-    def __init__(self, window_s: float = 60.0, size: int = 10_000) -> None:
-        """Keep at most `size` values for `window_s`."""
-        self._window_s = window_s
-        self._values: deque[tuple[float, float]] = deque(maxlen=size)
-        self._lock = threading.Lock()
-
-    def add(self, value_s: float) -> None:
-        """Take a measurement [s]."""
-        with self._lock:
-            self._values.append((time.monotonic(), value_s))
-
-    def newest(self) -> float:
-        """Return the last measurement [s]; zero when there is none."""
-        with self._lock:
-            return self._values[-1][1] if self._values else 0.0
-
-    def quantiles(self, *shares: float) -> list[float]:
-        """Return the value [s] at each share (0..1); zeros when nothing was measured."""
-        oldest = time.monotonic() - self._window_s
-        with self._lock:
-            while self._values and self._values[0][0] < oldest:
-                self._values.popleft()
-            values = [value for _, value in self._values]
-        return [float(value) for value in np.quantile(values, shares)] if values else [0.0] * len(shares)

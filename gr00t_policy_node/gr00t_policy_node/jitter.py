@@ -15,29 +15,50 @@ others the worst counts.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
 
-from gr00t_policy_node.inference import LatencyWindow
 from gr00t_policy_node.motion import KeyMotion, Track
+from gr00t_policy_node.timing import Quantiles, RecentValues
 from gr00t_training.types import ActionChunk
 
+MAX_WAITING = 1000  # chunks, should nobody ask
 BOUNDARY_JUMP, VELOCITY_COSINE = "boundary jump", "velocity cosine"
 _STANDING = 1e-9  # a shorter step has no direction
 
 
 class JitterMonitor:
-    """Distributions of the last minute."""
+    """Distributions of the last minute. One thread may add while another one asks."""
 
     def __init__(self, motions: Mapping[str, KeyMotion]) -> None:
         """Watch the action keys `motions`, those that move in steps excepted."""
         self._motions = {key: motion for key, motion in motions.items() if not motion.is_step}
-        self._accelerations = {key: LatencyWindow() for key in self._motions}
-        self._jumps, self._cosines = LatencyWindow(), LatencyWindow()
+        self._accelerations = {key: RecentValues() for key in self._motions}
+        self._jumps, self._cosines = RecentValues(), RecentValues()
+        # the chunk is wanted sooner than its numbers
+        self._waiting: deque[tuple[ActionChunk | None, ActionChunk, int]] = deque(maxlen=MAX_WAITING)
 
     def add(self, before: ActionChunk | None, chunk: ActionChunk, switch_ns: int) -> None:
-        """Take a chunk, and the one that it takes over from at `switch_ns`."""
+        """Take a chunk, and the one that it takes over from at `switch_ns`; looked at when the numbers are wanted."""
+        self._waiting.append((before, chunk, switch_ns))
+
+    def describe(self) -> list[Quantiles]:
+        """Return the distributions; zeros when nothing happened. Of the cosine, small values are the bad ones."""
+        while self._waiting:
+            self._measure(*self._waiting.popleft())
+        return [
+            self._jumps.describe(BOUNDARY_JUMP),
+            self._cosines.describe(VELOCITY_COSINE, small_is_bad=True),
+            *(values.describe(f"acceleration {key}") for key, values in self._accelerations.items()),
+        ]
+
+    def quantiles(self) -> dict[str, list[float]]:
+        """Return name -> p50, p95, p99 of each distribution."""
+        return {found.name: [found.p50, found.p95, found.p99] for found in self.describe()}
+
+    def _measure(self, before: ActionChunk | None, chunk: ActionChunk, switch_ns: int) -> None:
         jumps, cosines = [], []
         for key, motion in self._motions.items():
             track = motion.track(chunk.actions[key])
@@ -55,16 +76,6 @@ class JitterMonitor:
         if jumps:
             self._jumps.add(max(jumps))
             self._cosines.add(min(cosines))
-
-    def quantiles(self) -> dict[str, list[float]]:
-        """Return name -> p50, p95, p99; of the cosine, where small is bad, p50, p5, p1. Zeros when nothing happened."""
-        values = {
-            BOUNDARY_JUMP: self._jumps.quantiles(0.5, 0.95, 0.99),
-            VELOCITY_COSINE: self._cosines.quantiles(0.5, 0.05, 0.01),
-        }
-        for key, window in self._accelerations.items():
-            values[f"acceleration {key}"] = window.quantiles(0.5, 0.95, 0.99)
-        return values
 
 
 class _Timed:

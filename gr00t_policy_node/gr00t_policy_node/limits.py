@@ -18,12 +18,15 @@ before, at most one control period; v_k = (x_k - x_{k-1}) / dt_k):
 The first four follow from one rule that is kept from command to command: from where the robot is and as fast as it is,
 braking with max_acceleration ends before the position limit. A robot that had no command for more than `MAX_LATE_TICKS`
 periods stands, so it starts again from rest.
+
+A channel may be a rate (m/s, rad/s) instead of a position: min and max are then rates, max_velocity is its greatest
+change per second. At rest it is zero, so it starts there, and `brake` leads it there; what is said above holds as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -41,7 +44,7 @@ _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class JointLimit:
-    """What one joint may do."""
+    """What one joint may do; for a rate (m/s, rad/s) the position is the rate, and its velocity is how it changes."""
 
     min: float = setting(description="Smallest position [unit of the action channel]; -.inf where endless.")
     max: float = setting(description="Largest position [unit of the action channel]; .inf where endless.")
@@ -74,6 +77,10 @@ class LimitsFile:
     )
     acceleration_per_velocity: float | None = setting(
         None, "Acceleration limit of joints without one: this many times their max_velocity [1/s].", ge=1e-3, le=1e6
+    )
+    safe_pose: Mapping[str, float] = setting(
+        default_factory=dict,
+        description="Positions by channel that a latched stop leads to, within limits; other channels stand still.",
     )
 
     def limits(self, urdf: Mapping[str, JointLimit] | None = None) -> dict[str, JointLimit]:
@@ -110,11 +117,13 @@ class MotionGuard:
     # A late control tick must not be repaid with one large step; after this many periods the robot stands.
     MAX_LATE_TICKS = 2.0
 
-    def __init__(self, names: Sequence[str], limits: Mapping[str, JointLimit], period_s: float) -> None:
-        """Guard `names`, in this order, at a control period of `period_s`.
+    def __init__(
+        self, names: Sequence[str], limits: Mapping[str, JointLimit], period_s: float, rates: Collection[str] = ()
+    ) -> None:
+        """Guard `names`, in this order, at a control period of `period_s`; `rates` are those that are zero at rest.
 
         Raises:
-            ConfigError: a joint has no limit.
+            ConfigError: a joint has no limit, or a rate has one that does not let it come to zero.
         """
         missing = [name for name in names if name not in limits]
         if missing:
@@ -124,11 +133,15 @@ class MotionGuard:
             )
         self.names = tuple(names)
         own = [limits[name] for name in names]
+        for name, limit in zip(names, own, strict=True):
+            if name in rates:
+                _check_rate(name, limit)
+        self._is_rate = np.array([name in rates for name in names], dtype=bool)
         self.endless = tuple(name for name, limit in zip(names, own, strict=True) if limit.endless)
         self.warnings = tuple(
             f"joint '{name}' has no max_acceleration: it starts and stops at any rate"
             for name, limit in zip(names, own, strict=True)
-            if limit.max_acceleration is None
+            if limit.max_acceleration is None and name not in rates
         )
         self._low = np.maximum([limit.min for limit in own], -_FAR)
         self._high = np.minimum([limit.max for limit in own], _FAR)
@@ -156,10 +169,12 @@ class MotionGuard:
     def must_brake(self) -> bool:
         """Whether a joint moves that may not stop at once."""
         is_moving = (self._velocity != 0.0) & (self._acceleration < _ANY_ACCELERATION)
+        if self._last is not None:
+            is_moving |= self._is_rate & (self._last != 0.0)
         return bool(is_moving.any()) or (self._jerk_filter is not None and not self._jerk_filter.is_at_rest)
 
     def start_at(self, positions: np.ndarray) -> None:
-        """Begin at the measured pose (N,), at rest. Non-finite values are a bug of the caller."""
+        """Begin at the measured pose (N,), zero for rates, at rest. Non-finite values are a bug of the caller."""
         assert np.isfinite(positions).all() and positions.shape == self._low.shape
         self._last = positions.astype(np.float64)
         self._forget_motion()
@@ -211,7 +226,7 @@ class MotionGuard:
     def brake(self, elapsed_s: float) -> np.ndarray:
         """Return the next command (N,) on the shortest way to rest; at rest it is repeated.
 
-        Joints without an acceleration limit stop at once.
+        Joints without an acceleration limit stop at once. Rates go to zero.
         """
         last = self._last
         assert last is not None, "start_at() was not called"
@@ -219,11 +234,12 @@ class MotionGuard:
         if not elapsed_s > _NO_TIME_S:
             return last
         dt = self._begin_slice(elapsed_s)
-        wanted, goal = np.zeros_like(last), last
+        goal = np.where(self._is_rate, 0.0, last)
+        wanted = self._wanted_velocity(goal - last, np.zeros_like(last), dt)
         if self._jerk_filter is not None:
-            goal = last.copy()
-            goal[self._has_jerk] = self._jerk_filter.brake(dt)
-            wanted = (goal - last) / dt
+            chosen = self._has_jerk
+            goal[chosen] = self._jerk_filter.brake(dt)
+            wanted[chosen] = (goal[chosen] - last[chosen]) / dt
         return self._step(wanted, goal, dt)
 
     def braking(self) -> Iterator[np.ndarray]:
@@ -306,6 +322,16 @@ def approach_speed(distance: np.ndarray, acceleration: np.ndarray, dt: float) ->
     near = distance / dt
     far = np.sqrt(2.0 * acceleration * distance) - 0.5 * acceleration * dt
     return np.where(distance <= 0.5 * acceleration * dt * dt, near, far)
+
+
+def _check_rate(name: str, limit: JointLimit) -> None:
+    if not limit.min <= 0.0 <= limit.max:
+        raise ConfigError(
+            f"limits: '{name}' is a rate, its limits {limit.min} to {limit.max} do not let it come to rest; "
+            "have 0 inside"
+        )
+    if limit.max_jerk is not None or limit.endless:
+        raise ConfigError(f"limits: '{name}' is a rate, for which neither max_jerk nor endless is; leave them out")
 
 
 def _with_acceleration(limit: JointLimit, factor: float) -> JointLimit:

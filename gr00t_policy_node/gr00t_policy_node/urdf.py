@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gr00t_policy_node.limits import JointLimit
+from gr00t_recorder.topics.units import si_factor
+from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,16 @@ def limits_from_urdf(xml: str) -> Mapping[str, JointLimit]:
         if joint.mimics is not None:
             _narrow(limits, joint, joints)
     return limits
+
+
+def channel_limits(joints: Mapping[str, JointLimit], embodiment: Embodiment) -> dict[str, JointLimit]:
+    """Return the limits of those joints that are action channels, in the channels' units."""
+    units = {name: vector.unit for vector in embodiment.action.values() for name in vector.names}
+    return {name: _scaled(joints[name], 1.0 / si_factor(unit)) for name, unit in units.items() if name in joints}
+
+
+def _scaled(limit: JointLimit, factor: float) -> JointLimit:
+    return replace(limit, min=limit.min * factor, max=limit.max * factor, max_velocity=limit.max_velocity * factor)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gr00t_policy_node.chunking import Execution, ExecutionMode
-from gr00t_policy_node.controller import Controller, ControlState, HoldCause, StopCause, StopRules
+from gr00t_policy_node.control_state import ControlState, HoldCause, StopCause, StopRules
+from gr00t_policy_node.controller import Controller
 from gr00t_policy_node.limits import JointLimit, LimitKind
 from gr00t_training.embodiment import Rotation, VectorKey
 from gr00t_training.errors import ConfigError, ObservationError

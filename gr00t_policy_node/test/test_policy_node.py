@@ -234,7 +234,8 @@ def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
     assert result.error_code == RunPolicy.Result.TIME_LIMIT
     assert 1.0 <= result.duration < 3.0
     assert result.chunks > 0
-    assert feedback
+    assert [told.progress for told in feedback] == pytest.approx([min(told.duration, 1.0) for told in feedback])
+    assert feedback[-1].observation_latency >= feedback[-1].inference_latency > 0.0
     assert robot.until_state(PolicyStatus.IDLE).instruction == ""
 
     handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="lift the cube")), "goal")
@@ -249,12 +250,47 @@ def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
     client.destroy()
 
 
-def test_diagnostics_tell_latencies_and_streams(robot: Robot) -> None:
+def test_status_and_diagnostics_tell_stages_ages_counts_and_smoothness(robot: Robot) -> None:
     arrays = robot.listen(DiagnosticArray, "/diagnostics")
+    robot.instruct()
+    robot.until_state(PolicyStatus.RUNNING)
+    robot.has_camera = False
+    robot.until_state(PolicyStatus.HOLDING, "'front'")
+    robot.until(lambda: any(gate.name == "front stale" for gate in robot.status.gates), "gate")
+    status = robot.status
+    stages = {stage.name: stage for stage in status.stages}
+    assert list(stages) == [
+        *("receive joints", "receive front", "age joints", "age front", "ingest", "decode", "preprocess", "infer"),
+        *("policy call", "publish", "query", "observation to chunk", "tick lateness", "tick jitter", "command"),
+    ]
+    for name, stage in stages.items():
+        assert stage.count > 0, name
+        assert stage.p50 <= stage.p95 <= stage.p99 <= stage.worst, name
+    query = stages["query"]
+    assert query.p50 <= stages["observation to chunk"].p50
+    parts = [stages[name].p50 for name in ("decode", "policy call", "publish")]
+    assert 0.5 * query.p50 <= sum(parts) <= 1.5 * query.p50
+    assert status.inference_latency_p50 == stages["policy call"].p50
+    # the publishers' periods bound the ages from below, the gates from above
+    assert 0.0 <= stages["age joints"].p50 <= 0.5
+    assert 0.0 <= stages["receive joints"].p50 <= stages["age joints"].p99 + 0.5
+    assert {metric.name for metric in status.jitter} == {"boundary jump", "velocity cosine", "acceleration arm"} | {
+        "acceleration gripper"
+    }
+    holds = {hold.name: hold.count for hold in status.holds}
+    assert holds["waiting"] >= 1
+    assert holds["input"] >= 1
+    assert sum(gate.count for gate in status.gates) >= status.refused_observations
+
+    arrays.clear()
     robot.until(lambda: arrays, "diagnostics")
     names = [status.name for status in arrays[-1].status]
-    assert names == ["/policy: policy", "/policy: joints", "/policy: front"]
-    assert "observation to chunk p95 [s]" in [entry.key for entry in arrays[-1].status[0].values]
+    assert names == ["/policy: policy", "/policy: timing", "/policy: smoothness", "/policy: joints", "/policy: front"]
+    values = [{entry.key: entry.value for entry in status.values} for status in arrays[-1].status]
+    assert float(values[1]["observation to chunk p95 [ms]"]) >= float(values[1]["infer p50 [ms]"]) > 0.0
+    assert int(values[0]["refused: front stale"]) >= 1
+    assert int(values[0]["held: input"]) >= 1
+    assert "velocity cosine p50" in values[2]
 
 
 def test_deactivation_holds_and_ends_with_exit_code_zero(files: dict[str, Path]) -> None:

@@ -24,7 +24,9 @@ class PolicyParameters:
     server_timeout_s: float = setting(1.0, "Longest wait for an answer [s].", ge=0.05, le=60.0, read_only=True)
     server_images: ImageForm = setting(ImageForm.RAW, "raw; jpeg or png with gr00t_serve only.", read_only=True)
     topics_file: str = setting("", "Topic map (YAML); empty is refused at configure.", read_only=True)
-    limits_file: str = setting("", "Joint limits (YAML); empty is refused at configure.", read_only=True)
+    limits_file: str = setting("", "Joint limits (YAML); empty: those of a URDF alone.", read_only=True)
+    urdf_file: str = setting("", "URDF whose limits hold for joints that limits_file does not name.", read_only=True)
+    urdf_topic: str = setting("", "Latched topic of that URDF (robot_description); not with a file.", read_only=True)
     instruction: str = setting("", "Task to start with at activation; empty: wait for one.")
     device: str = setting("auto", "Where the model runs: auto, cpu, cuda, cuda:1.", read_only=True)
     num_threads: int = setting(0, "Threads of a model on the CPU; 0: PyTorch's choice.", ge=0, le=256, read_only=True)
@@ -46,6 +48,16 @@ class PolicyParameters:
     )
     max_input_gap_s: float = setting(10.0, "Unusable inputs for so long latch a stop [s]; 0: never.", ge=0.0, le=3600.0)
     max_silence_s: float = setting(10.0, "No new chunk for so long latches a stop [s]; 0: never.", ge=0.0, le=3600.0)
+    max_state_ranges: float = setting(
+        3.0,
+        "At activation, refuse a state so many times its range outside what training saw (wrong unit); 0: any.",
+        ge=0.0,
+        le=1000.0,
+        read_only=True,
+    )
     max_violations: int = setting(0, "So many limited commands in a second latch a stop; 0: never.", ge=0, le=100000)
+    stop_topic: str = setting(
+        "~/stop", "Topic (std_msgs/msg/Bool, reliable) on which true latches a stop; empty: none.", read_only=True
+    )
     dry_run: bool = setting(False, "Publish chunks and status, but no commands.", read_only=True)
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.", read_only=True)

@@ -31,10 +31,13 @@ class PolicyNode(LifecycleNode):
         """
         super().__init__("policy")
         self._runtime: PolicyRuntime | None = None
+        self._is_autostarting = False
         if declare(self, PolicyParameters).autostart:
             if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
                 raise ConfigError("policy: could not be configured; the log above tells why")
+            self._is_autostarting = True
             self.trigger_activate()
+            self._is_autostarting = False
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and validate everything; subscribe."""
@@ -49,12 +52,19 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to infer and command; refused when inputs arrive that cannot be used, such as wrong joint names."""
+        """Begin to infer and command; refused when inputs arrive that cannot be used.
+
+        Such as wrong joint names, or a state far outside what the policy was trained on. Inputs that have not come yet
+        are judged when they do: they hold the robot then. So it is with all of them at an autostart, since nobody would
+        ask again.
+        """
         assert self._runtime is not None
-        invalid = self._runtime.invalid_inputs()
-        if invalid:
-            self.get_logger().error(f"not activated: {'; '.join(invalid)}")
+        invalid = "; ".join(self._runtime.invalid_inputs())
+        if invalid and not self._is_autostarting:
+            self.get_logger().error(f"not activated: {invalid}")
             return TransitionCallbackReturn.FAILURE
+        if invalid:
+            self.get_logger().warning(f"inputs cannot be used: {invalid}; holding until they can")
         result = super().on_activate(state)
         self._runtime.activate(read(self, PolicyParameters).instruction)
         return result

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Tell the controller what to do: instruction by service or topic, the RunPolicy action, stop and reset."""
+"""Tell the controller what to do: instruction and stop by service or topic, the RunPolicy action, reset."""
 
 from __future__ import annotations
 
@@ -12,35 +12,44 @@ from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from gr00t_policy_node.controller import Controller, ControlState
-from gr00t_policy_node.inference import LatencyWindow
+from gr00t_policy_node.control_state import ControlState
+from gr00t_policy_node.controller import Controller
 from gr00t_policy_node.ros.diagnostics import STATES
+from gr00t_policy_node.timing import Stage, StageTimers
 
 GOAL_PERIOD_S = 0.1
+NO_PROGRESS = -1.0  # without a time limit there is no share of it
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+STOP_QOS = QoSProfile(depth=10)  # reliable and not latched: every reliable publisher is heard
 
 
 class TaskServer:
     """Services, topic and action of one node; refuses tasks until `is_active` is set."""
 
     def __init__(
-        self, node: LifecycleNode, controller: Controller, latency: LatencyWindow, on_change: Callable[[], None]
+        self,
+        node: LifecycleNode,
+        controller: Controller,
+        timers: StageTimers,
+        on_change: Callable[[], None],
+        stop_topic: str,
     ) -> None:
         """Create the interfaces.
 
         Args:
             node: owner of the interfaces.
             controller: is started, finished, stopped and reset.
-            latency: of inference, for the action's feedback.
+            timers: latencies, for the action's feedback.
             on_change: called after each change of the task.
+            stop_topic: where an emergency stop is told; empty: nowhere.
         """
         self.is_active = False
         self._node = node
         self._controller = controller
-        self._latency = latency
+        self._timers = timers
         self._on_change = on_change
         self._goal: _Goal | None = None
         self._services = [
@@ -48,7 +57,9 @@ class TaskServer:
             node.create_service(Trigger, "~/stop", self._stop),
             node.create_service(Trigger, "~/reset", self._reset),
         ]
-        self._subscription = node.create_subscription(String, "~/instruction", self._instruct, LATCHED)
+        self._subscriptions = [node.create_subscription(String, "~/instruction", self._instruct, LATCHED)]
+        if stop_topic:
+            self._subscriptions.append(node.create_subscription(Bool, stop_topic, self._stop_by_topic, STOP_QOS))
         self._timer = node.create_timer(GOAL_PERIOD_S, self._watch_goal)
         self._action = ActionServer(
             node, RunPolicy, "~/run_policy", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
@@ -74,7 +85,8 @@ class TaskServer:
     def close(self) -> None:
         """Destroy the interfaces."""
         self._node.destroy_timer(self._timer)
-        self._node.destroy_subscription(self._subscription)
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
         for service in self._services:
             self._node.destroy_service(service)
         self._action.destroy()
@@ -96,6 +108,11 @@ class TaskServer:
         self._on_change()
         response.success, response.message = True, "stopped; holding until ~/reset is called"
         return response
+
+    def _stop_by_topic(self, message: Bool) -> None:
+        if message.data and self._controller.report().state is not ControlState.STOPPED:  # it may be repeated for long
+            self._controller.stop("stop topic says stop")
+            self._on_change()
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.abandon("reset service called")
@@ -130,8 +147,10 @@ class TaskServer:
             self._end(RunPolicy.Result.TIME_LIMIT, "")
         else:
             feedback = RunPolicy.Feedback(duration=elapsed_s, state=STATES[report.state], reason=report.reason)
+            feedback.progress = elapsed_s / time_limit_s if time_limit_s > 0 else NO_PROGRESS
             feedback.chunks = report.chunks - goal.chunks_before
-            feedback.inference_latency = self._latency.newest()
+            feedback.inference_latency = self._timers.newest(Stage.POLICY_CALL)
+            feedback.observation_latency = self._timers.newest(Stage.OBSERVATION_TO_CHUNK)
             goal.handle.publish_feedback(feedback)
 
     def _end(self, error_code: int, error_msg: str) -> None:

@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Judge the inputs of a policy, and make its observations of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gr00t_policy_node.inference import Infers
+from gr00t_policy_node.timing import Stage, StageTimers
+from gr00t_recorder.topics.bindings import TopicMap
+from gr00t_recorder.topics.frames import FrameAssembler
+from gr00t_recorder.topics.streams import StreamReport, StreamState
+from gr00t_training.dataset.state_range import StateRange
+from gr00t_training.embodiment import Embodiment
+from gr00t_training.errors import CheckpointError, ObservationError
+from gr00t_training.observation import observation_from_frames
+from gr00t_training.types import Frame, Observation
+
+
+class Observer:
+    """The inputs of one policy. Every method may be called from any thread, `observe` from one."""
+
+    def __init__(
+        self,
+        inputs: TopicMap,
+        embodiment: Embodiment,
+        policy: Infers,
+        *,
+        max_state_ranges: float,
+        timers: StageTimers,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        """Prepare for the streams of `inputs`.
+
+        Args:
+            inputs: topic map of what the policy needs (`input_map`).
+            embodiment: of the policy.
+            policy: may tell what training saw of the state (`state_statistics`); a server may do so later.
+            max_state_ranges: see `StateRange`; 0: the state is not held against training.
+            timers: take ages and times.
+            clock_ns: the node's clock.
+
+        Raises:
+            ConfigError: the topic map does not fit the embodiment.
+            CheckpointError: the policy's statistics do not.
+        """
+        self.assembler = FrameAssembler(inputs, embodiment, with_history=True, is_wary=True)
+        self.gates: Counter[str] = Counter()  # what closed one -> observations refused
+        self._embodiment = embodiment
+        self._policy = policy
+        self._max_state_ranges = max_state_ranges
+        self._timers = timers
+        self._clock_ns = clock_ns
+        self._endless = {key for key, binding in inputs.state.items() if binding.wrap}
+        self._streams_of = {name: binding.stream for name, binding in inputs.bindings.items()}
+        self._state_range = self._known_range()
+        self._is_state_familiar = False
+        self._begun_s = self._decode_s = 0.0  # of the newest observation
+        self._ages_s: dict[str, float] = {}  # of its samples, by stream
+
+    def forget(self) -> None:
+        """Look at the state as for the first time: the robot may have been changed."""
+        self._is_state_familiar = False
+
+    def fault(self, now_ns: int) -> str:
+        """Return why the inputs cannot be used, empty when they can; asked at every control tick."""
+        return self.assembler.fault(now_ns) or self.assembler.history_lack() or self._state_fault(now_ns)
+
+    def invalid(self) -> list[str]:
+        """Return what is wrong with inputs that arrive but cannot be used; those that are missing may still come."""
+        state_fault = self._state_fault(self._clock_ns())
+        invalid = [
+            f"{report.topic}: {report.reason}" for report in self.reports() if report.state is StreamState.INVALID
+        ]
+        return [*invalid, state_fault] if state_fault else invalid
+
+    def reports(self) -> list[StreamReport]:
+        """Return condition and counts of every stream."""
+        return self.assembler.observed_reports(self._clock_ns())
+
+    def observe(self, instruction: str) -> Observation:
+        """Make the newest observation.
+
+        Raises:
+            ObservationError: an input is not usable; names it.
+        """
+        self._begun_s = time.perf_counter()
+        _refuse(self.fault(self._clock_ns()))
+        tick_ns = self.assembler.latest_tick()
+        if tick_ns is None:
+            raise ObservationError("waiting for the first sample of every camera and state key")
+        frames = self.assembler.observed_frames(tick_ns)
+        # an image that proved to be damaged was replaced by an older one
+        _refuse(self.assembler.fault(self._clock_ns()))
+        observation = observation_from_frames(frames, self._embodiment, instruction)
+        self._note_ages(frames, tick_ns)
+        self._decode_s = time.perf_counter() - self._begun_s
+        return observation
+
+    def count_refusal(self) -> None:
+        """Count what keeps the policy from being asked."""
+        self.gates.update(self._closed_gates())
+
+    def count_use(self) -> float:
+        """Time the newest observation, which was answered; return when it was begun (time.perf_counter) [s]."""
+        for stream, age_s in self._ages_s.items():
+            self._timers.add_used(stream, age_s)
+        self._timers.add(Stage.DECODE, self._decode_s)
+        return self._begun_s
+
+    def pose(self, names: Sequence[str]) -> np.ndarray:
+        """Return the newest positions (N,) of these state channels; ObservationError where one is not known."""
+        values: dict[str, float] = {}
+        for key, positions in self.assembler.measured_state(self._clock_ns()).items():
+            values.update(zip(self._embodiment.state[key].names, positions.tolist(), strict=True))
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ObservationError(f"pose of joint '{missing[0]}' is not known or too old; make its state key required")
+        return np.array([values[name] for name in names])
+
+    def _note_ages(self, frames: Sequence[Frame], tick_ns: int) -> None:
+        passed_ns = self._clock_ns() - tick_ns
+        self._ages_s = {}
+        for name, age_ns in frames[-1].ages_ns.items():
+            stream, age_s = self._streams_of[name], (passed_ns + age_ns) / 1e9
+            self._ages_s[stream] = max(age_s, self._ages_s.get(stream, age_s))
+
+    def _closed_gates(self) -> list[str]:
+        """Return the streams that cannot be used, each with its condition; of what concerns no single one, its name."""
+        now_ns = self._clock_ns()
+        reports = self.assembler.observed_reports(now_ns)
+        closed = [f"{report.name} {report.state.value}" for report in reports if report.state is not StreamState.OK]
+        if closed:
+            return closed
+        if self.assembler.fault(now_ns):
+            return ["skew"]
+        if self.assembler.history_lack():
+            return ["history"]
+        return ["state range" if self._state_fault(now_ns) else "other"]
+
+    def _state_fault(self, now_ns: int) -> str:
+        """Return why the measured state is not that of training; after `forget`, until it is once."""
+        if self._is_state_familiar or not self._max_state_ranges:
+            return ""
+        if self._state_range is None:
+            try:
+                self._state_range = self._known_range()
+            except CheckpointError as error:
+                return str(error)
+        if self._state_range is None:
+            return ""
+        state = self.assembler.measured_state(now_ns)
+        strangers = self._state_range.strangers(state)
+        self._is_state_familiar = not strangers and self._state_range.keys <= state.keys()
+        return f"{'; '.join(strangers)}; or set 'max_state_ranges' to 0" if strangers else ""
+
+    def _known_range(self) -> StateRange | None:
+        """Return what training saw of the state; None while the policy does not tell."""
+        statistics = getattr(self._policy, "state_statistics", None)
+        if statistics is None:
+            return None
+        return StateRange(self._embodiment, statistics, self._max_state_ranges, endless=self._endless)
+
+
+def input_map(topic_map: TopicMap) -> TopicMap:
+    """Return the part of a topic map that a policy needs: states, cameras and their streams."""
+    used = {binding.stream for binding in (*topic_map.state.values(), *topic_map.video.values())}
+    streams = {name: config for name, config in topic_map.streams.items() if name in used}
+    return dataclasses.replace(topic_map, streams=streams, action={}, depth={}, task=None, events=None)
+
+
+def _refuse(fault: str) -> None:
+    if fault:
+        raise ObservationError(fault)
