@@ -12,7 +12,8 @@ drawn from a seed. Every command is held against the limits by the checks in thi
 guard: they know only the commands, their times and the limits.
 
 Time is counted as the guard promises it: a command may use the time since the one before, but no more than a control
-period; a robot without a command for more than two periods stands.
+period; a robot without a command for more than two periods stands. Some channels are rates, which begin and
+end at zero.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ for package in ("gr00t_training", "gr00t_recorder", "gr00t_policy_node"):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / package))
 
 from gr00t_policy_node.chunking import Execution, ExecutionMode  # noqa: E402
-from gr00t_policy_node.controller import Controller, ControlState, StopRules  # noqa: E402
+from gr00t_policy_node.control_state import ControlState, StopRules  # noqa: E402
+from gr00t_policy_node.controller import Controller  # noqa: E402
 from gr00t_policy_node.limits import JointLimit, MotionGuard  # noqa: E402
 from gr00t_policy_node.motion import Curve  # noqa: E402
 from gr00t_training.embodiment import Embodiment, Interpolation, Rotation, VectorKey, VideoKey  # noqa: E402
@@ -157,8 +159,10 @@ def try_guard(rng: np.random.Generator, result: Result, where: str) -> None:
     num_joints, period_s = int(rng.integers(1, 8)), float(rng.choice([0.002, 0.005, 0.01, 0.02, 0.05]))
     limits = [random_limit(rng, with_jerk=rng.random() < 0.06) for _ in range(num_joints)]
     names = [f"j{i}" for i in range(num_joints)]
-    guard = MotionGuard(names, dict(zip(names, limits, strict=True)), period_s)
-    start = random_pose(rng, limits)
+    is_rate = np.array([rng.random() < 0.2 and may_be_rate(limit) for limit in limits])
+    rates = [name for name, chosen in zip(names, is_rate, strict=True) if chosen]
+    guard = MotionGuard(names, dict(zip(names, limits, strict=True)), period_s, rates)
+    start = np.where(is_rate, 0.0, random_pose(rng, limits))
     guard.start_at(start)
     elapsed_s, commands, braked = [], [], 0
     for target in random_targets(rng, limits, int(rng.integers(50, 400)), period_s):
@@ -181,12 +185,13 @@ def try_guard(rng: np.random.Generator, result: Result, where: str) -> None:
             command = guard.apply(target, elapsed_s[-1])
             result.counts["guard: commands limited"] += bool(command.limited)
             commands.append(command.positions)
-    stop = [guard.brake(period_s) for _ in range(ticks_to_rest(limits, period_s))]
+    stop = [guard.brake(period_s) for _ in range(ticks_to_rest(limits, period_s, is_rate))]
     elapsed_s += [period_s] * len(stop)
-    if guard.must_brake or (guard.brake(period_s) != stop[-1]).any():
+    if guard.must_brake or (guard.brake(period_s) != stop[-1]).any() or stop[-1][is_rate].any():
         result.breaches.append(f"{where}: not at rest after {len(stop)} ticks")
     result.commands += len(commands) + len(stop)
     result.counts["guard: motions"] += 1
+    result.counts["guard: rates"] += len(rates)
     result.counts["guard: motions from outside"] += bool(is_outside(start, limits).any())
     result.add(breaches_of(limits, period_s, start, elapsed_s, np.array(commands + stop)), where)
 
@@ -203,6 +208,7 @@ class ControllerTrial:
             "wheel": VectorKey(names=("wheel",)),
             "hand": VectorKey(names=tuple(hand), rotation=Rotation.QUATERNION),
             "gripper": VectorKey(names=("grip",), interpolation=Interpolation.STEP),
+            "base": VectorKey(names=("vx",), unit="m/s"),
         }
         limits = {name: random_limit(rng, with_jerk=False) for name in arm}
         limits["wheel"] = JointLimit(
@@ -210,11 +216,18 @@ class ControllerTrial:
         )
         limits |= {name: JointLimit(min=-1.0, max=1.0, max_velocity=3.0) for name in hand}
         limits["grip"] = JointLimit(min=0.0, max=1.0, max_velocity=math.inf)
+        acceleration = random_scale(rng, 1, 30)
+        limits["vx"] = JointLimit(
+            min=-0.3,
+            max=1.0,
+            max_velocity=math.inf if rng.random() < 0.1 else acceleration,
+            max_acceleration=None if rng.random() < 0.5 else 10 * acceleration,
+        )
         self.embodiment = Embodiment(
             name="fuzz",
             tag="new_embodiment",
             fps=20,
-            state=keys,
+            state={key: vector for key, vector in keys.items() if key != "base"},
             action=keys,
             video={"front": VideoKey(height=32, width=32)},
         )
@@ -228,7 +241,7 @@ class ControllerTrial:
         )
         self.controller = Controller(self.embodiment, limits, self.period_s, execution=execution, stops=rules)
         self.limits = [limits[name] for name in self.controller.names]
-        self._places = dict(zip(self.embodiment.action, np.cumsum([0, len(arm), 1, 4]).tolist(), strict=True))
+        self._places = dict(zip(self.embodiment.action, np.cumsum([0, len(arm), 1, 4, 1]).tolist(), strict=True))
         self.now_ns = int(rng.integers(10**9, 10**18))
         self._begin: np.ndarray | None = None
         self._elapsed_s: list[float] = []
@@ -241,16 +254,17 @@ class ControllerTrial:
         self.finish_motion()
         pose = random_pose(self._rng, self.limits)
         pose[self._places["hand"] : self._places["hand"] + 4] = [1.0, 0.0, 0.0, 0.0]
+        pose[self._places["base"]] = 0.0
         self._begin = pose
-        return pose.copy()
+        return pose[:-1].copy()  # the base is last, and not measured
 
-    def tick(self, fault: str) -> None:
+    def tick(self, fault: str, output_fault: str) -> None:
         """Let some time pass and take the command."""
         elapsed_s = random_elapsed(self._rng, self.period_s)
         if self._rng.random() < 0.002:
             elapsed_s = -float(self._rng.uniform(0.01, 5.0))
         before_ns, self.now_ns = self.now_ns, self.now_ns + round(elapsed_s * 1e9)
-        command = self.controller.tick(self.now_ns, fault, self.measure)
+        command = self.controller.tick(self.now_ns, fault, self.measure, output_fault)
         # a clock that was set back tells nothing: the control period passed
         elapsed_s = (self.now_ns - before_ns) / 1e9 if self.now_ns >= before_ns else self.period_s
         if command is not None:
@@ -258,8 +272,10 @@ class ControllerTrial:
             self._commands.append(command)
             self._result.commands += 1
         elif self._begin is not None and self._commands:
-            if self.controller.report().state is not ControlState.IDLE:
+            if self.controller.report().state is not ControlState.IDLE and not output_fault:
                 self._result.breaches.append(f"{self._where}: a gap in the commands")
+            if self._commands[-1][self._places["base"]] != 0.0:
+                self._result.breaches.append(f"{self._where}: the last command of a motion does not stop the base")
             self.finish_motion()
 
     def offer(self) -> None:
@@ -295,7 +311,8 @@ class ControllerTrial:
     def check_stop(self) -> None:
         """Stop, and see the robot come to rest and stay there."""
         self.controller.stop("end")
-        count = ticks_to_rest(self.limits, self.period_s)
+        is_rate = np.array([name == "vx" for name in self.controller.names])
+        count = ticks_to_rest(self.limits, self.period_s, is_rate)
         # a safe pose takes its time
         for _ in range(count):
             self.now_ns += round(self.period_s * 1e9)
@@ -314,7 +331,7 @@ class ControllerTrial:
 
 def try_controller(rng: np.random.Generator, result: Result, where: str) -> None:
     """Drive a controller with all that can happen to it."""
-    trial, fault_ticks = ControllerTrial(rng, result, where), 0
+    trial, fault_ticks, output_ticks = ControllerTrial(rng, result, where), 0, 0
     controller = trial.controller
     for _ in range(int(rng.integers(200, 1200))):
         draw = rng.random()
@@ -332,7 +349,8 @@ def try_controller(rng: np.random.Generator, result: Result, where: str) -> None
         if rng.random() < 0.15:
             trial.offer()
         fault_ticks = fault_ticks - 1 if fault_ticks else int(rng.integers(1, 60)) if rng.random() < 0.004 else 0
-        trial.tick("camera is stale" if fault_ticks else "")
+        output_ticks = output_ticks - 1 if output_ticks else int(rng.integers(1, 60)) if rng.random() < 0.002 else 0
+        trial.tick("camera is stale" if fault_ticks else "", "nobody listens" if output_ticks else "")
     trial.check_stop()
     report = controller.report()
     for name in ("chunks", "stale_chunks", "refused_chunks", "limited_commands", "underruns", "violations"):
@@ -371,6 +389,11 @@ def random_limit(rng: np.random.Generator, *, with_jerk: bool) -> JointLimit:
         max_acceleration=acceleration,
         max_jerk=jerk,
     )
+
+
+def may_be_rate(limit: JointLimit) -> bool:
+    """Return whether a channel with these limits can come to rest at zero."""
+    return limit.min <= 0.0 <= limit.max and limit.max_jerk is None and not limit.endless
 
 
 def span_of(limits: Sequence[JointLimit]) -> tuple[np.ndarray, np.ndarray]:
@@ -430,11 +453,14 @@ def random_elapsed(rng: np.random.Generator, period_s: float) -> float:
     return 0.0 if kind < 0.995 else float(rng.uniform(0.0, 1e-4))
 
 
-def ticks_to_rest(limits: Sequence[JointLimit], period_s: float) -> int:
-    """Return after how many ticks every joint must be at rest."""
+def ticks_to_rest(limits: Sequence[JointLimit], period_s: float, is_rate: np.ndarray) -> int:
+    """Return after how many ticks every joint must be at rest, and every rate at zero."""
     longest_s = 0.0
-    for limit in limits:
+    for limit, comes_to_zero in zip(limits, is_rate, strict=True):
         speed = min(limit.max_velocity, 100.0)
+        if comes_to_zero:
+            back_s = 0.0 if limit.max_acceleration is None else 4.0 * speed / limit.max_acceleration
+            longest_s = max(longest_s, (limit.max - limit.min) / speed + back_s)
         if limit.max_acceleration is not None:
             jerk_s = 0.0 if limit.max_jerk is None else 2 * limit.max_acceleration / limit.max_jerk
             longest_s = max(longest_s, speed / limit.max_acceleration + jerk_s)

@@ -283,7 +283,7 @@ def _publish(kind: Any, makers: dict[str, Callable[[str, int], bytes]], rate_hz:
     publishers = {topic: node.create_publisher(kind, topic, qos) for topic in makers}
     while not stop and any(publisher.get_subscription_count() < subscribers for publisher in publishers.values()):
         time.sleep(0.05)
-    time.sleep(SETTLE_S / 3)  # the other side may know the publisher a little later
+    time.sleep(SETTLE_S)  # the other side may know the publisher a little later
     number, start_s = 0, time.monotonic()
     while not stop:
         for topic, publisher in publishers.items():
