@@ -61,6 +61,8 @@ class Observer:
         self._streams_of = {name: binding.stream for name, binding in inputs.bindings.items()}
         self._state_range = self._known_range()
         self._is_state_familiar = False
+        self._num_tasks = self._begun_task = 0  # told, and observed
+        self._begin_ns = 0  # first tick of the task
         self._begun_s = self._decode_s = 0.0  # of the newest observation
         self._ages_s: dict[str, float] = {}  # of its samples, by stream
 
@@ -68,9 +70,13 @@ class Observer:
         """Look at the state as for the first time: the robot may have been changed."""
         self._is_state_familiar = False
 
+    def begin_task(self) -> None:
+        """Forget what was seen: the history of the next observation begins with it, as episodes do in training."""
+        self._num_tasks += 1
+
     def fault(self, now_ns: int) -> str:
         """Return why the inputs cannot be used, empty when they can; asked at every control tick."""
-        return self.assembler.fault(now_ns) or self.assembler.history_lack() or self._state_fault(now_ns)
+        return self.assembler.fault(now_ns) or self._state_fault(now_ns)
 
     def invalid(self) -> list[str]:
         """Return what is wrong with inputs that arrive but cannot be used; those that are missing may still come."""
@@ -95,7 +101,9 @@ class Observer:
         tick_ns = self.assembler.latest_tick()
         if tick_ns is None:
             raise ObservationError("waiting for the first sample of every camera and state key")
-        frames = self.assembler.observed_frames(tick_ns)
+        if self._begun_task != self._num_tasks or tick_ns < self._begin_ns:  # a clock may have been set back
+            self._begun_task, self._begin_ns = self._num_tasks, tick_ns
+        frames = self.assembler.observed_frames(tick_ns, self._begin_ns)
         # an image that proved to be damaged was replaced by an older one
         _refuse(self.assembler.fault(self._clock_ns()))
         observation = observation_from_frames(frames, self._embodiment, instruction)
@@ -140,8 +148,6 @@ class Observer:
             return closed
         if self.assembler.fault(now_ns):
             return ["skew"]
-        if self.assembler.history_lack():
-            return ["history"]
         return ["state range" if self._state_fault(now_ns) else "other"]
 
     def _state_fault(self, now_ns: int) -> str:

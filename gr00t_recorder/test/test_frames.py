@@ -520,35 +520,12 @@ def test_observation_is_made_of_its_history():
     np.testing.assert_allclose(older.state["arm"], [420, 420, 420])
 
 
-def test_history_that_is_not_there_yet_is_named_with_what_is_missing():
+def test_history_does_not_reach_behind_the_beginning_of_a_task():
     assembler = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
-    assert not assembler.history_lack()  # the lack of any sample is told elsewhere
-    fill(assembler, until_ms=300)
-    assert assembler.history_lack() == "history: state.arm lacks 0.10 s of the 0.4 s that the policy looks back"
-    fill(assembler, until_ms=400)
-    assert not assembler.history_lack()
-    # a clock is set back: it begins anew
-    assembler.add("camera", image(100 * MS, 1), 2000 * MS)
-    assembler.add("camera", image(200 * MS, 1), 2100 * MS)
-    for t in (50, 200):
-        assembler.add("joints", joints(t * MS, [0, 0, 0, 0]), (2000 + t) * MS)
-    assert assembler.history_lack() == "history: video.front lacks 0.30 s of the 0.4 s that the policy looks back"
-
-
-def test_history_of_a_joint_begins_with_its_latest_publisher():
-    assembler = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
-    fill(assembler, until_ms=600)
-    assert not assembler.history_lack()
-    # one publisher more, for a joint that was known before, takes nothing away
-    assembler.add("joints", joints(1610 * MS, [5], ("j1",)), 1610 * MS)
-    assert not assembler.history_lack()
-    split = FrameAssembler(topic_map(), LOOKING_BACK, with_history=True)
-    for t in range(0, 601, 100):
-        split.add("camera", image((1000 + t) * MS, 1), (1000 + t) * MS)
-        split.add("joints", joints((1000 + t) * MS, [0, 0, 0], ("j0", "j1", "grip")), (1000 + t) * MS)
-        if t >= 300:
-            split.add("joints", joints((1000 + t) * MS, [0], ("j2",)), (1000 + t) * MS)
-    assert split.history_lack() == "history: state.arm lacks 0.10 s of the 0.4 s that the policy looks back"
+    fill(assembler)
+    for begin_ms, ticks_ms in ((1820, [1820, 1820]), (1600, [1600, 1820]), (1000, [1420, 1820]), (1900, [1820, 1820])):
+        frames = assembler.observed_frames(1820 * MS, begin_ms * MS)
+        assert [frame.tick_ns for frame in frames] == [tick * MS for tick in ticks_ms]
 
 
 def test_samples_are_kept_as_long_as_a_history_needs():

@@ -174,7 +174,14 @@ class PolicyRuntime:
         opened.callback(node.destroy_publisher, self._status_publisher)
         self._diagnostics_publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 5)
         opened.callback(node.destroy_publisher, self._diagnostics_publisher)
-        self._tasks = TaskServer(node, self._controller, self._timers, self._publish_status, self._settings.stop_topic)
+        self._tasks = TaskServer(
+            node,
+            self._controller,
+            self._timers,
+            on_change=self._publish_status,
+            on_task=self._observer.begin_task,
+            stop_topic=self._settings.stop_topic,
+        )
         opened.callback(self._tasks.close)
         timer = node.create_timer(1.0 / rate_hz, self._on_control_timer)
         opened.callback(node.destroy_timer, timer)

@@ -35,6 +35,7 @@ class TaskServer:
         controller: Controller,
         timers: StageTimers,
         on_change: Callable[[], None],
+        on_task: Callable[[], None],
         stop_topic: str,
     ) -> None:
         """Create the interfaces.
@@ -44,13 +45,14 @@ class TaskServer:
             controller: is started, finished, stopped and reset.
             timers: latencies, for the action's feedback.
             on_change: called after each change of the task.
+            on_task: called before every new task.
             stop_topic: where an emergency stop is told; empty: nowhere.
         """
         self.is_active = False
         self._node = node
         self._controller = controller
         self._timers = timers
-        self._on_change = on_change
+        self._on_change, self._on_task = on_change, on_task
         self._goal: _Goal | None = None
         self._services = [
             node.create_service(SetInstruction, "~/set_instruction", self._set_instruction),
@@ -69,6 +71,7 @@ class TaskServer:
         """Begin a task; return why it cannot begin, empty when it did."""
         if not self.is_active:
             return "the node is not active; activate it first"
+        self._on_task()  # first: no query for the new task may show what was before it
         try:
             self._controller.start(instruction)
         except ValueError as error:

@@ -75,8 +75,7 @@ class FrameAssembler:
         self._holds_stale = holds_stale
         tick_s = 1 / embodiment.fps
         ticks = embodiment.observed_ticks if with_history else (0,)
-        self._history_ns = round(-ticks[0] * 1e9 / embodiment.fps)
-        horizon_ns = round(horizon_s * 1e9) + self._history_ns
+        horizon_ns = round(horizon_s * 1e9) + round(-ticks[0] * 1e9 / embodiment.fps)
         self._inputs: dict[str, VectorInput | VideoInput] = {}
         for kind in ("state", "action"):
             for key, binding in getattr(topic_map, kind).items():
@@ -171,14 +170,20 @@ class FrameAssembler:
         """
         return self.decode(self.pick(tick_ns, with_action))
 
-    def observed_frames(self, tick_ns: int) -> list[Frame]:
+    def observed_frames(self, tick_ns: int, begin_ns: int | None = None) -> list[Frame]:
         """Return the frames, without actions, that an observation at a tick is made of, oldest first.
+
+        Args:
+            tick_ns: newest of its ticks.
+            begin_ns: first tick of the task; those before it show what it shows, as at the beginning of an episode in
+                training. None: show what was.
 
         Raises:
             ObservationError: as `frame`.
         """
-        ticks = self.embodiment.observed_ticks
-        return [self.frame(tick_ns + round(tick * 1e9 / self.embodiment.fps), with_action=False) for tick in ticks]
+        begin_ns = tick_ns if begin_ns is not None and begin_ns > tick_ns else begin_ns
+        ticks_ns = [tick_ns + round(tick * 1e9 / self.embodiment.fps) for tick in self.embodiment.observed_ticks]
+        return [self.frame(max(tick, begin_ns or tick), with_action=False) for tick in ticks_ns]
 
     def pick(self, tick_ns: int, with_action: bool) -> PickedFrame:
         """Choose the samples of a tick without decoding images; raises as `frame` does."""
@@ -244,43 +249,6 @@ class FrameAssembler:
                 return None
             tick_ns = min(sample.stamp_ns for sample in newest if sample is not None)
             return tick_ns if all(entry.sample(tick_ns) is not None for entry in entries) else None
-
-    def history_lack(self) -> str:
-        """Return what is missing of the history before `latest_tick`; empty when nothing is, or there is no tick yet.
-
-        It grows from the first samples on, and anew after a clock was set back.
-        """
-        if not self._history_ns or self._is_history_whole():
-            return ""
-        tick_ns = self.latest_tick()
-        if tick_ns is None:
-            return ""
-        with self._lock:
-            begins = {
-                entry.name: entry.begin_ns() for entry in self._wanted(with_action=False) if entry.binding.required
-            }
-        name, begin_ns = max(
-            ((name, begin_ns) for name, begin_ns in begins.items() if begin_ns is not None), key=lambda item: item[1]
-        )
-        missing_ns = begin_ns - (tick_ns - self._history_ns)
-        if missing_ns <= 0:
-            return ""
-        return (
-            f"history: {name} lacks {missing_ns / 1e9:.2f} s of the {self._history_ns / 1e9:g} s that the policy looks "
-            "back"
-        )
-
-    def _is_history_whole(self) -> bool:
-        """Whether nothing lacks, without looking for samples: a policy asks at every control tick."""
-        with self._lock:
-            entries = [entry for entry in self._gate.inputs if entry.binding.required]
-            newest = [entry.buffer.newest_ns for entry in entries if isinstance(entry, VideoInput)]
-            stamps = [stamp_ns for stamp_ns in newest if stamp_ns is not None]
-            if not stamps or len(stamps) < len(newest):
-                return False
-            first_ns = min(stamps) - self._history_ns
-            begins = (entry.begin_ns() for entry in entries)
-            return all(begin_ns is not None and begin_ns <= first_ns for begin_ns in begins)
 
     def first_image(self, camera: str, stamp_ns: int) -> int | None:
         """Return the earliest stamp of a camera at or after `stamp_ns`."""

@@ -104,9 +104,6 @@ class VideoInput:
     def is_settled(self, tick_ns: int, clock_ns: int) -> bool:
         return self.buffer.is_settled(tick_ns, self.binding.align, clock_ns)
 
-    def begin_ns(self) -> int | None:
-        return None if self.buffer.oldest is None else self.buffer.oldest.stamp_ns
-
     def lack(self) -> str:
         return ""
 
@@ -212,15 +209,6 @@ class VectorInput:
             if buffer.is_settled(tick_ns, self.binding.align, clock_ns):
                 settled.update(group)
         return len(settled) == len(self.codec.names)
-
-    def begin_ns(self) -> int | None:
-        """Return the earliest stamp from which on every channel is known, None while one is not."""
-        begins: dict[int, int] = {}
-        for group, buffer in self._groups.items():
-            if buffer.oldest is not None:
-                stamp_ns = buffer.oldest.stamp_ns
-                begins.update((index, min(stamp_ns, begins.get(index, stamp_ns))) for index in group)
-        return max(begins.values()) if len(begins) == len(self.codec.names) else None
 
     def lack(self) -> str:
         """Tell which channels never came, although messages did."""

@@ -83,11 +83,6 @@ class StreamBuffer:
         return len(self._stamps)
 
     @property
-    def oldest(self) -> Sample | None:
-        """Sample with the earliest stamp."""
-        return self._samples[0] if self._samples else None
-
-    @property
     def newest(self) -> Sample | None:
         """Sample with the latest stamp."""
         return self._samples[-1] if self._samples else None

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Observations of a policy that looks back, and how much of that a new task leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gr00t_policy_node.observing import Observer
+from gr00t_policy_node.timing import StageTimers
+from gr00t_recorder.topics.bindings import StreamConfig, TopicMap, VectorBinding, VideoBinding
+from gr00t_recorder.topics.codecs import IMAGE_TYPE
+from gr00t_recorder.topics.serialised_images import Header, RawImage, Stamp
+from gr00t_training.errors import ObservationError
+from gr00t_training.testing import make_embodiment
+
+MS = 1_000_000
+LOOKING_BACK = dataclasses.replace(make_embodiment(fps=10, size=(4, 6)), video_history=(-4, 0))  # 0.4 s
+INPUTS = TopicMap(
+    embodiment="test_arm",
+    streams={
+        "joints": StreamConfig(topic="joints", type="sensor_msgs/msg/JointState"),
+        "camera": StreamConfig(topic="image", type=IMAGE_TYPE),
+    },
+    state={"arm": VectorBinding(stream="joints"), "gripper": VectorBinding(stream="joints")},
+    video={"front": VideoBinding(stream="camera")},
+)
+
+
+@dataclasses.dataclass
+class Joints:
+    """Field names of sensor_msgs/msg/JointState."""
+
+    header: Header
+    position: list[float]
+    name: tuple[str, ...] = ("j0", "j1", "j2", "grip")
+
+
+class Silent:
+    """A policy that tells nothing about its training."""
+
+    def infer(self, observation, continuation=None):
+        raise AssertionError("is not asked here")
+
+
+class World:
+    """Sends joints and images whose brightness is the time in tenths of a second."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1000
+        self.observer = Observer(
+            INPUTS,
+            LOOKING_BACK,
+            Silent(),
+            max_state_ranges=0.0,
+            timers=StageTimers(INPUTS.streams),
+            clock_ns=lambda: self.now_ms * MS,
+        )
+
+    def pass_until(self, end_ms: int) -> None:
+        while self.now_ms < end_ms:
+            self.now_ms += 100
+            header = Header(Stamp(self.now_ms // 1000, self.now_ms % 1000 * MS), "")
+            assembler, now_ns = self.observer.assembler, self.now_ms * MS
+            assembler.add("joints", Joints(header, [0.0] * 4), now_ns)
+            pixels = bytes([self.now_ms // 100]) * 72
+            assembler.add("camera", RawImage(header, 4, 6, "rgb8", 0, 18, pixels), now_ns)
+
+    def seen(self) -> list[int]:
+        images = self.observer.observe("lift the cube").images["front"]
+        return [int(image.flat[0]) for image in np.asarray(images).reshape(-1, 4, 6, 3)]
+
+
+def test_history_begins_with_the_task_and_grows() -> None:
+    world = World()
+    world.pass_until(3000)
+    world.observer.begin_task()
+    assert world.seen() == [30, 30]
+    world.pass_until(3200)
+    assert world.seen() == [30, 32]
+    world.pass_until(4000)
+    assert world.seen() == [36, 40]
+    world.observer.begin_task()
+    assert world.seen() == [40, 40]
+
+
+def test_history_begins_anew_when_the_clock_is_set_back() -> None:
+    world = World()
+    world.pass_until(9000)
+    world.observer.begin_task()
+    assert world.seen() == [90, 90]
+    world.now_ms = 2000
+    world.pass_until(2300)
+    assert world.seen() == [23, 23]
+
+
+def test_nothing_is_observed_before_everything_has_come() -> None:
+    world = World()
+    with pytest.raises(ObservationError, match="nothing received on"):
+        world.seen()
