@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from xml.etree import ElementTree
+
 from setuptools import find_packages, setup
 
 package_name = "gr00t_training"
 
 setup(
     name=package_name,
-    version="0.1.0",
+    version=ElementTree.parse(Path(__file__).with_name("package.xml")).findtext("version"),  # the one place
     description="GR00T models, LeRobot datasets, fine-tuning and the policy, without ROS",
     license="Apache-2.0",
     maintainer="GR00T ROS 2 suite contributors",
@@ -22,7 +25,9 @@ setup(
             "dataset/view/*.html",
             "dataset/view/*.js",
             "embodiments/*.yaml",
+            "judge/*.css",
             "tokenizers/*/*.json",
+            "recipes/*.yaml",
         ],
     },
     data_files=[
@@ -39,9 +44,10 @@ setup(
     extras_require={
         "test": ["pytest"],
         "hub": ["huggingface_hub>=0.24"],
+        "transformers": ["transformers>=5.17", "sentencepiece>=0.2"],
         "view": ["rerun-sdk>=0.24"],
+        "distributed": ["accelerate>=1.15"],
         "serve": [
-            "pyzmq>=22",
             "msgpack>=1.0",
         ],
         "model": [
@@ -50,6 +56,11 @@ setup(
             "tokenizers>=0.20",
             "opencv-python-headless>=4.8",
             "Pillow>=9.1",
+        ],
+        "lora": [
+            "peft>=0.17",
+            "accelerate>=1.0",
+            "bitsandbytes>=0.45",
         ],
         "train": [
             "torch>=2.4",
@@ -64,13 +75,14 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "gr00t_checkpoint = gr00t_training.cli.checkpoint:main",
-            "gr00t_dataset = gr00t_training.cli.dataset:main",
-            "gr00t_finetune = gr00t_training.cli.finetune:main",
-            "gr00t_evaluate = gr00t_training.cli.evaluate:main",
-            "gr00t_serve = gr00t_training.cli.serve:main",
-            "gr00t_validate_dataset = gr00t_training.cli.validate_dataset:main",
+            "gr00t = gr00t_training.cli.commands:umbrella",
+            "gr00t_checkpoint = gr00t_training.cli.commands:checkpoint",
+            "gr00t_dataset = gr00t_training.cli.commands:dataset",
+            "gr00t_finetune = gr00t_training.cli.commands:finetune",
+            "gr00t_evaluate = gr00t_training.cli.commands:evaluate",
+            "gr00t_serve = gr00t_training.cli.commands:serve",
         ],
+        "gr00t.commands": ["gr00t_training = gr00t_training.cli.commands:COMMANDS"],
     },
     zip_safe=False,
 )

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a robot is to a policy: keys, their order, channel names, units and how each is normalised.
+"""Modality layout of a robot: keys, their order, channel names, units and normalization.
 
-The embodiment travels with dataset and checkpoint. Where a key comes from on a running robot is the topic map's
-business (`gr00t_recorder.topics.bindings`), never the embodiment's.
+The embodiment travels with dataset and checkpoint. The topic of a key on a running robot is in the
+topic map (`gr00t_recorder.topics.bindings`), never in the embodiment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -21,11 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.text import printable
 from gr00t_training.settings import load_settings, setting
+from gr00t_training.types import VECTOR_KINDS, KeyKind, KeyRef
 
 STATE_COLUMN = "observation.state"
 ACTION_COLUMN = "action"
 IMAGE_COLUMN_PREFIX = "observation.images."
+
+MODEL_KINDS = (*VECTOR_KINDS, KeyKind.VIDEO)  # that a model sees or answers with
+ROBOT_KINDS = (*MODEL_KINDS, KeyKind.DEPTH)  # that a robot has
+
+MAX_CHANNELS = 8192  # of a key
+MAX_NAME = 200  # [characters] of a name
 
 # Safe in file names; published keys have '-' and '.' too (top_camera-images-rgb, images.rgb.head).
 _KEY = re.compile(r"\w([\w.-]*\w)?")
@@ -87,13 +96,13 @@ class VectorKey:
 
     names: tuple[str, ...] = setting(description="Channel names in order; joint names where channels are joints.")
     unit: str = setting("rad", "Unit of every channel (SI; joints in radians, REP 103).")
-    normalization: Normalization | None = setting(None, "How the model's input is scaled; absent: as it is.")
+    normalization: Normalization | None = setting(None, "How the model's input is scaled; absent: unchanged.")
     rotation: Rotation | None = setting(None, "Rotation form in the dataset; absent: not a rotation.")
     target_rotation: Rotation | None = setting(None, "Rotation form that the model sees; absent: as in the dataset.")
     is_absolute: bool = setting(True, "Whether values are absolute; relative actions pad an episode's end with zeros.")
     interpolation: Interpolation = setting(Interpolation.LINEAR, "How a controller moves between two actions.")
     relative_to: str | None = setting(
-        None, "Actions only: state key from whose newest row the model counts (N1.6, N1.7); absent: as recorded."
+        None, "Actions only: state key; values are relative to its newest row (N1.6, N1.7); absent: as recorded."
     )
     pose: Pose | None = setting(None, "Form of a pose, position and rotation in one key; absent: not a pose.")
 
@@ -102,9 +111,13 @@ class VectorKey:
             raise ValueError(f"pose {self.pose.value} has {self.pose.dim} channels, names has {len(self.names)}")
         if not self.names:
             raise ValueError("names is empty, expected at least one channel name")
-        repeated = {name for name in self.names if self.names.count(name) > 1}
+        if len(self.names) > MAX_CHANNELS:
+            raise ValueError(f"names has {len(self.names)} channels (limit {MAX_CHANNELS})")
+        for name in self.names:
+            _check_text("a channel name", name, shortest=1)
+        repeated = _repeated(self.names)
         if repeated:
-            raise ValueError(f"channel '{min(repeated)}' stands twice in names")
+            raise ValueError(f"duplicate channel '{min(repeated)}' in names")
 
     @property
     def dim(self) -> int:
@@ -114,7 +127,7 @@ class VectorKey:
 
 @dataclass(frozen=True)
 class VideoKey:
-    """One camera as it is stored in the dataset."""
+    """One camera as stored in the dataset."""
 
     height: int = setting(description="Stored height [px], even; 0: any (never recorded).", ge=0, le=8192)
     width: int = setting(description="Stored width [px], even; 0: any (never recorded).", ge=0, le=8192)
@@ -133,7 +146,7 @@ class VideoKey:
 
 @dataclass(frozen=True)
 class DepthKey:
-    """One depth camera as it is stored beside the dataset (`gr00t_training.dataset.depth`)."""
+    """One depth camera as stored next to the dataset (`gr00t_training.dataset.media.depth`)."""
 
     height: int = setting(description="Stored height [px].", ge=1, le=8192)
     width: int = setting(description="Stored width [px].", ge=1, le=8192)
@@ -170,19 +183,21 @@ class Embodiment:
     )
     model: ModelKeys = setting(default_factory=ModelKeys, description="Keys the model uses; absent: all.")
     depth: Mapping[str, DepthKey] = setting(
-        default_factory=dict, description="Depth cameras, kept beside the dataset; no model reads them."
+        default_factory=dict, description="Depth cameras, kept next to the dataset; no model reads them."
     )
 
     def __post_init__(self) -> None:
-        for kind in ("state", "action", "video"):
-            declared = getattr(self, kind)
+        for field in ("name", "tag", "language"):
+            _check_text(field, getattr(self, field))
+        for kind in MODEL_KINDS:
+            declared = self.declared(kind)
             if not declared:
                 raise ValueError(f"{kind} is empty, expected at least one key")
-            for key in getattr(self.model, kind):
+            for key in self.used(kind):
                 if key not in declared:
                     raise ValueError(f"model.{kind}: '{key}' is not declared under {kind} ({', '.join(declared)})")
-        for kind in ("state", "action", "video", "depth"):
-            for key in getattr(self, kind):
+        for kind in ROBOT_KINDS:
+            for key in self.declared(kind):
                 if not _KEY.fullmatch(key):
                     raise ValueError(
                         f"{kind} key '{key}': use letters, digits and '_', inside also '-' and '.' (no '/')"
@@ -195,13 +210,12 @@ class Embodiment:
         for key, vector in self.action.items():
             if vector.relative_to is not None and vector.relative_to not in self.state:
                 raise ValueError(
-                    f"action.{key}.relative_to: '{vector.relative_to}' is no state key ({', '.join(self.state)})"
+                    f"action.{key}.relative_to: '{vector.relative_to}' is not a state key ({', '.join(self.state)})"
                 )
-        for kind in ("state", "action"):
-            names = column_names(getattr(self, kind))
-            repeated = {name for name in names if names.count(name) > 1}
+        for kind in VECTOR_KINDS:
+            repeated = _repeated(column_names(self.vectors(kind)))
             if repeated:
-                raise ValueError(f"{kind}: channel '{min(repeated)}' stands in two keys; a channel has one place")
+                raise ValueError(f"{kind}: channel '{min(repeated)}' is in two keys (limit 1)")
 
     @property
     def step_ns(self) -> int:
@@ -223,9 +237,37 @@ class Embodiment:
         """Cameras that the model sees, in order."""
         return self.model.video or tuple(self.video)
 
+    def declared(self, kind: KeyKind) -> Mapping[str, VectorKey | VideoKey | DepthKey]:
+        """Return the keys of a kind in order of the dataset's columns; annotations are not part of an embodiment."""
+        return {
+            KeyKind.STATE: self.state,
+            KeyKind.ACTION: self.action,
+            KeyKind.VIDEO: self.video,
+            KeyKind.DEPTH: self.depth,
+        }[kind]
+
+    def vectors(self, kind: KeyKind) -> Mapping[str, VectorKey]:
+        """Return the keys of the state or of the action."""
+        return {KeyKind.STATE: self.state, KeyKind.ACTION: self.action}[kind]
+
+    def used(self, kind: KeyKind) -> tuple[str, ...]:
+        """Return the keys of a kind that the model uses, in order of concatenation; it uses no depth."""
+        return {
+            KeyKind.STATE: self.state_keys,
+            KeyKind.ACTION: self.action_keys,
+            KeyKind.VIDEO: self.video_keys,
+            KeyKind.DEPTH: (),
+        }[kind]
+
+    def used_vectors(self) -> Iterator[tuple[KeyRef, VectorKey]]:
+        """Yield the keys of state and action that the model uses, in order of concatenation."""
+        for kind in VECTOR_KINDS:
+            for key in self.used(kind):
+                yield KeyRef(kind, key), self.vectors(kind)[key]
+
     @property
     def observed_ticks(self) -> tuple[int, ...]:
-        """Ticks of the frames that an observation is made of, oldest first, 0 the newest."""
+        """Ticks of the frames of one observation, oldest first, 0 the newest."""
         return tuple(sorted({*self.video_history, *self.state_history}))
 
     def fingerprint(self) -> str:
@@ -252,6 +294,18 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
     return load_settings(Embodiment, path)
 
 
+def embodiment_or_tag(name: str | Path) -> Embodiment | str:
+    """Return the embodiment of that name or file; any other name is a tag or name that a checkpoint may know.
+
+    Raises:
+        ConfigError: the file is missing or wrong (names file and line).
+    """
+    path = Path(name)
+    if str(name) in shipped_embodiments() or path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        return load_embodiment(name)
+    return str(name)
+
+
 def shipped_embodiments() -> list[str]:
     """Names of the embodiments that come with the package."""
     return sorted(
@@ -262,7 +316,7 @@ def shipped_embodiments() -> list[str]:
 def to_mapping(embodiment: Embodiment) -> dict[str, Any]:
     """Return the embodiment as plain JSON types; `load_embodiment` reads them back equal.
 
-    Settings younger than the first fingerprints are left out where they have their default, so that these stay valid.
+    Settings added after the first fingerprints are left out if they have their default, so that old ones stay valid.
     """
     content = json.loads(json.dumps(dataclasses.asdict(embodiment)))
     for history in ("video_history", "state_history"):
@@ -298,18 +352,28 @@ def modality_layout(embodiment: Embodiment) -> dict[str, Any]:
     }
 
 
+def _check_text(what: str, text: str, shortest: int = 0) -> None:
+    """Refuse names that cannot be printed: they go to logs, plots and file names."""
+    if not shortest <= len(text) <= MAX_NAME or not text.isprintable():
+        raise ValueError(f"{what} is '{printable(text)}', expected {shortest} to {MAX_NAME} printable characters")
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count > 1}
+
+
 def column_names(keys: Mapping[str, VectorKey]) -> list[str]:
     """Channel names of a whole column, keys concatenated in order."""
     return [name for vector in keys.values() for name in vector.names]
 
 
 def differences(found: Embodiment, expected: Embodiment) -> list[str]:
-    """List what two embodiments disagree on, one item with both values per entry; empty when they agree."""
+    """List what two embodiments disagree on, one item with both values per entry; empty if they agree."""
     return _differences(_whole(found), _whole(expected), "")
 
 
 def _whole(embodiment: Embodiment) -> dict[str, Any]:
-    """Return every setting, those that have their default too: an item tells both values."""
+    """Return every setting, defaults included: a difference shows both values."""
     return json.loads(json.dumps(dataclasses.asdict(embodiment)))
 
 

@@ -5,7 +5,7 @@
 Conventions, stated here once:
 
     matrix       acts on column vectors; flat form is row by row
-    quaternion   (w, x, y, z), real part first, normalised when read, w >= 0 when made. ROS messages are (x, y, z, w).
+    quaternion   (w, x, y, z), real part first, normalized when read, w >= 0 when made. ROS messages are (x, y, z, w).
     axis angle   unit axis times angle in radians, angle in [0, pi] when made
     rotation 6D  the first two rows of the matrix (arXiv 1812.07035 uses columns); read with Gram-Schmidt on rows
     euler        letters r, p, y are the axes X, Y, Z; `abc` is the intrinsic product R_a(first) R_b(second) R_c(third);

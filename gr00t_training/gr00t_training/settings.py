@@ -3,7 +3,7 @@
 """Typed settings: one frozen dataclass per concern, filled from YAML, a command line or ROS parameters.
 
 The dataclass is the only place that knows a name, a type, a default, a unit and a bound. A YAML file is read with
-its line numbers, so that every complaint names the file and the line.
+its line numbers, so that every error names the file and the line.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from typing import Any, TypeVar
 import yaml
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.files import read_text
+from gr00t_training.io.text import printable
+from gr00t_training.io.yaml_text import SIZE_LIMIT, compose_yaml, plain_value
 
 T = TypeVar("T")
+METAVARS = {int: "N", float: "X", Path: "FILE"}  # of options; texts have the name of their field
 
 
 def setting(
@@ -33,6 +37,7 @@ def setting(
     le: float | None = None,
     read_only: bool = False,
     default_factory: Any = dataclasses.MISSING,
+    metavar: str = "",
 ) -> Any:
     """Declare a dataclass field that documents and checks itself.
 
@@ -43,8 +48,9 @@ def setting(
         le: largest allowed value.
         read_only: whether a ROS parameter of this name is refused after start.
         default_factory: makes the default where it is a container.
+        metavar: word for the value in the help of a command; empty: by type.
     """
-    metadata = {"description": description, "ge": ge, "le": le, "read_only": read_only}
+    metadata = {"description": description, "ge": ge, "le": le, "read_only": read_only, "metavar": metavar}
     return dataclasses.field(default=default, default_factory=default_factory, kw_only=True, metadata=metadata)
 
 
@@ -55,70 +61,117 @@ def load_settings(cls: type[T], path: str | Path) -> T:
         ConfigError: file missing, not YAML, unknown or missing key, wrong type or value; names file and line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    return parse_settings(cls, text, str(path))
+    return parse_settings(cls, read_text(path, ConfigError, SIZE_LIMIT), str(path))
 
 
 def parse_settings(cls: type[T], text: str, source: str) -> T:
     """Read YAML text into the dataclass `cls`; `source` names the text in errors."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem}") from error
+    node = compose_yaml(text, source)
     if node is None:
         raise ConfigError(f"{source}:1: the file is empty, expected the keys of {cls.__name__}")
     return _build(cls, node, _Place(source, ""))
 
 
+def parse_values(classes: Sequence[type], text: str, source: str, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Read YAML text that gives some of the settings of several dataclasses, all as keys of one mapping.
+
+    Args:
+        classes: settings dataclasses.
+        text: YAML.
+        source: names the text in errors.
+        without: settings that cannot be given.
+
+    Raises:
+        ConfigError: not YAML, unknown key, wrong type or value; names file and line.
+    """
+    node = compose_yaml(text, source)
+    if node is None:
+        return {}
+    fields = {field.name: field for cls in classes for field in dataclasses.fields(cls) if field.name not in without}
+    hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
+    return _values(fields, hints, node, _Place(source, ""))
+
+
 def check_bounds(instance: Any) -> None:
-    """Hold every bounded field of a settings dataclass against its bounds; ValueError names the field."""
+    """Check every bounded field of a settings dataclass; ValueError names the field."""
     for field in dataclasses.fields(instance):
         _check_bound(field, getattr(instance, field.name))
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Add one `--option` per field of a settings dataclass; nothing is set unless given."""
+def add_arguments(
+    parser: argparse._ActionsContainer,
+    cls: type,
+    choices: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
+    sections: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Add one `--option` per field of a settings dataclass; nothing is set unless given.
+
+    Args:
+        parser: parser or group that gets the options.
+        cls: settings dataclass; fields that are settings themselves get none, add theirs with another call.
+        choices: allowed values of fields that are text, by name.
+        sections: headings in the help, by the field that each begins with.
+    """
     hints = typing.get_type_hints(cls)
+    whole = parser
     for field in dataclasses.fields(cls):
+        if field.name in sections:
+            parser = whole.add_argument_group(sections[field.name])
         option = "--" + field.name.replace("_", "-")
         default = _default_of(field)
         text = field.metadata.get("description", "").replace("%", "%%")
-        if default is not dataclasses.MISSING:
-            text += f" (default: {default.value if isinstance(default, Enum) else default})"
+        if default not in (dataclasses.MISSING, None, (), ""):
+            text += f" (default: {_shown(default)})"
         kind = _plain_type(hints[field.name])
+        if dataclasses.is_dataclass(kind):
+            continue
         common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+        metavar = field.metadata.get("metavar") or METAVARS.get(kind, field.name.upper())
         if kind is bool:
             parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
         elif isinstance(kind, type) and issubclass(kind, Enum):
             parser.add_argument(option, choices=[member.value for member in kind], **common)
         elif kind is tuple:
-            parser.add_argument(option, nargs="*", **common)
+            parser.add_argument(option, nargs="*", metavar=metavar, **common)
+        elif field.name in choices:
+            parser.add_argument(option, choices=choices[field.name], **common)
         else:
             required = default is dataclasses.MISSING
-            parser.add_argument(option, type=kind, required=required, metavar=field.name.upper(), **common)
+            parser.add_argument(option, type=kind, required=required, metavar=metavar, **common)
 
 
-def from_arguments(cls: type[T], namespace: argparse.Namespace) -> T:
+def from_arguments(
+    cls: type[T],
+    namespace: argparse.Namespace,
+    base: T | None = None,
+    given: Mapping[str, Any] = types.MappingProxyType({}),
+) -> T:
     """Build the settings dataclass from parsed arguments.
 
+    Args:
+        cls: settings dataclass.
+        namespace: parsed arguments.
+        base: has what arguments and `given` leave open; None: the defaults.
+        given: values that arguments win over, by name; those of other settings are ignored.
+
     Raises:
-        ConfigError: a value is outside its bounds.
+        ConfigError: a value is outside its bounds, or values contradict each other.
     """
     hints = typing.get_type_hints(cls)
-    values = {}
+    values = {} if base is None else {field.name: getattr(base, field.name) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in given:
+            values[field.name] = given[field.name]
         if hasattr(namespace, field.name):
             value = getattr(namespace, field.name)
             kind = _plain_type(hints[field.name])
             if kind is tuple or (isinstance(kind, type) and issubclass(kind, Enum)):
                 value = kind(value)
             values[field.name] = value
-    return build_settings(cls, values)
+    try:
+        return build_settings(cls, values)
+    except ConfigError as error:  # who types options does not know the class
+        raise ConfigError(str(error).removeprefix(f"{cls.__name__}: ")) from error
 
 
 def build_settings(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -141,7 +194,8 @@ class _Place:
     path: str
 
     def inside(self, key: str | int) -> _Place:
-        return _Place(self.source, f"{self.path}.{key}" if self.path else str(key))
+        key = printable(str(key))
+        return _Place(self.source, f"{self.path}.{key}" if self.path else key)
 
     def error(self, node: yaml.Node, message: str) -> ConfigError:
         subject = f" {self.path}:" if self.path else ""
@@ -152,7 +206,7 @@ def _build(hint: Any, node: yaml.Node, place: _Place) -> Any:
     """Turn a YAML node into a value of the type `hint`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
-        return yaml.SafeLoader("").construct_document(node)
+        return plain_value(node)
     if origin in (typing.Union, types.UnionType):
         return _build_union(arguments, node, place)
     if dataclasses.is_dataclass(hint):
@@ -180,18 +234,7 @@ def _build_union(options: Sequence[Any], node: yaml.Node, place: _Place) -> Any:
 
 def _build_dataclass(cls: type[T], node: yaml.Node, place: _Place) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, key_node, value_node in _entries(node, place):
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(fields)}"
-            raise place.error(key_node, f"unknown key '{key}'; {remedy}")
-        values[key] = _build(hints[key], value_node, place.inside(key))
-        try:
-            _check_bound(fields[key], values[key])
-        except ValueError as error:
-            raise place.error(value_node, str(error)) from error
+    values = _values(fields, typing.get_type_hints(cls), node, place)
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise place.error(node, f"missing key '{missing[0]}': {fields[missing[0]].metadata.get('description', '')}")
@@ -201,36 +244,46 @@ def _build_dataclass(cls: type[T], node: yaml.Node, place: _Place) -> T:
         raise place.error(node, str(error)) from error
 
 
+def _values(
+    fields: Mapping[str, dataclasses.Field], hints: Mapping[str, Any], node: yaml.Node, place: _Place
+) -> dict[str, Any]:
+    """Turn the entries of a YAML mapping into values of the fields, and check their bounds."""
+    values: dict[str, Any] = {}
+    for key, key_node, value_node in _entries(node, place):
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(fields)}"
+            raise place.error(key_node, f"unknown key '{printable(key)}'; {remedy}")
+        values[key] = _build(hints[key], value_node, place.inside(key))
+        try:
+            _check_bound(fields[key], values[key])
+        except ValueError as error:
+            raise place.error(value_node, str(error)) from error
+    return values
+
+
 def _build_scalar(hint: Any, node: yaml.Node, place: _Place) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise place.error(node, f"expected {_type_name(hint)}, found a {_node_kind(node)}")
-    value = yaml.SafeLoader("").construct_document(node)
+    value, shown = plain_value(node), printable(node.value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         allowed = [member.value for member in hint]
         if value not in allowed:
-            raise place.error(node, f"'{node.value}' is not one of {', '.join(map(str, allowed))}")
+            raise place.error(node, f"'{shown}' is not one of {', '.join(map(str, allowed))}")
         return hint(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
-        raise place.error(node, f"expected {_type_name(hint)}, found '{node.value}'")
+        raise place.error(node, f"expected {_type_name(hint)}, found '{shown}'")
     return value
 
 
 def _entries(node: yaml.Node, place: _Place) -> list[tuple[str, yaml.Node, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
         raise place.error(node, f"expected a mapping of keys to values, found a {_node_kind(node)}")
-    seen: dict[str, int] = {}
-    entries = []
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        if key in seen:
-            raise place.error(key_node, f"key '{key}' stands twice, first on line {seen[key]}")
-        seen[key] = key_node.start_mark.line + 1
-        entries.append((key, key_node, value_node))
-    return entries
+    return [(key_node.value, key_node, value_node) for key_node, value_node in node.value]
 
 
 def _items(node: yaml.Node, place: _Place) -> list[yaml.Node]:
@@ -268,6 +321,12 @@ def _default_of(field: dataclasses.Field) -> Any:
 
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(map(str, default))
+    return str(default.value if isinstance(default, Enum) else default)
 
 
 def _type_name(hint: Any) -> str:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 
-from gr00t_training.testing import data_dir, fixtures_dir
+from gr00t_test_support.reference_files import bags_dir, data_dir, fixtures_dir, spec_dir
 
-__all__ = ["data_dir", "fixtures_dir"]
+__all__ = ["bags_dir", "data_dir", "fixtures_dir", "spec_dir"]
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a missing file is then an error at once, with or without a network

@@ -16,13 +16,14 @@ from safetensors import numpy as numpy_files
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gr00t_training.dataset.stats import KeyStatistics
-from gr00t_training.published import embodiment_from_modality
+from gr00t_training.dataset.statistics.compute import KeyStatistics
+from gr00t_training.model.families.n1_6 import N1_6
 from gr00t_training.transforms.images import ImageProcessor
 from gr00t_training.transforms.pipeline import ModelInputs, Pipeline
 from gr00t_training.transforms.processor import ProcessorOptions
 from gr00t_training.transforms.text import PromptFormat, PromptTokenizer
 from gr00t_training.types import Observation
+from gr00t_training.upstream import embodiment_from_modality
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ProcessorReference:
             action_dim=self.options.max_action_dim,
             action_horizon=self.options.max_action_horizon,
             num_projectors=32,
-            options=options or self.options,
+            rules=N1_6.rules(options or self.options),  # N1.7 has the same
         )
         projector = json.loads((self.folder / "embodiment_id.json").read_text())[tag]
         return Pipeline(dataclasses.replace(embodiment, **changes), statistics, inputs, tokenizer, projector)

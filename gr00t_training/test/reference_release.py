@@ -17,10 +17,11 @@ from safetensors import numpy as numpy_files
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment, Normalization, Rotation, VectorKey, VideoKey
-from gr00t_training.model.gr00t import Gr00tModel, family
-from gr00t_training.model.weights import assign_weights
+from gr00t_training.model.families import family
+from gr00t_training.model.gr00t import Gr00tModel
+from gr00t_training.model.weight_names import assign_weights
 from gr00t_training.types import Observation
 
 
@@ -29,7 +30,7 @@ def load_tiny(tiny: Path, attention: str = "sdpa") -> Gr00tModel:
     kind = family(model_json["model_type"])
     config = kind.parse(model_json, json.loads((tiny / kind.vlm_file).read_text()))
     with torch.device("meta"):
-        model = kind.model(config, attention=attention)
+        model = Gr00tModel(config, attention=attention)
     assign_weights(model, load_file(tiny / "model.safetensors"), kind.names, "fixture")
     return model.eval()
 

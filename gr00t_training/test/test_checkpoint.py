@@ -16,6 +16,8 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 
+from gr00t_test_support.builders import make_embodiment
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training import checkpoint as checkpoint_module
 from gr00t_training.checkpoint import (
     Checkpoint,
@@ -25,12 +27,11 @@ from gr00t_training.checkpoint import (
     new_checkpoint,
     save_checkpoint,
 )
-from gr00t_training.dataset.stats import KeyStatistics, compute_statistics
+from gr00t_training.dataset.statistics.compute import KeyStatistics, compute_statistics
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import CheckpointError, ConfigError
-from gr00t_training.model.config import VARIANTS
+from gr00t_training.model.families import variants
 from gr00t_training.model.gr00t import Gr00tModel
-from gr00t_training.testing import make_embodiment
 from gr00t_training.transforms.text import shipped_tokenizer
 
 TOKENIZER = shipped_tokenizer("compact")
@@ -59,7 +60,7 @@ def make_checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def model() -> Gr00tModel:
     torch.manual_seed(0)
-    return Gr00tModel(VARIANTS["n1_compact"].config).eval()
+    return Gr00tModel(variants()["n1_compact"].config).eval()
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_weights_have_published_names_and_can_be_split(tmp_path: Path, model: Gr
     weights = load_model(load_checkpoint(split)).state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
     (split / shards[1]).unlink()
-    with pytest.raises(CheckpointError, match=r"00002-of-00003\.safetensors: missing"):
+    with pytest.raises(CheckpointError, match=r"1 of 3 weight files are missing \(model-00002-of-00003"):
         load_model(load_checkpoint(split))
 
 
@@ -116,7 +117,7 @@ def test_bfloat16_is_written_and_read(tmp_path: Path, model: Gr00tModel):
     assert torch.equal(found.state_dict()[name], weight.bfloat16().float())
 
 
-def test_a_published_folder_loads(fixtures_dir: Path):
+def test_a_published_folder_loads(fixtures_dir: ReferenceFiles):
     """No tokenizer, embodiment or projector map in the folder; those of the family and of the caller are used."""
     embodiment = make_embodiment()
     found = load_checkpoint(
@@ -128,7 +129,7 @@ def test_a_published_folder_loads(fixtures_dir: Path):
         found.pipeline()
 
 
-def test_a_published_folder_without_tokenizer_says_what_to_put_where(fixtures_dir: Path):
+def test_a_published_folder_without_tokenizer_says_what_to_put_where(fixtures_dir: ReferenceFiles):
     embodiment = make_embodiment()
     with pytest.raises(CheckpointError, match=r"put the tokenizer\.json of HuggingFaceTB/SmolLM2-1\.7B-Instruct"):
         load_checkpoint(fixtures_dir / "n1_tiny", embodiment=embodiment, statistics=make_statistics(embodiment))

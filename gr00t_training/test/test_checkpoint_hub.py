@@ -16,7 +16,8 @@ pytest.importorskip("torch")
 from gr00t_training.checkpoint.hub import find_folder
 from gr00t_training.checkpoint.tokenizer import find_tokenizer
 from gr00t_training.errors import CheckpointError
-from gr00t_training.transforms.text import N1_5_PROMPT, N1_7_PROMPT
+from gr00t_training.model.families.n1_5 import N1_5
+from gr00t_training.model.families.n1_7 import N1_7
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -66,7 +67,7 @@ def test_sub_folders_are_listed_where_the_folder_holds_no_checkpoint(tmp_path: P
     make_folder(tmp_path / "libero_goal")
     make_folder(tmp_path / "runs" / "libero_10")
     (tmp_path / "backbone").mkdir()
-    (tmp_path / "backbone" / "config.json").write_text("{}")  # no weights beside it: not a checkpoint
+    (tmp_path / "backbone" / "config.json").write_text("{}")  # no weights next to it: not a checkpoint
     with pytest.raises(
         CheckpointError,
         match=r"has no config\.json, but checkpoints in sub-folders: libero_goal, runs/libero_10; choose one, as in "
@@ -102,7 +103,7 @@ def test_without_the_client_the_error_says_which_files_to_put_where(monkeypatch:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("GatedRepoError", "the repository is gated: accept its licence on its page"),
+        ("GatedRepoError", "the repository is gated: accept its license on its page"),
         ("RepositoryNotFoundError", "it has no such repository, or a private one"),
         ("RevisionNotFoundError", "the repository has no such revision"),
         ("LocalEntryNotFoundError", "not in the local cache, and the hub does not answer"),
@@ -157,6 +158,28 @@ def test_a_hub_without_a_checkpoint_in_its_root_is_listed(tmp_path: Path, monkey
     assert "config.json" in asked["allow_patterns"] and "*" not in asked["allow_patterns"]
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], r"org/name: is an adapter \(LoRA\)"),
+        (["config.json", "pytorch_model.bin"], "org/name: has no model.safetensors, found pickled weights"),
+        (["meta/info.json", "data/x.parquet"], "org/name: is a dataset"),
+        (["global_step100/mp_rank_00_model_states.pt"], "DeepSpeed"),
+    ],
+)
+def test_repositories_of_other_kinds_are_recognized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], message: str
+):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    if "config.json" in files:
+        (tmp_path / "config.json").write_text("{}")
+    client = types.ModuleType("huggingface_hub")
+    client.__dict__.update(snapshot_download=lambda *_, **__: str(tmp_path), list_repo_files=lambda *_, **__: files)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    with pytest.raises(CheckpointError, match=message):
+        find_folder("org/name")
+
+
 def test_a_tokenizer_is_looked_for_in_the_folder_then_where_told_then_in_the_cache(cache: Path, tmp_path: Path):
     folder, given = make_folder(tmp_path / "checkpoint"), tmp_path / "given"
     cached = cache / "models--Qwen--Qwen3-1.7B"
@@ -171,26 +194,38 @@ def test_a_tokenizer_is_looked_for_in_the_folder_then_where_told_then_in_the_cac
     ]
     with pytest.raises(
         CheckpointError,
-        match=r"no tokenizer \(looked for .*checkpoint/tokenizer\.json, .*checkpoint/backbone/tokenizer\.json, "
-        r".*given, then on the hub: Qwen/Qwen3-1\.7B: not in the local cache, and HF_HUB_OFFLINE is set\); for GR00T "
+        match=r"no tokenizer \(searched .*checkpoint/tokenizer\.json, .*checkpoint/backbone/tokenizer\.json, "
+        r".*given, then the hub: Qwen/Qwen3-1\.7B: not in the local cache, and HF_HUB_OFFLINE is set\); for GR00T "
         r"N1\.5 put the tokenizer\.json of Qwen/Qwen3-1\.7B into the checkpoint's folder, or pass its path",
     ):
-        find_tokenizer(folder, given, N1_5_PROMPT)
+        find_tokenizer(folder, given, N1_5.prompt)
     for place in places:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("{}")
-        assert find_tokenizer(folder, given, N1_5_PROMPT) == place
-    assert find_tokenizer(None, given / "tokenizer.json", N1_5_PROMPT) == given / "tokenizer.json"
+        assert find_tokenizer(folder, given, N1_5.prompt) == place
+    assert find_tokenizer(None, given / "tokenizer.json", N1_5.prompt) == given / "tokenizer.json"
 
 
 def test_all_models_with_the_tokenizer_are_asked_for_it(cache: Path):
     with pytest.raises(
         CheckpointError, match=r"nvidia/Cosmos-Reason2-2B: not in .*; Qwen/Qwen3-VL-2B-Instruct: not in "
     ):
-        find_tokenizer(None, None, N1_7_PROMPT)
+        find_tokenizer(None, None, N1_7.prompt)
 
 
+@pytest.mark.slow
 def test_importing_the_package_leaves_the_hub_alone():
     code = "import gr00t_training.checkpoint, sys; print('huggingface_hub' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_the_client_of_the_hub_keeps_quiet() -> None:
+    pytest.importorskip("huggingface_hub")
+    code = (
+        "from gr00t_training.io.hub_download import import_client; import_client(); "
+        "from huggingface_hub.utils.logging import get_logger; "
+        "get_logger('huggingface_hub.utils._http').warning('an attempt failed')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -17,22 +17,16 @@ import torch
 from reference_release import contains, load_batch, load_tiny
 from safetensors.torch import load_file
 
+from gr00t_test_support.builders import make_embodiment
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model, new_checkpoint, save_checkpoint
-from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import (
-    N1_5,
-    N1_5_PROJECTORS,
-    DitConfig,
-    Gr00tConfig,
-    RefinerConfig,
-    VisionConfig,
-)
+from gr00t_training.model.config import DitConfig, Gr00tConfig, RefinerConfig, VisionConfig
+from gr00t_training.model.families.n1_5 import N1_5
 from gr00t_training.model.gr00t import Gr00tModel
-from gr00t_training.model.weights import N1_5_NAMES
-from gr00t_training.policy import Policy
-from gr00t_training.testing import make_embodiment
+from gr00t_training.policy.policy import Policy
 from gr00t_training.transforms.text import shipped_tokenizer
 from gr00t_training.types import Observation
 
@@ -45,7 +39,7 @@ def _one_thread():
 
 
 def make_statistics(embodiment: Embodiment) -> dict[str, dict[str, KeyStatistics]]:
-    """All channels lie in 10..14."""
+    """All channels are in 10..14."""
 
     def spread(dim: int) -> KeyStatistics:
         return KeyStatistics(*(np.full(dim, value) for value in (10.0, 14.0, 12.0, 1.0, 10.0, 14.0)))
@@ -58,7 +52,7 @@ def make_statistics(embodiment: Embodiment) -> dict[str, dict[str, KeyStatistics
 def make_config() -> Gr00tConfig:
     """Return N1.5 with few and narrow layers, for the tokenizer that is shipped."""
     language = dataclasses.replace(
-        N1_5.backbone.language,
+        N1_5.release.backbone.language,
         vocab_size=736,
         hidden_size=24,
         intermediate_size=32,
@@ -68,19 +62,21 @@ def make_config() -> Gr00tConfig:
         head_dim=8,
     )
     vision = VisionConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, image_size=56)
-    backbone = dataclasses.replace(N1_5.backbone, vision=vision, language=language, select_layer=2, image_token_id=726)
+    backbone = dataclasses.replace(
+        N1_5.release.backbone, vision=vision, language=language, select_layer=2, image_token_id=726
+    )
     head = dataclasses.replace(
-        N1_5.action_head,
+        N1_5.release.action_head,
         dit=DitConfig(num_heads=2, head_dim=10, num_layers=2, output_dim=12),
         refiner=RefinerConfig(num_heads=2, head_dim=12, num_layers=1),
         hidden_size=12,
         num_future_tokens=3,
     )
-    return dataclasses.replace(N1_5, backbone=backbone, action_head=head)
+    return dataclasses.replace(N1_5.release, backbone=backbone, action_head=head)
 
 
 def make_checkpoint(embodiment: Embodiment) -> Checkpoint:
-    return Checkpoint(make_config(), embodiment, make_statistics(embodiment), TOKENIZER, N1_5_PROJECTORS)
+    return Checkpoint(make_config(), embodiment, make_statistics(embodiment), TOKENIZER, N1_5.projectors)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +85,7 @@ def model() -> Gr00tModel:
     return Gr00tModel(make_config()).eval()
 
 
-def test_a_published_folder_comes_back_as_it_was(fixtures_dir: Path, tmp_path: Path):
+def test_a_published_folder_comes_back_as_it_was(fixtures_dir: ReferenceFiles, tmp_path: Path):
     tiny, embodiment = fixtures_dir / "n1_5_tiny", make_embodiment()
     found = load_checkpoint(tiny, embodiment=embodiment, statistics=make_statistics(embodiment), tokenizer=TOKENIZER)
     loaded, batch = load_model(found), load_batch(tiny, "single")
@@ -97,7 +93,7 @@ def test_a_published_folder_comes_back_as_it_was(fixtures_dir: Path, tmp_path: P
     for name in ("config.json", "eagle_config.json"):
         assert contains(json.loads((written / name).read_text()), json.loads((tiny / name).read_text()))
     before, after = load_file(tiny / "model.safetensors"), load_file(written / "model.safetensors")
-    assert after.keys() == {name for name in before if not name.startswith(N1_5_NAMES.ignored)}
+    assert after.keys() == {name for name in before if not name.startswith(N1_5.names.ignored)}
     assert all(torch.equal(weight, before[name]) for name, weight in after.items())
     again = load_model(load_checkpoint(written)).sample_actions(batch, batch["init_noise"])
     assert torch.equal(again, load_tiny(tiny).sample_actions(batch, batch["init_noise"]))
@@ -131,12 +127,12 @@ def test_a_policy_runs_from_a_folder_with_the_published_files(tmp_path: Path, mo
     noise = torch.randn((1, 16, 32), generator=torch.Generator().manual_seed(7))
     batch = policy.pipeline.collate([sample])
     model.check_batch(batch)
-    normalised = model.sample_actions(batch, noise, 4)[0].double().numpy()  # by hand: y -> (y + 1) / 2 * range + min
-    np.testing.assert_allclose(chunk.actions["arm"], (normalised[:, :3] + 1) / 2 * 4 + 10, atol=1e-12)
-    np.testing.assert_allclose(chunk.actions["gripper"], (normalised[:, 3:4] + 1) / 2 * 4 + 10, atol=1e-12)
+    normalized = model.sample_actions(batch, noise, 4)[0].double().numpy()  # by hand: y -> (y + 1) / 2 * range + min
+    np.testing.assert_allclose(chunk.actions["arm"], (normalized[:, :3] + 1) / 2 * 4 + 10, atol=1e-12)
+    np.testing.assert_allclose(chunk.actions["gripper"], (normalized[:, 3:4] + 1) / 2 * 4 + 10, atol=1e-12)
 
 
-def test_the_release_asks_for_the_tokenizer_of_its_language_model(fixtures_dir: Path):
+def test_the_release_asks_for_the_tokenizer_of_its_language_model(fixtures_dir: ReferenceFiles):
     embodiment = make_embodiment()
     statistics = make_statistics(embodiment)
     with pytest.raises(CheckpointError, match=r"for GR00T N1\.5 put the tokenizer\.json of Qwen/Qwen3-1\.7B"):

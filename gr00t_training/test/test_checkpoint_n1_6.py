@@ -15,11 +15,11 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file, save_file
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from gr00t_training.embodiment import Normalization
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import N1_6_PROJECTORS
-from gr00t_training.model.weights import N1_6_NAMES
+from gr00t_training.model.families.n1_6 import N1_6
 from gr00t_training.transforms.images import EagleImages
 
 MASK_TOKEN = "action_head.mask_token"
@@ -31,7 +31,7 @@ def _one_thread():
 
 
 @pytest.fixture
-def folder(fixtures_dir: Path, tmp_path: Path) -> Path:
+def folder(fixtures_dir: ReferenceFiles, tmp_path: Path) -> Path:
     """Return a folder with copies of the tiny files that a test may change."""
     tiny = tmp_path / "tiny"
     (tiny / "backbone").mkdir(parents=True)
@@ -41,7 +41,7 @@ def folder(fixtures_dir: Path, tmp_path: Path) -> Path:
     return tiny
 
 
-def test_a_published_folder_loads(fixtures_dir: Path):
+def test_a_published_folder_loads(fixtures_dir: ReferenceFiles):
     found = load_checkpoint(fixtures_dir / "n1_6_tiny", embodiment="GR1", fps=20)
     assert found.projector == 20
     assert found.options and found.options.apply_sincos_state_encoding
@@ -52,21 +52,21 @@ def test_a_published_folder_loads(fixtures_dir: Path):
     assert pipeline.state.dim == 32  # sines and cosines of 16 channels
 
 
-def test_public_names_are_those_of_the_family(fixtures_dir: Path):
+def test_public_names_are_those_of_the_family(fixtures_dir: ReferenceFiles):
     tiny = fixtures_dir / "n1_6_tiny"
     assert load_checkpoint(tiny, embodiment="LIBERO_PANDA", fps=20).embodiment.tag == "libero_panda"
     with pytest.raises(CheckpointError, match="tag 'libero_sim' is unknown, known: gr1, libero_panda"):
         load_checkpoint(tiny, embodiment="libero_sim")
 
 
-def test_a_published_folder_comes_back_as_it_was(fixtures_dir: Path, tmp_path: Path):
+def test_a_published_folder_comes_back_as_it_was(fixtures_dir: ReferenceFiles, tmp_path: Path):
     tiny = fixtures_dir / "n1_6_tiny"
     found = load_checkpoint(tiny, embodiment="gr1", fps=20)
     written = save_checkpoint(tmp_path / "again", found, load_model(found))
     for name in ("processor_config.json", "statistics.json", "embodiment_id.json"):
         assert json.loads((written / name).read_text()) == json.loads((tiny / name).read_text()), name
     before, after = load_file(tiny / "model.safetensors"), load_file(written / "model.safetensors")
-    assert after.keys() == {name for name in before if not name.startswith(N1_6_NAMES.ignored)}
+    assert after.keys() == {name for name in before if not name.startswith(N1_6.names.ignored)}
     assert all(torch.equal(weight, before[name]) for name, weight in after.items())
     again = load_checkpoint(written)
     assert (again.config, again.embodiment, again.options) == (found.config, found.embodiment, found.options)
@@ -84,7 +84,7 @@ def test_missing_options_have_the_defaults_of_the_constructor(folder: Path):
 
 def test_projectors_that_a_folder_lacks_are_those_of_the_release(folder: Path):
     (folder / "embodiment_id.json").unlink()
-    assert load_checkpoint(folder, embodiment="gr1", fps=20).projectors == N1_6_PROJECTORS
+    assert load_checkpoint(folder, embodiment="gr1", fps=20).projectors == N1_6.projectors
 
 
 def test_a_file_without_mask_token_loads_with_a_fresh_one(folder: Path):

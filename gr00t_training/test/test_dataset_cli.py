@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.cli.dataset import main
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.writer import DatasetWriter
-from gr00t_training.testing import make_embodiment, make_frames
 
 EMBODIMENT = make_embodiment()
 MARKS = [{"success": True}, {"success": False, "note": "dropped it"}, {}, {"valid": False}]
@@ -29,7 +29,7 @@ def recorded(tmp_path_factory):
 
 
 def lengths(root):
-    return [episode.length for episode in LeRobotDataset(root).episodes]
+    return [episode.length for episode in EpisodeDataset(root).episodes]
 
 
 def test_info_tells_what_a_dataset_holds(recorded, capsys):
@@ -103,9 +103,9 @@ def test_a_dataset_goes_round_through_all_that_changes_it(recorded, tmp_path, ca
         assert main([folder + word if word in names else word for word in step]) == 0, capsys.readouterr().err
     for name in names - {"parts"}:
         assert main(["validate", folder + name, "--jobs", "1"]) == 0
-    found = LeRobotDataset(tmp_path / "parts" / "val")
+    found = EpisodeDataset(tmp_path / "parts" / "val")
     assert [found.task(episode, 0) for episode in range(2)] == ["wave", "wave"]
-    assert LeRobotDataset(tmp_path / "parts" / "train").task(0, 0) == "raise"
+    assert EpisodeDataset(tmp_path / "parts" / "train").task(0, 0) == "raise"
 
 
 def test_split_by_task_and_at_random(recorded, tmp_path):
@@ -120,7 +120,7 @@ def test_trim_says_what_would_go(recorded, tmp_path, capsys):
     arguments = ["trim", str(recorded), "--episodes", "0", "--threshold", "1.0", "--margin", "0", "--dry-run"]
     assert main(arguments) == 0
     assert capsys.readouterr().out == (
-        "episode 0: nothing moves in 4 rows, kept as it is; delete it if it is empty\nidle: 0 of 4 rows, 0.0 s\n"
+        "episode 0: nothing moves in 4 rows; unchanged, delete it if it is empty\nidle: 0 of 4 rows, 0.0 s\n"
     )
 
 
@@ -164,9 +164,9 @@ def test_push_without_token_or_network_says_so(recorded, tmp_path, capsys, monke
         (["delete", "DATA", "--episodes", "x", "--dry-run"], "episodes 'x': expected numbers and ranges"),
         (["delete", "DATA", "--mark", "good=1", "--dry-run"], "mark 'good=1': expected success=false"),
         (["delete", "DATA", "--mark", "valid=true", "--dry-run"], "no episode is marked so"),
-        (["retask", "DATA", "--task", "x", "-o", "OUT"], "say with --episodes which ones get the text"),
+        (["retask", "DATA", "--task", "x", "-o", "OUT"], "--episodes is missing"),
         (["split", "DATA", "--fractions", "a=x", "-o", "OUT"], "share 'x': expected a number"),
-        (["split", "DATA", "--fractions", "../a=0.5", "-o", "OUT"], "part '../a=0.5': expected a name"),
+        (["split", "DATA", "--fractions", "../a=0.5", "-o", "OUT"], "part '../a=0.5': expected NAME=VALUE"),
         (["trim", "DATA", "--threshold", "2", "--dry-run"], "threshold is 2.0, expected 1e-06 to 1.0"),
         (["merge", "DATA", "DATA"], "exists already"),
         (["view", "DATA", "--rerun", "OUT"], "the Rerun viewer's library is not installed"),

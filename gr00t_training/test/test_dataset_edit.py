@@ -13,37 +13,36 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.depth import DepthReader
-from gr00t_training.dataset.edit import exchange
-from gr00t_training.dataset.edit.operations import (
+from gr00t_training.dataset.media.depth import DepthReader
+from gr00t_training.dataset.media.packets import CodedVideo, part_of
+from gr00t_training.dataset.media.video import VideoCache, VideoReader, VideoSettings
+from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, ImageStatistics
+from gr00t_training.dataset.tools.edit import exchange
+from gr00t_training.dataset.tools.edit.kept import KeptEpisode
+from gr00t_training.dataset.tools.edit.operations import (
     convert_dataset,
     delete_episodes,
     episodes_with_marks,
     merge_datasets,
     rename_task,
     retask_episodes,
-    select_episodes,
     split_by_fraction,
     split_by_task,
     split_dataset,
     write_kept,
 )
-from gr00t_training.dataset.edit.output import KeptEpisode
-from gr00t_training.dataset.edit.packets import CodedVideo, part_of
-from gr00t_training.dataset.edit.restate import recompute_statistics
-from gr00t_training.dataset.edit.source import SourceDataset
-from gr00t_training.dataset.edit.statistics import describe_frames
-from gr00t_training.dataset.edit.trim import TrimSettings, find_idle_ends, moving_rows, trim_dataset
-from gr00t_training.dataset.places import Span
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.stats import STATISTIC_NAMES, ImageStatistics
-from gr00t_training.dataset.validate import validate_dataset
-from gr00t_training.dataset.video import VideoCache, VideoReader, VideoSettings
+from gr00t_training.dataset.tools.edit.restate import recompute_statistics
+from gr00t_training.dataset.tools.edit.source import SourceDataset
+from gr00t_training.dataset.tools.edit.statistics import describe_frames
+from gr00t_training.dataset.tools.edit.trim import TrimSettings, find_idle_ends, moving_rows, trim_dataset
+from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import DepthKey, load_embodiment
 from gr00t_training.errors import DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
 
 FRONT = "observation.images.front"
 LENGTHS = (6, 5, 4)
@@ -106,7 +105,7 @@ def faults(root):
 def assert_holds(root, seeds, tasks, *, rows=None):
     """Hold every row, picture, depth image and age of a dataset against what was recorded with these seeds."""
     assert faults(root) == []
-    dataset = LeRobotDataset(root)
+    dataset = EpisodeDataset(root)
     lengths = [LENGTHS[seed] for seed in seeds]
     rows = rows or [(0, length) for length in lengths]
     assert [episode.length for episode in dataset.episodes] == [stop - start for start, stop in rows]
@@ -123,11 +122,13 @@ def assert_holds(root, seeds, tasks, *, rows=None):
         assert dataset.task(episode, 0) == tasks[episode]
         levels = [frame.images["front"][0, 0, 0] for frame in frames]
         np.testing.assert_allclose(dataset.images(episode, "front", range(count))[:, 5, 5, 0], levels, atol=2)
-        trace = dataset.trace(episode)
-        assert trace is not None
-        assert trace.ages_ns["state.arm"].tolist() == [row * 1_000_000 for row in range(start, stop)]
-        assert np.flatnonzero(trace.filled["state.arm"]).tolist() == [row - start for row in [2] if start <= row < stop]
-        assert trace.marks.is_success is (seed != 1)
+        quality = dataset.quality(episode)
+        assert quality is not None
+        assert quality.ages_ns["state.arm"].tolist() == [row * 1_000_000 for row in range(start, stop)]
+        assert np.flatnonzero(quality.filled["state.arm"]).tolist() == [
+            row - start for row in [2] if start <= row < stop
+        ]
+        assert quality.marks.is_success is (seed != 1)
         depth = DepthReader(root / schema.depth_path(episode, "wrist"))
         assert np.array_equal(depth.read(range(count)), [depth_image(row) for row in range(start, stop)])
         assert depth.num_frames == count and depth.unit_m == 0.001
@@ -158,7 +159,7 @@ def test_deleted_episode_is_gone_and_the_others_move_up(recorded, tmp_path, vers
     report = delete_episodes(recorded[version], [1], tmp_path / "out")
     assert (report.num_episodes, report.num_frames, report.encoded, report.notes) == (2, 10, [], [])
     assert_holds(tmp_path / "out", [0, 2], ["lift", "lift"])
-    assert list(LeRobotDataset(tmp_path / "out").tasks.values()) == ["lift"]  # nobody pushes any more
+    assert list(EpisodeDataset(tmp_path / "out").tasks.values()) == ["lift"]  # no episode has the task "push" any more
     assert {path: path.stat().st_mtime_ns for path in recorded[version].rglob("*")} == before
     assert names_beside(tmp_path / "out") == ["out"]
 
@@ -167,7 +168,7 @@ def test_deleted_episode_is_gone_and_the_others_move_up(recorded, tmp_path, vers
 def test_merged_datasets_of_different_versions_hold_all_episodes(recorded, tmp_path, version):
     first, other = recorded[version], recorded["v3.0" if version == "v2.1" else "v2.1"]
     merge_datasets([first, other], tmp_path / "out")
-    assert LeRobotDataset(tmp_path / "out").version.value == version
+    assert EpisodeDataset(tmp_path / "out").version.value == version
     assert_holds(tmp_path / "out", [0, 1, 2, 0, 1, 2], [*TASKS, *TASKS])
 
 
@@ -177,7 +178,7 @@ def test_tasks_of_merged_datasets_are_numbered_by_text(tmp_path):
     frames = make_frames(bare, 3, task="")
     other = record(tmp_path / "b", [("lift", frames, None), ("push", frames, None)], embodiment=bare)
     merge_datasets([first, other], tmp_path / "out")
-    dataset = LeRobotDataset(tmp_path / "out")
+    dataset = EpisodeDataset(tmp_path / "out")
     assert dict(dataset.tasks) == {0: "push", 1: "lift"}
     assert [int(dataset.column(episode, "task_index")[0]) for episode in range(3)] == [0, 1, 0]
     assert [episode.tasks for episode in dataset.episodes] == [("push",), ("lift",), ("push",)]
@@ -218,12 +219,13 @@ def test_reference_sets_of_both_versions_convert_into_each_other(data_dir, tmp_p
 
 def test_set_of_version_2_0_without_frame_index_becomes_one_that_lerobot_opens(data_dir, tmp_path):
     path = data_dir / "lerobot_v20_gr1"
-    select_episodes(path, [4], tmp_path / "out", version="v2.1")
+    whole = SourceDataset(path)
+    write_kept([KeptEpisode(whole, whole.episode(4))], whole, tmp_path / "out", "v2.1")
     assert faults(tmp_path / "out") == []
     info = schema.read_json(tmp_path / "out" / schema.INFO_FILE)
     assert "observation.images.egoview" not in info["features"]  # has no files
     assert info["features"]["observation.images.ego_view"]["names"] == ["height", "width", "channels"]
-    dataset, source = LeRobotDataset(tmp_path / "out"), LeRobotDataset(path)
+    dataset, source = EpisodeDataset(tmp_path / "out"), EpisodeDataset(path)
     assert np.array_equal(dataset.column(0, "frame_index"), np.arange(328))
     assert np.array_equal(dataset.column(0, "timestamp").astype(np.float32), schema.make_timestamps(328, 20))
     assert np.array_equal(dataset.column(0, "action"), source.column(4, "action"))
@@ -260,21 +262,21 @@ def test_marks_find_their_episodes(recorded, version):
 def test_retasked_episodes_tell_the_new_text_everywhere(recorded, tmp_path, version):
     retask_episodes(recorded[version], [2], "wave", tmp_path / "out")
     assert_holds(tmp_path / "out", [0, 1, 2], ["lift", "push", "wave"])
-    dataset = LeRobotDataset(tmp_path / "out")
+    dataset = EpisodeDataset(tmp_path / "out")
     assert [episode.tasks for episode in dataset.episodes] == [("lift",), ("push",), ("wave",)]
     assert dict(dataset.tasks) == {0: "lift", 1: "wave", 2: "push"}
     rename_task(tmp_path / "out", "wave", "push", tmp_path / "joined")
     assert_holds(tmp_path / "joined", [0, 1, 2], ["lift", "push", "push"])
-    assert dict(LeRobotDataset(tmp_path / "joined").tasks) == {0: "lift", 1: "push"}
+    assert dict(EpisodeDataset(tmp_path / "joined").tasks) == {0: "lift", 1: "push"}
     with pytest.raises(DatasetError, match="no task 'sing'; its tasks are 'lift'; 'push'"):
         rename_task(recorded[version], "sing", "dance", tmp_path / "no")
-    with pytest.raises(DatasetError, match="text is empty"):
+    with pytest.raises(DatasetError, match="task text: the instruction is empty"):
         retask_episodes(recorded[version], [0], " ", tmp_path / "no")
 
 
 def test_retasking_leaves_other_annotations_alone(data_dir, tmp_path):
     retask_episodes(data_dir / "lerobot_v20_gr1", [1], "wave", tmp_path / "out")
-    dataset = LeRobotDataset(tmp_path / "out")
+    dataset = EpisodeDataset(tmp_path / "out")
     assert dataset.task(1, 0, "human.action.task_description") == "wave"
     assert dataset.task(1, 0, "human.validity") == "valid"
     assert dataset.episode(1).tasks == ("wave", "valid")
@@ -314,19 +316,19 @@ def test_trimmed_episode_has_the_rows_and_pictures_of_the_motion(tmp_path, versi
     root = record(tmp_path / "in", [("lift", frames, None)] * 2, embodiment=make_embodiment(), version=version)
     settings = TrimSettings(margin_s=0.2)
     # the first joint is away from its rest in row 13; rows 11 and 23 are two rows, 0.2 s, outside the motion
-    expected = (10, 24)  # row 11 is no key frame, row 10 is
+    expected = (10, 24)  # row 11 is not a key frame, row 10 is
     ends = find_idle_ends(root, settings)
     assert [(end.start, end.stop, end.encoded, end.num_cut) for end in ends] == [(*expected, (), 23)] * 2
     report, _ = trim_dataset(root, tmp_path / "out", settings)
     assert report.encoded == [] and report.num_frames == 28
     assert faults(tmp_path / "out") == []
-    before, after = LeRobotDataset(root), LeRobotDataset(tmp_path / "out")
+    before, after = EpisodeDataset(root), EpisodeDataset(tmp_path / "out")
     for episode in range(2):
         for column in ("observation.state", "action"):
             kept = before.column(episode, column)[slice(*expected)]
             assert np.array_equal(after.column(episode, column), kept)
         kept = before.images(episode, "front", range(*expected))
-        assert np.array_equal(after.images(episode, "front", range(14)), kept)  # not a bit was encoded anew
+        assert np.array_equal(after.images(episode, "front", range(14)), kept)  # nothing was re-encoded
     quality = schema.read_json(tmp_path / "out" / schema.quality_path(1))
     assert quality["start_ns"] == 1_000_000_000 and quality["length"] == 14
 
@@ -338,7 +340,7 @@ def test_video_that_cannot_be_cut_is_encoded_anew_and_named(tmp_path):
     assert [(end.start, end.stop, end.encoded) for end in ends] == [(11, 24, (FRONT,))]
     assert report.encoded == [schema.video_path(0, FRONT)]
     assert faults(tmp_path / "out") == []
-    before, after = LeRobotDataset(root), LeRobotDataset(tmp_path / "out")
+    before, after = EpisodeDataset(root), EpisodeDataset(tmp_path / "out")
     kept = before.images(0, "front", range(11, 24)).astype(int)
     assert np.abs(after.images(0, "front", range(13)) - kept).max() <= 3
 
@@ -351,10 +353,10 @@ def test_episode_in_which_nothing_moves_is_kept_and_named(tmp_path):
     )
     _, ends = trim_dataset(root, tmp_path / "out", TrimSettings(margin_s=0.0))
     assert [(end.is_still, end.start, end.stop) for end in ends] == [(True, 0, 9), (False, 2, 7)]
-    assert [episode.length for episode in LeRobotDataset(tmp_path / "out").episodes] == [9, 5]
+    assert [episode.length for episode in EpisodeDataset(tmp_path / "out").episodes] == [9, 5]
 
 
-def test_traces_and_depth_lose_the_rows_that_the_episode_loses(recorded, tmp_path):
+def test_quality_and_depth_lose_the_rows_that_the_episode_loses(recorded, tmp_path):
     source = SourceDataset(recorded["v2.1"])
     kept = [KeptEpisode(source, source.episodes[0], 2, 5), KeptEpisode(source, source.episodes[1])]
     write_kept(kept, source, tmp_path / "out")
@@ -402,11 +404,11 @@ def test_existing_folder_is_not_touched(recorded, tmp_path):
     [
         (
             lambda root: (root / schema.data_path(2)).write_bytes(b"PAR1"),
-            r"episode_000002\.parquet: episode 2: cannot be read .* restore it, or leave the episode out",
+            r"episode_000002\.parquet: cannot be read .* restore it, or leave episode 2 out",
         ),
         (
             lambda root: shutil.copy(root / schema.video_path(0, FRONT), root / schema.video_path(2, FRONT)),
-            r"episode 2: episode_000002\.mp4 of .*front has 6 frames, the episode 4 rows; repair the dataset",
+            r"episode 2: episode_000002\.mp4 of .*front has 6 frames, the episode 4 rows; restore the video",
         ),
         (
             lambda root: (root / schema.video_path(2, FRONT)).unlink(),
@@ -489,7 +491,7 @@ def test_full_disk_is_told_and_leaves_the_dataset_as_it_was(copy):
 
 REPLACE_FOR_EVER = """
 import sys
-from gr00t_training.dataset.edit.operations import retask_episodes
+from gr00t_training.dataset.tools.edit.operations import retask_episodes
 number = 0
 while True:
     number += 1
@@ -498,6 +500,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_replacements_leave_a_whole_dataset(copy):
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -510,8 +513,8 @@ def test_killed_replacements_leave_a_whole_dataset(copy):
         process.wait()
         process.stdout.close()
         assert faults(copy) == []
-        assert [episode.length for episode in LeRobotDataset(copy).episodes] == list(LENGTHS)
-        assert LeRobotDataset(copy).task(0, 0).startswith("lift ")
+        assert [episode.length for episode in EpisodeDataset(copy).episodes] == list(LENGTHS)
+        assert EpisodeDataset(copy).task(0, 0).startswith("lift ")
     retask_episodes(copy, [0], "lift", None)
     assert_holds(copy, [0, 1, 2], TASKS)
     assert names_beside(copy) == ["copy"]
@@ -546,15 +549,17 @@ def test_joined_videos_of_other_coding_start_a_new_file(recorded, tmp_path):
 def test_coded_video_with_b_frames_is_cut_where_its_packets_stand_together(data_dir, tmp_path):
     path = data_dir / "lerobot_v20_gr1" / "videos/chunk-000/observation.images.ego_view/episode_000000.mp4"
     video = CodedVideo(path)
-    assert video.key_frames().tolist() == [0, 250] and video.delay > 0
+    assert video.delay > 0  # key frames are 0 and 250
     whole = Span(path, 0, video.num_frames)
     assert video.can_cut(whole) and video.can_cut(part_of(whole, 250, 416))
     assert not video.can_cut(part_of(whole, 1, 416))
     # whether a run may end somewhere depends on whether its last frames need a later one
     stops = [stop for stop in range(2, 20) if video.can_cut(part_of(whole, 0, stop))]
     assert 0 < len(stops) < 18
-    with pytest.raises(DatasetError, match="frames 400 to 499 asked, the file has 416"):
+    with pytest.raises(DatasetError, match="frames 400 to 499 requested, the file has 416"):
         list(video.packets(Span(path, 400, 100)))
+    with pytest.raises(DatasetError, match="frames 416 to 417 requested, the file has 416"):
+        video.can_cut(Span(path, 416, 2))
     video.close()
 
 
@@ -586,8 +591,8 @@ def test_statistics_are_computed_anew(recorded, tmp_path, version):
         for name in STATISTIC_NAMES:
             np.testing.assert_allclose(found[column][name], right[column][name], rtol=1e-6, atol=1e-9)
     dataset = SourceDataset(root)
-    assert all(np.shape(episode.statistics[FRONT]["mean"]) == (3, 1, 1) for episode in dataset.episodes)
-    assert dataset.episodes[1].marks.is_success is False
+    assert all(np.shape(dataset.statistics_of(episode)[FRONT]["mean"]) == (3, 1, 1) for episode in dataset.episodes)
+    assert dataset.marks(dataset.episodes[1]).is_success is False
 
 
 def test_relative_statistics_follow_the_rows(tmp_path):
@@ -611,7 +616,7 @@ def test_relative_statistics_follow_the_rows(tmp_path):
 
 def test_conversion_takes_the_embodiment_that_the_dataset_lacks(data_dir, tmp_path):
     path = data_dir / "lerobot_v30_reference"
-    with pytest.raises(DatasetError, match=r"embodiment 'test_arm' is of 10 Hz, the dataset of 30 Hz"):
+    with pytest.raises(DatasetError, match=r"embodiment 'test_arm' has 10 Hz, the dataset has 30 Hz"):
         convert_dataset(path, tmp_path / "out", "v2.1", embodiment=make_embodiment())
     with pytest.raises(DatasetError, match=r"'observation.state' has channels \[j0, j1, j2, grip\], the dataset has"):
         convert_dataset(path, tmp_path / "out", "v2.1", embodiment=make_embodiment(fps=30))

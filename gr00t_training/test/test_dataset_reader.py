@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.trace import Marks
+from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_training.dataset.quality import Marks
+from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
+from gr00t_training.types import KeyKind, KeyRef
 
 # delta rows of the reference samples
 DELTAS = {"video": [-2, 0], "state": [-3, 0], "action": list(range(16))}
@@ -22,7 +23,7 @@ TASK = "human.action.task_description"
 @pytest.fixture(scope="module")
 def reference(fixtures_dir):
     folder = fixtures_dir / "n1_dataset_tiny"
-    return LeRobotDataset(folder / "dataset"), json.loads((folder / "expected_n1.json").read_text()), folder
+    return EpisodeDataset(folder / "dataset"), json.loads((folder / "expected_n1.json").read_text()), folder
 
 
 def test_every_sample_is_what_the_n1_loader_reads(reference):
@@ -40,7 +41,7 @@ def test_every_sample_is_what_the_n1_loader_reads(reference):
             levels = [16 + (7 * max(row, 0) + 31 * int(episode)) % 220 for row in rows]
             np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), levels, atol=1.5)
         else:
-            found = dataset.window(kind, int(episode), key, rows)
+            found = dataset.window(KeyRef(KeyKind(kind), key), int(episode), rows)
             assert found.dtype == np.float64
             assert np.array_equal(found, values), name
     assert len(expected) == 14 * 7  # points x keys: all were compared
@@ -53,7 +54,7 @@ def test_statistics_are_computed_where_none_are_stored(reference):
     dataset, described, _ = reference
     for kind, keys in described["metadata"]["statistics"].items():
         for key, lists in keys.items():
-            found = dataset.statistics(kind, key).to_mapping()
+            found = dataset.statistics(KeyRef(KeyKind(kind), key)).to_mapping()
             for name, values in lists.items():
                 np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-7)
     assert not (dataset.path / "meta/stats.json").exists()
@@ -64,7 +65,7 @@ def test_modality_is_read_as_by_the_n1_loader(reference):
     modalities = described["metadata"]["modalities"]
     for kind in ("state", "action"):
         for key, entry in modalities[kind].items():
-            part = dataset.slice_of(kind, key)
+            part = dataset.slice_of(KeyRef(KeyKind(kind), key))
             found = {
                 "absolute": part.is_absolute,
                 "rotation_type": part.rotation,
@@ -78,7 +79,7 @@ def test_modality_is_read_as_by_the_n1_loader(reference):
 
 
 def test_gr1_sample_with_its_oddities(data_dir):
-    dataset = LeRobotDataset(data_dir / "lerobot_v20_gr1")
+    dataset = EpisodeDataset(data_dir / "lerobot_v20_gr1")
     assert [episode.length for episode in dataset.episodes] == [416, 470, 470, 412, 328]
     assert dataset.embodiment is None
     table = pq.read_table(dataset.data_file(2))
@@ -89,36 +90,36 @@ def test_gr1_sample_with_its_oddities(data_dir):
     assert dataset.images(2, "ego_view", [469]).shape == (1, 256, 256, 3)
     assert dataset.video_size("ego_view") == (256, 256)
     stored = json.loads((dataset.path / "meta/stats.json").read_text())["action"]["q99"][35:41]
-    assert dataset.statistics("action", "right_leg").q99.tolist() == stored
+    assert dataset.statistics(KeyRef.parse("action.right_leg")).q99.tolist() == stored
     with pytest.raises(DatasetError, match=r"video.egoview: not in meta/modality.json \(ego_view\)"):
         dataset.images(0, "egoview", [0])
 
 
 def test_v21_written_by_lerobot(data_dir):
-    dataset = LeRobotDataset(data_dir / "lerobot_v21_reference")
+    dataset = EpisodeDataset(data_dir / "lerobot_v21_reference")
     assert [dataset.task(i, 0) for i in range(3)] == [dataset.episodes[i].tasks[0] for i in range(3)]
     assert dataset.task(1, 0) == "press the button"
     assert dataset.action(1, "arm").shape == (45, 7)
     assert dataset.images(2, "wrist", [0, 49]).shape == (2, 120, 160, 3)
     per_episode = [json.loads(line) for line in (dataset.path / "meta/episodes_stats.jsonl").read_text().splitlines()]
     lows = np.min([line["stats"]["action"]["min"] for line in per_episode], axis=0)
-    assert dataset.statistics("action", "gripper").min.tolist() == lows[7:].tolist()
+    assert dataset.statistics(KeyRef.parse("action.gripper")).min.tolist() == lows[7:].tolist()
 
 
 def test_other_versions_are_refused(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/info.json").write_text('{"codebase_version": "v1.6"}')
     with pytest.raises(DatasetError, match=r"version 'v1.6', expected one of v2.0, v2.1, v3.0"):
-        LeRobotDataset(tmp_path)
+        EpisodeDataset(tmp_path)
 
 
 def test_columns_are_keys_where_there_is_no_modality_file(tmp_path, data_dir):
     """lerobot writes none; GR00T's loaders then refuse the dataset, the tools of this suite do not."""
     shutil.copytree(data_dir / "lerobot_v21_reference", tmp_path / "set")
-    with_keys = LeRobotDataset(tmp_path / "set")
+    with_keys = EpisodeDataset(tmp_path / "set")
     (tmp_path / "set/meta").chmod(0o755)
     (tmp_path / "set/meta/modality.json").unlink()
-    dataset = LeRobotDataset(tmp_path / "set")
+    dataset = EpisodeDataset(tmp_path / "set")
     assert (with_keys.has_modality, dataset.has_modality) == (True, False)
     assert (list(dataset.modality.state), list(dataset.modality.action)) == (["state"], ["action"])
     assert np.array_equal(dataset.action(1, "action")[:, :7], with_keys.action(1, "arm"))
@@ -127,9 +128,9 @@ def test_columns_are_keys_where_there_is_no_modality_file(tmp_path, data_dir):
 
 
 def test_texts_of_episodes_are_instructions_too(tmp_path, data_dir):
-    """N1.6 and N1.7 have embodiments whose instruction is the key "task" or "sub_task", no annotation."""
+    """N1.6 and N1.7 have embodiments with the instruction in the key "task" or "sub_task", not in an annotation."""
     shutil.copytree(data_dir / "lerobot_v21_reference", tmp_path / "set")
-    dataset = LeRobotDataset(tmp_path / "set")
+    dataset = EpisodeDataset(tmp_path / "set")
     assert "task" not in dataset.modality.annotation
     for key in ("task", "annotation.task", "sub_task"):
         assert dataset.has_language(key)
@@ -148,7 +149,7 @@ def test_texts_of_episodes_are_instructions_too(tmp_path, data_dir):
         {"start": 20, "end": 40, "text": "push it down"},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    dataset = LeRobotDataset(tmp_path / "set")
+    dataset = EpisodeDataset(tmp_path / "set")
     texts = [dataset.task(1, row, "sub_task") for row in (-3, 0, 19, 20, 39, 40, 99)]
     assert texts == ["reach for it"] * 3 + ["push it down"] * 2 + ["press the button"] * 2
     assert dataset.task(1, 20, "task") == "press the button"
@@ -172,23 +173,23 @@ def test_origin_of_every_row_can_be_read_back(tmp_path):
         writer.mark(0, Marks(is_success=True))
         with pytest.raises(DatasetError, match="no episode 1; it has 1"):
             writer.mark(1, Marks(is_valid=False))
-    trace = LeRobotDataset(tmp_path).trace(0)
-    assert trace.ages_ns["state.arm"].tolist() == [1, 2, 90, 3]
-    assert trace.ages_ns["video.front"].tolist() == [-5, 0, 0, 0]
-    assert trace.valid["video.front"].tolist() == [True, False, True, False]
-    assert trace.filled["state.arm"].tolist() == [False, False, True, False]
-    assert trace.valid["state.arm"].tolist() == [True, True, False, True]
-    assert trace.marks == Marks(is_success=True, is_valid=True, note="dropped it")
-    assert trace.report["streams"] == {"front": {"received": 7}}
-    assert trace.start_ns == frames[0].tick_ns
-    quality = tmp_path / "meta/quality/episode_000000.json"
-    quality.write_text(quality.read_text().replace("[1, 2, 90, 3]", "[1, 2, 90]"))
+    quality = EpisodeDataset(tmp_path).quality(0)
+    assert quality.ages_ns["state.arm"].tolist() == [1, 2, 90, 3]
+    assert quality.ages_ns["video.front"].tolist() == [-5, 0, 0, 0]
+    assert quality.valid["video.front"].tolist() == [True, False, True, False]
+    assert quality.filled["state.arm"].tolist() == [False, False, True, False]
+    assert quality.valid["state.arm"].tolist() == [True, True, False, True]
+    assert quality.marks == Marks(is_success=True, is_valid=True, note="dropped it")
+    assert quality.report["streams"] == {"front": {"received": 7}}
+    assert quality.start_ns == frames[0].tick_ns
+    path = tmp_path / "meta/quality/episode_000000.json"
+    path.write_text(path.read_text().replace("[1, 2, 90, 3]", "[1, 2, 90]"))
     with pytest.raises(DatasetError, match=r"episode_000000.json: 3 rows of state.arm, the episode has 4"):
-        LeRobotDataset(tmp_path).trace(0)
+        EpisodeDataset(tmp_path).quality(0)
 
 
-def test_other_peoples_datasets_have_no_trace(data_dir):
-    assert LeRobotDataset(data_dir / "lerobot_v21_reference").trace(0) is None
+def test_other_peoples_datasets_have_no_quality(data_dir):
+    assert EpisodeDataset(data_dir / "lerobot_v21_reference").quality(0) is None
 
 
 def test_written_dataset_reads_back_equal(tmp_path):
@@ -200,20 +201,20 @@ def test_written_dataset_reads_back_equal(tmp_path):
             for frame in frames:
                 episode.add_frame(frame)
             episode.save()
-    dataset = LeRobotDataset(tmp_path)
+    dataset = EpisodeDataset(tmp_path)
     assert dataset.embodiment == embodiment
     assert (dataset.fps, dataset.num_frames) == (10, 19)
     for number, frames in enumerate(episodes):
         for key in ("arm", "gripper"):
             for kind in ("state", "action"):
                 expected = np.stack([getattr(frame, kind)[key] for frame in frames]).astype(np.float32)
-                assert np.array_equal(dataset.vectors(kind, number, key), expected)
+                assert np.array_equal(dataset.vectors(KeyRef(KeyKind(kind), key), number), expected)
         levels = [frame.images["front"][0, 0, 0] for frame in frames]
         found = dataset.images(number, "front", range(len(frames)))
         np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), levels, atol=1.5)
         assert {dataset.task(number, row) for row in range(len(frames))} == {frames[0].task}
     expected = np.stack([frame.state["arm"] for frames in episodes for frame in frames]).mean(axis=0)
-    np.testing.assert_allclose(dataset.statistics("state", "arm").mean, expected, rtol=1e-6)
+    np.testing.assert_allclose(dataset.statistics(KeyRef.parse("state.arm")).mean, expected, rtol=1e-6)
 
 
 def test_statistics_stored_are_preferred_and_incomplete_ones_computed(tmp_path):
@@ -227,10 +228,10 @@ def test_statistics_stored_are_preferred_and_incomplete_ones_computed(tmp_path):
     computed = list(stats["action"]["q01"])
     stats["action"]["q01"] = [7.0, 8.0, 9.0, 10.0]
     (tmp_path / "meta/stats.json").write_text(json.dumps(stats))
-    assert LeRobotDataset(tmp_path).statistics("action", "gripper").q01.tolist() == [10.0]
+    assert EpisodeDataset(tmp_path).statistics(KeyRef.parse("action.gripper")).q01.tolist() == [10.0]
     del stats["action"]["q01"]
     (tmp_path / "meta/stats.json").write_text(json.dumps(stats))
-    assert LeRobotDataset(tmp_path).statistics("action", "gripper").q01.tolist() == computed[3:]
+    assert EpisodeDataset(tmp_path).statistics(KeyRef.parse("action.gripper")).q01.tolist() == computed[3:]
 
 
 def test_damage_is_named(tmp_path, fixtures_dir):
@@ -238,7 +239,7 @@ def test_damage_is_named(tmp_path, fixtures_dir):
     shutil.copytree(fixtures_dir / "n1_dataset_tiny/dataset", root)
     for path in root.rglob("*"):
         path.chmod(0o755)
-    dataset = LeRobotDataset(root)
+    dataset = EpisodeDataset(root)
     with pytest.raises(DatasetError, match=r"state.leg: not in meta/modality.json \(arm, quat, hand\)"):
         dataset.state(0, "leg")
     with pytest.raises(DatasetError, match="no episode 3; it has 3"):
@@ -248,18 +249,18 @@ def test_damage_is_named(tmp_path, fixtures_dir):
     dataset.data_file(1).unlink()
     with pytest.raises(DatasetError, match=r"episode_000001.parquet: cannot be read"):
         dataset.state(1, "arm")
-    dataset.video_file(1, "front").unlink()
+    dataset.video_span(1, "front").path.unlink()
     with pytest.raises(DatasetError, match=r"episode_000001.mp4: not a readable video"):
         dataset.images(1, "front", [0])
     episodes = root / "meta/episodes.jsonl"
     episodes.write_text(episodes.read_text().replace('"length": 23', '"length": 24'))
     with pytest.raises(DatasetError, match=r"episode_000000.parquet: 23 rows, meta/episodes.jsonl says 24"):
-        LeRobotDataset(root).state(0, "arm")
+        EpisodeDataset(root).state(0, "arm")
     episodes.write_text('{"episode_index": 0\n')
     with pytest.raises(DatasetError, match=r"episodes.jsonl:1: not valid JSON"):
-        LeRobotDataset(root)
+        EpisodeDataset(root)
     (root / "meta/info.json").write_text('{"codebase_version": "v2.0"}')
-    with pytest.raises(DatasetError, match=r"damaged metadata: KeyError\('fps'\)"):
-        LeRobotDataset(root)
+    with pytest.raises(DatasetError, match=r"info.json: fps is missing, expected a number"):
+        EpisodeDataset(root)
     with pytest.raises(DatasetError, match=r"cannot be read.*is this a LeRobot"):
-        LeRobotDataset(tmp_path)
+        EpisodeDataset(tmp_path)

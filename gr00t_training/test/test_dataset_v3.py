@@ -14,14 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gr00t_training.dataset import schema, shared_files
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.stats import compute_statistics
-from gr00t_training.dataset.video import VideoReader, VideoSettings
+from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_training.dataset import schema
+from gr00t_training.dataset.media.video import VideoReader, VideoSettings
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.statistics.compute import compute_statistics
 from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.dataset.writing import shared_files
 from gr00t_training.embodiment import VideoKey
 from gr00t_training.errors import DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
+
+pytestmark = pytest.mark.slow
 
 EMBODIMENT = make_embodiment()
 TABLE = "meta/episodes/chunk-000/file-000.parquet"
@@ -46,8 +49,8 @@ def names(root, pattern):
 
 
 def assert_reads_back(root, lengths):
-    """Hold every row and image of the episodes (seeds 0, 1, ...) against the frames they were made of."""
-    dataset = LeRobotDataset(root)
+    """Compare every row and image of the episodes (seeds 0, 1, ...) with the frames they were made from."""
+    dataset = EpisodeDataset(root)
     assert [episode.length for episode in dataset.episodes][: len(lengths)] == lengths
     first = 0
     for number, length in enumerate(lengths):
@@ -86,7 +89,7 @@ def small_files(monkeypatch):
 
 def test_lerobots_v30_equals_its_v21(data_dir):
     """Both were written by lerobot itself, 0.4.4 and 0.3.3, of the same frames."""
-    old, new = (LeRobotDataset(data_dir / f"lerobot_{version}_reference") for version in ("v21", "v30"))
+    old, new = (EpisodeDataset(data_dir / f"lerobot_{version}_reference") for version in ("v21", "v30"))
     assert (new.version, new.has_modality, new.num_frames, new.fps) == ("v3.0", False, 155, 30)
     assert new.tasks == old.tasks
     for episode, (length, task) in enumerate(((60, "stack"), (45, "press"), (50, "stack"))):
@@ -96,7 +99,7 @@ def test_lerobots_v30_equals_its_v21(data_dir):
         assert np.array_equal(new.state(episode, "state")[:, :7], old.state(episode, "arm"))
         for key in ("front", "wrist"):
             ours, theirs = (dataset.images(episode, key, range(length)) for dataset in (new, old))
-            # encoded twice, with other neighbours: equal up to the codec
+            # encoded twice, with other neighbors: equal up to the codec
             assert np.abs(ours.astype(int) - theirs).mean() < 3
             assert new.video_span(episode, key).first == (0, 60, 105)[episode]
         assert new.task(episode, 0).startswith(task)
@@ -104,12 +107,12 @@ def test_lerobots_v30_equals_its_v21(data_dir):
 
 
 def test_v30_written_by_a_bag_converter(data_dir):
-    dataset = LeRobotDataset(data_dir / "lerobot_v30_so101")
+    dataset = EpisodeDataset(data_dir / "lerobot_v30_so101")
     assert [episode.length for episode in dataset.episodes] == [383, 386, 379, 382, 90, 162]
     assert dataset.tasks == {0: "pick and place"}
     assert {dataset.task(episode, 5) for episode in range(6)} == {"pick and place"}
     assert dataset.state(4, "state").shape == (90, 6)
-    with av.open(str(dataset.video_file(1, "wrist"))) as container:
+    with av.open(str(dataset.video_span(1, "wrist").path)) as container:
         frames = itertools.islice(container.decode(video=0), 383, 386)
         truth = [picture.to_ndarray(format="rgb24") for picture in frames]
     assert np.array_equal(dataset.images(1, "wrist", [0, 2]), [truth[0], truth[2]])
@@ -179,7 +182,7 @@ def test_statistics_of_all_episodes_are_exact(tmp_path):
     lengths = [4, 7, 1, 12]
     write(tmp_path, lengths[:2])
     write(tmp_path, lengths[2:], first=2)
-    dataset = LeRobotDataset(tmp_path)
+    dataset = EpisodeDataset(tmp_path)
     stored = json.loads((tmp_path / "meta/stats.json").read_text())
     for column in ("observation.state", "action", "timestamp"):
         rows = np.concatenate(
@@ -251,7 +254,7 @@ def test_joining_that_fails_leaves_small_files(tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(shared_files.VideoFiles, "join", full)
         write(tmp_path, [5, 3])
-    assert "files are not joined ([Errno 28] No space left on device)" in caplog.text
+    assert "files could not be joined ([Errno 28] No space left on device)" in caplog.text
     assert len(names(tmp_path, "videos/*/*/*")) == 2
     assert_whole(tmp_path, [5, 3])
     write(tmp_path, [4], first=2)
@@ -332,7 +335,7 @@ def test_last_episode_is_taken_out_of_shared_files(tmp_path):
     with DatasetWriter(tmp_path, EMBODIMENT) as writer:
         for _ in range(4):
             writer.discard_last()
-        assert LeRobotDataset(tmp_path).episodes == []
+        assert EpisodeDataset(tmp_path).episodes == []
         record(writer, 2, seed=0)
     assert_whole(tmp_path, [2])
     assert pq.read_table(folder / "rows.parquet.part")["index"].to_pylist() == list(range(8, 16))
@@ -354,12 +357,12 @@ def test_damage_is_named(tmp_path):
     path = root / "data/chunk-000/file-000.parquet"
     pq.write_table(pq.read_table(path).slice(0, 5), path)
     with pytest.raises(DatasetError, match=r"file-000.parquet: 5 rows, meta/episodes says 7; restore it"):
-        LeRobotDataset(root).state(1, "arm")
+        EpisodeDataset(root).state(1, "arm")
     with pytest.raises(DatasetError, match=r"file-000.parquet: 5 rows, meta/episodes says 7; restore it"):
         DatasetWriter(root, EMBODIMENT)
     pq.write_table(pq.read_table(tmp_path / "good/data/chunk-000/file-000.parquet").slice(1), path)
     with pytest.raises(DatasetError, match="rows 0 to 2 should be of episode 0, found 1"):
-        LeRobotDataset(root).state(0, "arm")
+        EpisodeDataset(root).state(0, "arm")
     root = copy("time")
     table = pq.read_table(root / TABLE)
     column = f"videos/{CAMERA}/from_timestamp"
@@ -368,10 +371,10 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(
         DatasetError, match=r"episode 1 starts 3.500 frames into its video of .*front, expected a whole"
     ):
-        LeRobotDataset(root)
+        EpisodeDataset(root)
     (root / TABLE).unlink()
     with pytest.raises(DatasetError, match=r"no meta/episodes/\*/\*.parquet; restore it"):
-        LeRobotDataset(root)
+        EpisodeDataset(root)
 
 
 def test_texts_of_tasks_may_be_in_a_column_called_task(tmp_path):
@@ -379,4 +382,4 @@ def test_texts_of_tasks_may_be_in_a_column_called_task(tmp_path):
     write(tmp_path, [3])
     path = tmp_path / "meta/tasks.parquet"
     pq.write_table(pq.read_table(path).rename_columns(["task_index", "task"]), path)
-    assert LeRobotDataset(tmp_path).task(0, 0) == "lift the cube"
+    assert EpisodeDataset(tmp_path).task(0, 0) == "lift the cube"

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.edit.operations import convert_dataset
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.video import VideoReader
+from gr00t_training.dataset.media.video import VideoReader
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.edit.operations import convert_dataset
 from gr00t_training.dataset.view import page
 from gr00t_training.dataset.view.episode import read_episode
 from gr00t_training.dataset.view.page import write_page
 from gr00t_training.dataset.view.rerun import export_rerun
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
 
 EMBODIMENT = make_embodiment()
 STREAMS = {"/joint_states": {"topic": "/joint_states", "received": 60, "used": 6, "filled": 1, "largest_age_s": 0.004}}
@@ -86,11 +86,11 @@ def test_page_holds_everything_that_it_shows(recorded, tmp_path):
     assert first["tasks"] == [[0, "lift </script> & <b>put</b>"]]
     assert (first["success"], first["valid"], first["note"]) == (True, None, "quick")
     assert first["streams"] == [{"name": "/joint_states", **STREAMS["/joint_states"]}]
-    assert first["trace"] == [{"name": "state.arm", "ages_ms": [0.0, None, 3.0, 4.5, 6.0, 7.5], "filled": [3]}]
+    assert first["quality"] == [{"name": "state.arm", "ages_ms": [0.0, None, 3.0, 4.5, 6.0, 7.5], "filled": [3]}]
     arm = first["curves"][0]
     values = np.frombuffer(base64.b64decode(arm["values"]), "<f4").reshape(6, 3)
     assert (arm["key"], arm["names"]) == ("state.arm", ["j0", "j1", "j2"])
-    assert np.array_equal(values, LeRobotDataset(recorded).state(0, "arm").astype(np.float32))
+    assert np.array_equal(values, EpisodeDataset(recorded).state(0, "arm").astype(np.float32))
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
@@ -103,7 +103,7 @@ def test_embedded_videos_are_those_of_the_episode(recorded, tmp_path, version):
     assert (video["key"], video["codec"], video["isEmbedded"], video["start"]) == ("front", "h264", True, 0.0)
     (tmp_path / "video.mp4").write_bytes(base64.b64decode(video["source"].removeprefix("data:video/mp4;base64,")))
     images = VideoReader(tmp_path / "video.mp4").read(range(5))
-    assert np.array_equal(images, LeRobotDataset(root).images(1, "front", range(5)))
+    assert np.array_equal(images, EpisodeDataset(root).images(1, "front", range(5)))
 
 
 @pytest.mark.parametrize(("version", "start"), [("v2.1", 0.0), ("v3.0", 0.6)])
@@ -115,14 +115,14 @@ def test_videos_beyond_the_limit_are_linked(recorded, tmp_path, version, start):
     (video,) = read_page(tmp_path / "pages" / "page.html")[2]["episodes"][0]["videos"]
     assert video["start"] == pytest.approx(start)
     target = (tmp_path / "pages" / urllib.parse.unquote(video["source"])).resolve()
-    assert target == LeRobotDataset(root).video_span(1, "front").path.resolve()
+    assert target == EpisodeDataset(root).video_span(1, "front").path.resolve()
 
 
-def test_dataset_without_modality_and_trace_is_shown(data_dir, tmp_path):
+def test_dataset_without_modality_and_quality_is_shown(data_dir, tmp_path):
     write_page(data_dir / "lerobot_v30_reference", [2], tmp_path / "page.html")
     (episode,) = read_page(tmp_path / "page.html")[2]["episodes"]
     assert [curves["key"] for curves in episode["curves"]] == ["state.state", "action.action"]
-    assert episode["trace"] == [] and episode["success"] is None
+    assert episode["quality"] == [] and episode["success"] is None
 
 
 def test_rows_of_two_tasks_are_two_stretches(tmp_path):
@@ -131,7 +131,7 @@ def test_rows_of_two_tasks_are_two_stretches(tmp_path):
         for row, frame in enumerate(make_frames(EMBODIMENT, 5, task="")):
             episode.add_frame(dataclasses.replace(frame, task="grasp" if row >= 3 else ""))
         episode.save()
-    assert read_episode(LeRobotDataset(tmp_path / "data"), 0).tasks == [(0, "reach"), (3, "grasp")]
+    assert read_episode(EpisodeDataset(tmp_path / "data"), 0).tasks == [(0, "reach"), (3, "grasp")]
 
 
 CHECKS = """
@@ -139,7 +139,7 @@ const page = require(process.argv[1]);
 const equal = require("assert").deepStrictEqual;
 for (const fps of [10, 20, 30, 29.97, 50]) {
   for (let row = 0; row < 3000; row++) equal(page.rowAt(page.timeOf(row, fps), fps, 3000), row);
-  for (let row = 0; row < 3000; row++) equal(page.rowAt(row / fps, fps, 3000), row);  // as a video tells its time
+  for (let row = 0; row < 3000; row++) equal(page.rowAt(row / fps, fps, 3000), row);  // as a video reports its time
 }
 equal([page.rowAt(-1, 10, 5), page.rowAt(9, 10, 5)], [0, 4]);
 equal([...page.decodeFloats("AACAPwAAIMA=")], [1, -2.5]);
@@ -161,15 +161,15 @@ equal(page.rowAfterKey("ArrowLeft", true, 4, 10, 30), 0);
 equal(page.rowAfterKey("ArrowRight", true, 4, 10, 30), 14);
 equal([page.rowAfterKey("Home", false, 4, 10, 30), page.rowAfterKey("End", false, 4, 10, 30)], [0, 29]);
 equal(page.rowAfterKey("x", false, 4, 10, 30), null);
-equal(page.rowColour(5, true, 10), "#c62828");
-equal(page.rowColour(null, false, 10), "#c9d0d8");
-equal(page.rowColour(0, false, 0), "hsl(150 55% 72%)");
-equal(page.rowColour(10, false, 10), "hsl(50 55% 50%)");
+equal(page.rowColor(5, true, 10), "#c62828");
+equal(page.rowColor(null, false, 10), "#c9d0d8");
+equal(page.rowColor(0, false, 0), "hsl(150 55% 72%)");
+equal(page.rowColor(10, false, 10), "hsl(50 55% 50%)");
 equal([0, 0.25, 12345, NaN].map(page.formatted), ["0.000", "0.250", "1.23e+4", "NaN"]);
 """
 
 
-def test_script_computes_rows_ticks_and_colours():
+def test_script_computes_rows_ticks_and_colors():
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed, which runs the page's script")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.files import DatasetFiles, GrowingText
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.video import VideoCodec, VideoReader, VideoSettings, VideoWriter, count_frames
+from gr00t_training.dataset.media.video import VideoCodec, VideoReader, VideoSettings, VideoWriter, count_frames
+from gr00t_training.dataset.quality import Marks
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.view.summary import summarize
 from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.dataset.writing.files import DatasetFiles
 from gr00t_training.embodiment import VideoKey, load_embodiment
 from gr00t_training.errors import ConfigError, DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
 
 EMBODIMENT = make_embodiment()
 
@@ -191,7 +192,7 @@ def test_another_embodiment_is_refused_naming_the_items(tmp_path):
     other = dataclasses.replace(EMBODIMENT, fps=20, video={"front": VideoKey(height=64, width=48)})
     with pytest.raises(DatasetError, match=r"fps: found 10, expected 20; video.front.height: found 32, expected 64"):
         DatasetWriter(tmp_path, other)
-    with pytest.raises(DatasetError, match="'front' is stored as h264, asked to append av1"):
+    with pytest.raises(DatasetError, match="'front' is stored as h264, cannot append av1"):
         DatasetWriter(tmp_path, EMBODIMENT, video=VideoSettings(codec=VideoCodec.AV1))
 
 
@@ -219,7 +220,7 @@ def test_version_is_that_of_the_dataset(tmp_path, version):
         record(writer, 3)
     assert json.loads((tmp_path / "meta/info.json").read_text())["codebase_version"] == version
     other = "v2.1" if version == "v3.0" else "v3.0"
-    with pytest.raises(DatasetError, match=f"is version {version}, asked to append {other}"):
+    with pytest.raises(DatasetError, match=f"is version {version}, cannot append {other}"):
         DatasetWriter(tmp_path, EMBODIMENT, version=other)
     with pytest.raises(ConfigError, match=r"version 'v4': expected one of v2.0, v2.1, v3.0"):
         DatasetWriter(tmp_path, EMBODIMENT, version="v4")
@@ -233,7 +234,7 @@ def test_v20_has_statistics_of_images_for_the_whole_dataset(tmp_path):
     stats = json.loads((tmp_path / "meta/stats.json").read_text())
     assert set(stats) == {"observation.state", "action", "timestamp", "observation.images.front"}
     images = stats["observation.images.front"]
-    assert {"min", "max", "mean", "std", "q01", "q99"} <= set(images)  # N1 computes all anew where one is missing
+    assert {"min", "max", "mean", "std", "q01", "q99"} <= set(images)  # N1 computes all again if one is missing
     levels = [16 + 7 * i for length in (3, 4) for i in range(length)]
     np.testing.assert_allclose(np.ravel(images["mean"]), np.mean(levels) / 255, rtol=1e-9)
     np.testing.assert_allclose(np.ravel(images["std"]), np.std(levels) / 255, rtol=1e-9)
@@ -241,7 +242,7 @@ def test_v20_has_statistics_of_images_for_the_whole_dataset(tmp_path):
 
 def test_last_episode_is_taken_out_and_recorded_again(tmp_path):
     with DatasetWriter(tmp_path, EMBODIMENT) as writer:
-        with pytest.raises(DatasetError, match="there is no finished episode to take out"):
+        with pytest.raises(DatasetError, match="there is no finished episode"):
             writer.discard_last()
         record(writer, 4)
         before = {name: (tmp_path / name).read_bytes() for name in visible_files(tmp_path)}
@@ -287,32 +288,21 @@ def test_marks_of_other_types_are_refused(tmp_path, mark):
 
 
 def test_text_files_grow_without_being_changed_in_place(tmp_path):
-    """A reader that has opened the file keeps what it had; who opens it later finds whole lines."""
+    """A reader that has opened the file keeps its content; a reader that opens it later finds whole lines."""
     files = DatasetFiles(tmp_path)
-    (tmp_path / schema.STAGING).mkdir()
-    growing = GrowingText(files, "list.txt")
-    copies = []
-    copyfile = shutil.copyfile
-    for number in range(6):
-        staged = growing.stage(f"line {number}\n")
+    for number in range(3):
+        staged = files.stage_appended("list.txt", f"line {number}\n")
         opened = (tmp_path / "list.txt").read_text() if number else ""
         assert opened == "".join(f"line {i}\n" for i in range(number))
         files.move(staged)
         assert (tmp_path / "list.txt").read_text() == opened + f"line {number}\n"
-        if number == 2:
-            shutil.copyfile = lambda *names: copies.append(names) or copyfile(*names)
-    shutil.copyfile = copyfile
-    assert not copies  # only the new lines are written
-    growing.stage("never moved\n")
-    files.move(growing.stage("line 6\n"))
-    assert (tmp_path / "list.txt").read_text().splitlines() == [f"line {i}" for i in range(7)]
-    growing.reset()
-    files.move(growing.stage("line 7\n"))
-    assert (tmp_path / "list.txt").read_text().splitlines() == [f"line {i}" for i in range(8)]
+    files.stage_appended("list.txt", "never moved\n")
+    files.move(files.stage_appended("list.txt", "line 3\n"))
+    assert (tmp_path / "list.txt").read_text().splitlines() == [f"line {i}" for i in range(4)]
 
 
 def test_second_writer_is_refused(tmp_path):
-    with DatasetWriter(tmp_path, EMBODIMENT), pytest.raises(DatasetError, match="another writer has it open"):
+    with DatasetWriter(tmp_path, EMBODIMENT), pytest.raises(DatasetError, match="open in another writer"):
         DatasetWriter(tmp_path, EMBODIMENT)
     DatasetWriter(tmp_path, EMBODIMENT).close()
 
@@ -368,7 +358,7 @@ def test_misuse_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="has no frames"):
         episode.save()
     episode.discard()
-    with pytest.raises(DatasetError, match="not open any more"):
+    with pytest.raises(DatasetError, match="is closed"):
         episode.add_frame(make_frames(EMBODIMENT, 1)[0])
     writer.close()
     with pytest.raises(DatasetError, match="the writer is closed"):
@@ -458,7 +448,7 @@ def test_killed_while_the_first_episode_is_saved(tmp_path, monkeypatch, version)
         with DatasetWriter(root, EMBODIMENT, version=version) as again:
             count = again.num_episodes
             record(again, 4, seed=2)
-        dataset = LeRobotDataset(root)
+        dataset = EpisodeDataset(root)
         assert [episode.length for episode in dataset.episodes] == [3, 4][1 - count :]
         counts.add(count)
         if version == "v2.1":
@@ -539,8 +529,9 @@ def test_video_that_lacks_a_frame_is_not_published(tmp_path, monkeypatch):
 CHILD = """
 import sys
 import numpy as np
+from gr00t_training.dataset.view.summary import summarize
 from gr00t_training.dataset.writer import DatasetWriter
-from gr00t_training.testing import make_embodiment, make_frames
+from gr00t_test_support.builders import make_embodiment, make_frames
 embodiment = make_embodiment()
 {setup}
 with DatasetWriter(sys.argv[1], embodiment, version=sys.argv[2]) as writer:
@@ -559,7 +550,7 @@ def start_child(root, setup="", version="v2.1"):
 
 
 # small enough for a few episodes a file, so that files are joined while recording
-SMALL_FILES = "from gr00t_training.dataset import shared_files; shared_files.BYTES_PER_MB = 150"
+SMALL_FILES = "from gr00t_training.dataset.writing import shared_files; shared_files.BYTES_PER_MB = 150"
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
@@ -578,14 +569,14 @@ def test_killed_process_loses_no_finished_episode(tmp_path, version):
         record(writer, 4)
     if version == "v2.1":
         assert_whole(tmp_path, [4] * (count + 1))
-    dataset = LeRobotDataset(tmp_path)
+    dataset = EpisodeDataset(tmp_path)
     for number in range(count + 1):
         assert dataset.column(number, "index").tolist() == list(range(4 * number, 4 * number + 4))
         assert dataset.images(number, "front", range(4)).shape == (4, 32, 48, 3)
 
 
 def test_file_size_limit_ends_an_episode_with_a_remedy(tmp_path):
-    """The limit stands in for a full disk: writes fail part way, with an errno."""
+    """The limit simulates a full disk: writes fail part way, with an errno."""
     child = start_child(tmp_path, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))")
     output, errors = child.communicate(timeout=60)
     finished = len(output.split())
@@ -597,3 +588,39 @@ def test_file_size_limit_ends_an_episode_with_a_remedy(tmp_path):
     with DatasetWriter(tmp_path, EMBODIMENT) as writer:
         assert writer.num_episodes == finished
     assert_whole(tmp_path, [4] * finished)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_folder_that_vanished_is_not_written_into_and_back_again_it_is_whole(tmp_path, is_replaced):
+    root, elsewhere = tmp_path / "dataset", tmp_path / "elsewhere"
+    with DatasetWriter(root, EMBODIMENT) as writer:
+        record(writer, 3)
+        episode = writer.start_episode("lift")
+        for frame in make_frames(EMBODIMENT, 2):
+            episode.add_frame(frame)
+        root.rename(elsewhere)
+        if is_replaced:
+            root.mkdir()
+        for attempt in (
+            episode.save, lambda: writer.start_episode("lift"), writer.discard_last, lambda: writer.mark(0, Marks(True))
+        ):  # fmt: skip
+            with pytest.raises(DatasetError, match="the dataset folder was moved, deleted or unmounted"):
+                attempt()
+        assert list(root.iterdir()) == [] if is_replaced else not root.exists()
+        if is_replaced:
+            root.rmdir()
+        elsewhere.rename(root)
+        record(writer, 4, seed=2)
+    assert_whole(root, [3, 4])
+    assert summarize(root).num_unfinished == 1  # the one that could not be saved: its rows are still there
+
+
+def test_discarded_episodes_are_not_unfinished(tmp_path):
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        record(writer, 3)
+        record(writer, 3)
+        writer.discard_last()
+        episode = writer.start_episode("lift")
+        episode.add_frame(next(iter(make_frames(EMBODIMENT, 1))))
+        episode.discard()
+    assert summarize(tmp_path).num_unfinished == 0

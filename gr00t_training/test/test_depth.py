@@ -7,13 +7,13 @@ import av
 import numpy as np
 import pytest
 
+from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.depth import DepthReader, DepthWriter, StagedDepth
+from gr00t_training.dataset.media.depth import DepthReader, DepthWriter, StagedDepth
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import DepthKey, load_embodiment, shipped_embodiments, to_mapping
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.settings import parse_settings
-from gr00t_training.testing import make_embodiment, make_frames
 
 DEPTH = DepthKey(height=15, width=21)  # odd: nothing is halved
 
@@ -72,15 +72,15 @@ def test_missing_damaged_and_foreign_files_are_refused_by_name(tmp_path):
     (tmp_path / "text.mkv").write_text("no video")
     with pytest.raises(DatasetError, match=r"text.mkv: not a readable depth file"):
         DepthReader(tmp_path / "text.mkv")
-    with av.open(str(tmp_path / "colour.mkv"), "w") as container:
+    with av.open(str(tmp_path / "color.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=30)
         stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode(None))
     with pytest.raises(DatasetError, match="holds yuv420p, expected gray16le"):
-        DepthReader(tmp_path / "colour.mkv")
+        DepthReader(tmp_path / "color.mkv")
     reader = DepthReader(write(tmp_path / "d.mkv", pictures(2)))
-    with pytest.raises(DatasetError, match="frame 2 asked, the file has 2"):
+    with pytest.raises(DatasetError, match="frame 2 requested, the file has 2"):
         reader.read([2])
 
 
@@ -105,15 +105,14 @@ def test_staged_depth_checks_each_frame_and_counts_at_the_end(tmp_path):
     complete = dataclasses.replace(frame, depth={"front": front, "wrist": wrist})
     staged.check(complete)
     staged.add(complete)
-    assert list(staged.files(1234)) == [
+    assert [schema.depth_path(1234, key) for key in staged.paths] == [
         "depth/chunk-001/front/episode_001234.mkv",
         "depth/chunk-001/wrist/episode_001234.mkv",
     ]
     with pytest.raises(DatasetError, match=r"depth.front: 1 frames in the file, 2 rows"):
         staged.finish(2)
     staged.finish(1)
-    path = staged.files(0)[schema.depth_path(0, "wrist")]
-    np.testing.assert_array_equal(DepthReader(path).read([0])[0], wrist)
+    np.testing.assert_array_equal(DepthReader(staged.paths["wrist"]).read([0])[0], wrist)
 
 
 def test_embodiment_without_depth_has_none_of_its_settings_so_fingerprints_stay():

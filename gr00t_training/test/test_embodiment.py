@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gr00t_test_support.builders import make_embodiment
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.embodiment import (
     Embodiment,
     differences,
@@ -16,7 +18,6 @@ from gr00t_training.embodiment import (
 )
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import parse_settings
-from gr00t_training.testing import make_embodiment
 
 
 @pytest.mark.parametrize("name", shipped_embodiments())
@@ -29,7 +30,7 @@ def test_shipped_embodiment_loads_and_survives_json(name: str, tmp_path: Path) -
     assert load_embodiment(path).fingerprint() == embodiment.fingerprint()
 
 
-def test_gr1_layout_is_that_of_the_published_demo_dataset(data_dir: Path) -> None:
+def test_gr1_layout_is_that_of_the_published_demo_dataset(data_dir: ReferenceFiles) -> None:
     published = json.loads((data_dir / "lerobot_v20_gr1/meta/modality.json").read_text())
     layout = modality_layout(load_embodiment("gr1_arms_only"))
     for kind in ("state", "action"):
@@ -78,6 +79,8 @@ def test_unknown_name_lists_what_is_shipped() -> None:
         ("model: {state: [leg]}", r"model\.state: 'leg' is not declared under state \(arm\)"),
         ("model: {video: [back]}", r"model\.video: 'back' is not declared"),
         ("fps: 0", r"fps is 0, expected 1 to 1000"),
+        ("depth: {d: {height: 1, width: 1, unit_m: 1}}\nrobot_type: x\nlanguage: 'a\x07'", "not valid YAML: character"),
+        ('language: "a\\e[31m"', r"language is 'a\\x1b\[31m', expected 0 to 200 printable"),
     ],
 )
 def test_contradictions_are_refused_with_the_line(change: str, message: str) -> None:
@@ -87,7 +90,21 @@ def test_contradictions_are_refused_with_the_line(change: str, message: str) -> 
         parse_settings(Embodiment, text, "e.yaml")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[a, b, a]", "duplicate channel 'a' in names"),
+        ("['']", "a channel name is '', expected 1 to 200 printable"),
+        ('["\\n"]', "a channel name is "),
+        ("[" + ",".join(f"c{i}" for i in range(9000)) + "]", r"names has 9000 channels \(limit 8192\)"),
+    ],
+)
+def test_channel_names_have_limits(names: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_settings(Embodiment, MINIMAL + f"fps: 5\nstate: {{arm: {{names: {names}}}}}\n", "e.yaml")
+
+
 def test_channel_named_twice_is_refused() -> None:
     text = MINIMAL + "fps: 5\nstate: {arm: {names: [a]}, leg: {names: [a]}}\n"
-    with pytest.raises(ConfigError, match="channel 'a' stands in two keys"):
+    with pytest.raises(ConfigError, match="channel 'a' is in two keys"):
         parse_settings(Embodiment, text, "e.yaml")

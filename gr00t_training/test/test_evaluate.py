@@ -8,11 +8,14 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.embodiment import Embodiment, ModelKeys, VectorKey, VideoKey
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.embodiment import Embodiment, ModelKeys, Pose, VectorKey, VideoKey
 from gr00t_training.errors import ConfigError
-from gr00t_training.evaluate import evaluate_episode, format_table, make_report, plot_evaluation
+from gr00t_training.judge.open_loop import channel_units, evaluate_episode
+from gr00t_training.judge.report import format_table, make_report, plot_evaluation
+from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.types import ActionChunk
+from gr00t_training.upstream.keys import UNKNOWN_UNIT
 
 
 def vector(prefix, dim, **options):
@@ -24,14 +27,14 @@ TINY = Embodiment(
     tag="new_embodiment",
     fps=10,
     state={"arm": vector("a", 4), "quat": vector("q", 4), "hand": vector("h", 2, is_absolute=False)},
-    action={"arm": vector("a", 4), "delta": vector("d", 3, is_absolute=False), "grip": vector("g", 1)},
+    action={"arm": vector("a", 4), "delta": vector("d", 3, is_absolute=False), "grip": vector("g", 1, unit="m")},
     video={"front": VideoKey(height=48, width=64)},
     language="human.action.task_description",
     model=ModelKeys(action=("arm", "grip")),
 )
 
 
-class DriftingPolicy:
+class DriftingPolicy(PolicyLike):
     """The reference's dummy: the arm drifts by 0.01 a row from where it is, the gripper stays half open."""
 
     embodiment = TINY
@@ -39,7 +42,10 @@ class DriftingPolicy:
     def __init__(self):
         self.asked_ns = []
 
-    def infer(self, observation):
+    def infer_batch(self, observations, continuations=None):
+        return [self.answer(observation) for observation in observations]
+
+    def answer(self, observation):
         self.asked_ns.append(observation.stamp_ns)
         assert observation.images["front"].shape == (1, 48, 64, 3)
         arm = observation.state["arm"][0] + 0.01 * np.arange(16)[:, None]
@@ -48,7 +54,7 @@ class DriftingPolicy:
 
 @pytest.fixture(scope="module")
 def dataset(fixtures_dir):
-    return LeRobotDataset(fixtures_dir / "n1_dataset_tiny/dataset")
+    return EpisodeDataset(fixtures_dir / "n1_dataset_tiny/dataset")
 
 
 def test_mse_equals_that_of_the_reference(dataset, fixtures_dir):
@@ -57,7 +63,7 @@ def test_mse_equals_that_of_the_reference(dataset, fixtures_dir):
     for name in ("expected_n1.json", "expected_n15.json"):
         for case, expected in json.loads((folder / name).read_text())["eval_mse"].items():
             if isinstance(expected, str):
-                continue  # N1 wants a state of every action's name; we do not
+                continue  # N1 needs a state with every action's name; we do not
             episode, steps, horizon, keys = re.fullmatch(r"traj(\d+).steps(\d+).horizon(\d+).(.*)", case).groups()
             found = evaluate_episode(
                 DriftingPolicy(), dataset, int(episode), steps=int(steps), horizon=int(horizon), keys=keys.split("+")
@@ -81,16 +87,29 @@ def test_report_and_table(dataset):
     evaluations = [evaluate_episode(DriftingPolicy(), dataset, episode) for episode in (0, 1)]
     report = make_report(evaluations, TINY)
     assert json.loads(json.dumps(report)) == report
-    assert report["mse"] == pytest.approx((evaluations[0].mse + evaluations[1].mse) / 2)
     first = report["episodes"][0]
-    channels = [value["mse"] for key in first["keys"].values() for value in key["channels"].values()]
-    assert first["mse"] == pytest.approx(np.mean(channels))
+    assert list(report["units"]) == list(first["units"]) == ["rad", "m"]  # which have no mean
+    for key, unit in (("arm", "rad"), ("grip", "m")):
+        squares = [np.square(e.predicted[key] - e.truth[key]).mean() for e in evaluations]
+        assert report["units"][unit]["mse"] == pytest.approx(np.mean(squares))
+        assert first["units"][unit]["mse"] == pytest.approx(squares[0])
+    assert "mse" not in report
+    assert "mse" not in first
     grip = dataset.action(0, "grip")
-    assert first["keys"]["grip"]["mae"] == pytest.approx(np.abs(grip - 0.5).mean())
+    assert first["keys"]["grip"]["units"]["m"]["mae"] == pytest.approx(np.abs(grip - 0.5).mean())
     lines = format_table(report).splitlines()
-    assert len(lines) == 1 + 2 * (5 + 2 + 1) + 1
+    assert len(lines) == 1 + 2 * (5 + 2 + 2) + 2
     assert "a3" in lines[5]
-    assert lines[-1].split()[-2:] == [f"{report['mse']:.6g}", f"{report['mae']:.6g}"]
+    meters = report["units"]["m"]
+    assert lines[-1].split() == ["mean", "(all)", "m", f"{meters['mse']:.6g}", f"{meters['mae']:.6g}"]
+
+
+def test_units_of_poses_and_of_published_keys():
+    pose = vector("p", 6, unit="m", pose=Pose.XYZ_AXIS_ANGLE)
+    assert channel_units("eef", pose) == ["m"] * 3 + ["rad"] * 3
+    matrix = channel_units("eef", vector("p", 16, unit="m", pose=Pose.MATRIX))
+    assert [place for place, unit in enumerate(matrix) if unit == "m"] == [3, 7, 11]
+    assert channel_units("arm", vector("a", 2, unit=UNKNOWN_UNIT)) == ["arm (unknown)"] * 2
 
 
 def test_plot_is_a_png_with_ink_in_it(dataset, tmp_path):

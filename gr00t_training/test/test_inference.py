@@ -12,11 +12,12 @@ torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
 
-from gr00t_training.engine import Engine, Request  # noqa: E402
-from gr00t_training.model.config import VARIANTS, Gr00tConfig, QwenVisionConfig  # noqa: E402
+from gr00t_training.model.config import Gr00tConfig, QwenVisionConfig  # noqa: E402
+from gr00t_training.model.families import variants  # noqa: E402
+from gr00t_training.model.fast.inference import InferenceModel  # noqa: E402
 from gr00t_training.model.gr00t import Gr00tModel, to_device  # noqa: E402
-from gr00t_training.model.inference import InferenceModel  # noqa: E402
 from gr00t_training.model.sampler import Inpainting  # noqa: E402
+from gr00t_training.policy.engine import Engine, Request  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -24,12 +25,13 @@ STEPS = 4
 PROJECTOR = 1
 VOCABULARY = 300
 FAMILIES = ("n1_2b", "n1_5_3b", "n1_6_3b", "n1_7_3b")
-DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")))
+NEEDS_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU"))
+DEVICES = ("cpu", pytest.param("cuda", marks=NEEDS_GPU))
 
 
 def small(name: str) -> Gr00tConfig:
     """Return a release's structure with few and narrow layers; the image token is the last of the vocabulary."""
-    config = VARIANTS[name].config
+    config = variants()[name].config
     backbone, head = config.backbone, config.action_head
     if isinstance(backbone.vision, QwenVisionConfig):
         vision = replace(backbone.vision, num_heads=4, deepstack_layers=(0, 2), output_dim=48)
@@ -57,7 +59,7 @@ def small(name: str) -> Gr00tConfig:
 
 
 def make_model(config: Gr00tConfig, device: str) -> Gr00tModel:
-    """Return a model whose weights all matter: fresh norms and biases are ones and zeros."""
+    """Return a model in which all weights matter: fresh norms and biases are ones and zeros."""
     torch.manual_seed(0)
     model = Gr00tModel(config).eval()
     with torch.no_grad():
@@ -150,7 +152,7 @@ def test_continuing_a_chunk_equals_the_plain_sampler():
 
 
 class Averages:
-    """Image transforms that are easy to follow: the mean colour of an image fills the model's pixels."""
+    """Image transforms that are easy to follow: the mean color of an image fills the model's pixels."""
 
     def __init__(self, config: Gr00tConfig) -> None:
         self._config = config
@@ -233,7 +235,8 @@ def test_engine_answers_every_request_by_itself(name: str, device: str):
     assert np.abs(answers[0] - answers[2]).max() > 1e-4  # the prompt is heard
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16_stays_as_close_as_another_kernel_does(name: str):
     """Two plain runs that differ in the attention kernel set the measure."""
@@ -253,9 +256,10 @@ def test_bfloat16_stays_as_close_as_another_kernel_does(name: str):
     assert float((found - exact).abs().max()) <= 2 * bound
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU")
 def test_few_queries_and_parts_of_products():
-    from gr00t_training.model import kernels
+    from gr00t_training.model.fast import kernels
 
     torch.manual_seed(0)
     x, weight = torch.randn((17, 1536), device="cuda").bfloat16(), torch.randn((64, 1536), device="cuda").bfloat16()

@@ -16,12 +16,14 @@ from reference_release import contains, load_batch, load_tiny, record, relative
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import N1_PROJECTORS, VARIANTS, DitConfig, Gr00tConfig, with_horizon
-from gr00t_training.model.config_n1 import dump_n1, parse_n1
-from gr00t_training.model.gr00t import Gr00tModel, family
+from gr00t_training.model.config import DitConfig, Gr00tConfig, with_horizon
+from gr00t_training.model.families import family, variants
+from gr00t_training.model.families.n1 import N1
+from gr00t_training.model.gr00t import Gr00tModel
 from gr00t_training.model.vision import fold_patches
-from gr00t_training.model.weights import N1_NAMES, assign_weights, published_weights
+from gr00t_training.model.weight_names import assign_weights, published_weights
 
 # Largest difference over largest value. The random weights of the fixtures are badly conditioned: rounding of the last
 # bit in the backbone grows a hundredfold in the second and fourth block, in the reference as well as here.
@@ -35,7 +37,7 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def tiny(fixtures_dir: Path) -> Path:
+def tiny(fixtures_dir: ReferenceFiles) -> Path:
     return fixtures_dir / "n1_tiny"
 
 
@@ -126,7 +128,7 @@ def test_gradients_equal_the_reference(tiny: Path, reference: dict):
     model.set_trainable(**{key: reference[key] for key in reference if key.startswith("tune_")})
     model.loss(batch, batch["train_noise"], batch["train_time"]).backward()
     norms = {
-        N1_NAMES.to_published(name): float(parameter.grad.norm())
+        N1.names.to_published(name): float(parameter.grad.norm())
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
@@ -140,8 +142,8 @@ def test_gradients_equal_the_reference(tiny: Path, reference: dict):
 def test_trained_and_decayed_parameters_equal_the_reference(tiny: Path, reference: dict):
     model = load_tiny(tiny)
     model.set_trainable(**{key: reference[key] for key in reference if key.startswith("tune_")})
-    trained = {N1_NAMES.to_published(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    undecayed = {N1_NAMES.to_published(name) for name in model.undecayed_names()}
+    trained = {N1.names.to_published(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    undecayed = {N1.names.to_published(name) for name in model.undecayed_names()}
     assert trained == set(reference["trainable"])
     assert undecayed & trained == set(reference["no_weight_decay"]) & trained
     assert undecayed >= set(reference["no_weight_decay"])
@@ -190,19 +192,19 @@ def test_fold_patches_joins_squares_row_by_row():
     assert fold_patches(patches, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
-def test_the_release_has_the_published_names_and_shapes(fixtures_dir: Path):
-    manifest = json.loads((fixtures_dir.parent / "spec" / "n1_2b_state_dict.json").read_text())
+def test_the_release_has_the_published_names_and_shapes(spec_dir: ReferenceFiles):
+    manifest = json.loads((spec_dir / "n1_2b_state_dict.json").read_text())
     with torch.device("meta"):
-        model = Gr00tModel(VARIANTS["n1_2b"].config)
-    shapes = {name: list(weight.shape) for name, weight in published_weights(model, N1_NAMES).items()}
+        model = Gr00tModel(variants()["n1_2b"].config)
+    shapes = {name: list(weight.shape) for name, weight in published_weights(model, N1.names).items()}
     assert shapes == {name: entry["shape"] for name, entry in manifest.items()}
-    assert {N1_NAMES.to_ours(name) for name in manifest} == set(model.state_dict())
+    assert {N1.names.to_ours(name) for name in manifest} == set(model.state_dict())
     assert sum(parameter.numel() for parameter in model.parameters()) == 2_190_016_752
 
 
 def test_compact_model_is_small_and_learns():
     torch.manual_seed(0)
-    config = with_horizon(VARIANTS["n1_compact"].config, 8)
+    config = with_horizon(variants()["n1_compact"].config, 8)
     model = Gr00tModel(config)
     assert sum(parameter.numel() for parameter in model.parameters()) < 6_000_000
     model.set_trainable(tune_llm=True)
@@ -231,7 +233,7 @@ def test_compact_model_is_small_and_learns():
 def test_training_times_have_the_release_distribution():
     """E[t] = 1 - E[s] / 0.999 with E[s] = 1.5 / 2.5: 0.3994; deviation of the mean of 20000 draws: 0.002."""
     torch.manual_seed(0)
-    head = Gr00tModel(VARIANTS["n1_compact"].config).action_head
+    head = Gr00tModel(variants()["n1_compact"].config).action_head
     times = head.sample_time(20000, torch.device("cpu"))
     assert float(times.mean()) == pytest.approx(0.3994, abs=0.006)
     assert float(times.min()) >= -0.0011
@@ -241,21 +243,21 @@ def test_training_times_have_the_release_distribution():
 def test_configuration_keeps_what_it_does_not_know(tiny: Path):
     model_json = json.loads((tiny / "config.json").read_text()) | {"invented": {"a": [1]}}
     vlm_json = json.loads((tiny / "eagle_config.json").read_text())
-    config = parse_n1(model_json, vlm_json)
-    written_model, written_vlm = dump_n1(config)
+    config = N1.parse(model_json, vlm_json)
+    written_model, written_vlm = N1.dump(config)
     assert contains(written_model, model_json)
     assert contains(written_vlm, vlm_json)
-    assert parse_n1(written_model, written_vlm) == config
+    assert N1.parse(written_model, written_vlm) == config
 
 
 def test_absent_keys_have_the_values_of_the_release():
-    assert parse_n1({"model_type": "gr00t_n1"}, None) == Gr00tConfig()
-    assert family("gr00t_n1").projectors == N1_PROJECTORS == {"gr1": 24, "new_embodiment": 31}
+    assert N1.parse({"model_type": "gr00t_n1"}, None) == Gr00tConfig()
+    assert family("gr00t_n1").projectors == N1.projectors == {"gr1": 24, "new_embodiment": 31}
 
 
 def test_a_section_that_lacks_keys_has_the_defaults_of_its_class():
     dit = {"num_attention_heads": 24, "positional_embeddings": None}
-    parsed = parse_n1({"action_head_cfg": {"diffusion_model_cfg": dit}}, None).action_head.dit
+    parsed = N1.parse({"action_head_cfg": {"diffusion_model_cfg": dit}}, None).action_head.dit
     assert parsed == DitConfig(
         num_heads=24, head_dim=64, num_layers=12, output_dim=26, dropout=0.1, interleave_self_attention=False
     )
@@ -271,7 +273,7 @@ def test_a_section_that_lacks_keys_has_the_defaults_of_its_class():
 )
 def test_options_that_are_not_supported_are_refused(change: dict, message: str):
     with pytest.raises(CheckpointError, match=message):
-        parse_n1({"action_head_cfg": change}, None)
+        N1.parse({"action_head_cfg": change}, None)
 
 
 def test_another_model_type_is_refused():
@@ -283,14 +285,14 @@ def test_missing_and_misshapen_weights_are_named(tiny: Path):
     model, weights = load_tiny(tiny), load_file(tiny / "model.safetensors")
     bias = "backbone.model.mlp1.1.bias"
     with pytest.raises(CheckpointError, match=f"1 of {len(weights)} weights are missing: {bias}"):
-        assign_weights(model, {name: w for name, w in weights.items() if name != bias}, N1_NAMES, "file")
+        assign_weights(model, {name: w for name, w in weights.items() if name != bias}, N1.names, "file")
     with pytest.raises(CheckpointError, match=rf"{bias} is \(3,\), expected \(48,\)"):
-        assign_weights(model, {**weights, bias: torch.zeros(3)}, N1_NAMES, "file")
+        assign_weights(model, {**weights, bias: torch.zeros(3)}, N1.names, "file")
 
 
 def test_the_unused_head_of_published_files_is_ignored_silently(tiny: Path, caplog: pytest.LogCaptureFixture):
     model, weights = load_tiny(tiny), load_file(tiny / "model.safetensors")
-    assign_weights(model, {**weights, "action_head.decode_layer.weight": torch.zeros(2, 2)}, N1_NAMES, "file")
+    assign_weights(model, {**weights, "action_head.decode_layer.weight": torch.zeros(2, 2)}, N1.names, "file")
     assert not caplog.records
-    assign_weights(model, {**weights, "action_head.novelty": torch.zeros(2, 2)}, N1_NAMES, "file")
+    assign_weights(model, {**weights, "action_head.novelty": torch.zeros(2, 2)}, N1.names, "file")
     assert "action_head.novelty" in caplog.text

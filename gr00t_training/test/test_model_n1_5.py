@@ -17,11 +17,13 @@ from reference_release import contains, load_batch, load_tiny, record, relative
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import N1_5, N1_5_PROJECTORS, VARIANTS, DitConfig, RefinerConfig
-from gr00t_training.model.config_n1_5 import dump_n1_5, parse_n1_5
-from gr00t_training.model.gr00t import Gr00tModel, family
-from gr00t_training.model.weights import N1_5_NAMES, assign_weights, published_weights
+from gr00t_training.model.config import DitConfig, RefinerConfig
+from gr00t_training.model.families import family, variants
+from gr00t_training.model.families.n1_5 import N1_5
+from gr00t_training.model.gr00t import Gr00tModel
+from gr00t_training.model.weight_names import assign_weights, published_weights
 
 TOLERANCE = 2e-4  # largest difference over largest value
 CASES = ("single", "batch")
@@ -33,7 +35,7 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def tiny(fixtures_dir: Path) -> Path:
+def tiny(fixtures_dir: ReferenceFiles) -> Path:
     return fixtures_dir / "n1_5_tiny"
 
 
@@ -145,7 +147,7 @@ def test_gradients_equal_the_reference(tiny: Path, reference: dict):
     model.set_trainable(**{key: reference[key] for key in reference if key.startswith("tune_")})
     model.loss(batch, batch["train_noise"], batch["train_time"]).backward()
     gradients = {
-        N1_5_NAMES.to_published(name): parameter.grad
+        N1_5.names.to_published(name): parameter.grad
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
@@ -160,8 +162,8 @@ def test_gradients_equal_the_reference(tiny: Path, reference: dict):
 def test_trained_and_decayed_parameters_equal_the_reference(tiny: Path, reference: dict):
     model = load_tiny(tiny)
     model.set_trainable(**{key: reference[key] for key in reference if key.startswith("tune_")})
-    trained = {N1_5_NAMES.to_published(name) for name, p in model.named_parameters() if p.requires_grad}
-    undecayed = {N1_5_NAMES.to_published(name) for name in model.undecayed_names()}
+    trained = {N1_5.names.to_published(name) for name, p in model.named_parameters() if p.requires_grad}
+    undecayed = {N1_5.names.to_published(name) for name in model.undecayed_names()}
     assert trained == set(reference["trainable"])
     assert undecayed & trained == set(reference["no_weight_decay"])
     heads = "backbone.eagle_model.language_model.model.layers.0.self_attn"
@@ -184,22 +186,23 @@ def test_refiner_and_future_tokens_train_with_everything_else_frozen(tiny: Path)
     assert not torch.equal(refiner(features), refiner(features))  # dropout
 
 
-def test_the_release_has_the_published_names_and_shapes(fixtures_dir: Path):
-    manifest = json.loads((fixtures_dir.parent / "spec" / "n1_5_3b_state_dict.json").read_text())
-    used = {name: entry["shape"] for name, entry in manifest.items() if not name.startswith(N1_5_NAMES.ignored)}
+def test_the_release_has_the_published_names_and_shapes(spec_dir: ReferenceFiles):
+    manifest = json.loads((spec_dir / "n1_5_3b_state_dict.json").read_text())
+    used = {name: entry["shape"] for name, entry in manifest.items() if not name.startswith(N1_5.names.ignored)}
     with torch.device("meta"):
-        model = Gr00tModel(VARIANTS["n1_5_3b"].config)
-    shapes = {name: list(weight.shape) for name, weight in published_weights(model, N1_5_NAMES).items()}
+        model = Gr00tModel(variants()["n1_5_3b"].config)
+    shapes = {name: list(weight.shape) for name, weight in published_weights(model, N1_5.names).items()}
     assert shapes == used
-    assert {N1_5_NAMES.to_ours(name) for name in used} == set(model.state_dict())
+    assert {N1_5.names.to_ours(name) for name in used} == set(model.state_dict())
     assert len(manifest) - len(used) == 12  # eleven of the pooling head, and the output vocabulary
-    assert all(N1_5_NAMES.to_ours(name) is None for name in manifest if name not in used)
+    assert all(N1_5.names.to_ours(name) is None for name in manifest if name not in used)
     assert sum(parameter.numel() for parameter in model.action_head.parameters()) == 1_068_806_144
 
 
+@pytest.mark.slow
 def test_a_model_of_any_size_can_be_made_anew_and_learns(tiny: Path, model_json: dict, vlm_json: dict):
     torch.manual_seed(0)
-    model, batch = Gr00tModel(parse_n1_5(model_json, vlm_json)), load_batch(tiny, "batch")
+    model, batch = Gr00tModel(N1_5.parse(model_json, vlm_json)), load_batch(tiny, "batch")
     model.set_trainable(tune_llm=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
@@ -216,16 +219,16 @@ def test_a_model_of_any_size_can_be_made_anew_and_learns(tiny: Path, model_json:
 def test_configuration_keeps_what_it_does_not_know(model_json: dict, vlm_json: dict):
     model_json |= {"invented": {"a": [1]}}
     vlm_json["text_config"]["invented"] = 2
-    config = parse_n1_5(model_json, vlm_json)
-    written_model, written_vlm = dump_n1_5(config)
+    config = N1_5.parse(model_json, vlm_json)
+    written_model, written_vlm = N1_5.dump(config)
     assert contains(written_model, model_json)
     assert contains(written_vlm, vlm_json)
-    assert parse_n1_5(written_model, written_vlm) == config
+    assert N1_5.parse(written_model, written_vlm) == config
 
 
 def test_the_release_can_be_written_and_read():
-    written_model, written_vlm = dump_n1_5(N1_5)
-    assert parse_n1_5(written_model, written_vlm) == N1_5
+    written_model, written_vlm = N1_5.dump(N1_5.release)
+    assert N1_5.parse(written_model, written_vlm) == N1_5.release
     # values of the published files
     qwen3 = {
         "head_dim": 128,
@@ -262,17 +265,17 @@ def test_the_release_can_be_written_and_read():
 
 
 def test_absent_keys_have_the_values_of_the_release():
-    assert parse_n1_5({"model_type": "gr00t_n1_5"}, None) == N1_5
-    assert parse_n1_5({}, {"text_config": {"vocab_size": 151680}, "vision_config": {}}) == N1_5
-    assert family("gr00t_n1_5").projectors == N1_5_PROJECTORS
-    assert N1_5_PROJECTORS == {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
-    assert N1_5.backbone.num_image_tokens == 256
+    assert N1_5.parse({"model_type": "gr00t_n1_5"}, None) == N1_5.release
+    assert N1_5.parse({}, {"text_config": {"vocab_size": 151680}, "vision_config": {}}) == N1_5.release
+    assert family("gr00t_n1_5").projectors == N1_5.projectors
+    assert N1_5.projectors == {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
+    assert N1_5.release.backbone.num_image_tokens == 256
 
 
 def test_sections_that_lack_keys_have_the_defaults_of_their_class():
     dit = {"num_attention_heads": 24, "cross_attention_dim": 2048, "positional_embeddings": None}
     refiner = {"num_attention_heads": 32, "positional_embeddings": None}
-    parsed = parse_n1_5({"action_head_cfg": {"diffusion_model_cfg": dit, "vl_self_attention_cfg": refiner}}, None)
+    parsed = N1_5.parse({"action_head_cfg": {"diffusion_model_cfg": dit, "vl_self_attention_cfg": refiner}}, None)
     assert parsed.action_head.dit == DitConfig(
         num_heads=24, head_dim=64, num_layers=12, output_dim=26, dropout=0.1, interleave_self_attention=False
     )
@@ -284,11 +287,11 @@ def test_features_can_be_projected_and_left_unrefined(tiny: Path, model_json: di
     head = model_json["action_head_cfg"]
     head |= {"backbone_embedding_dim": 20, "use_vlln": False, "num_target_vision_tokens": 0}
     head["diffusion_model_cfg"]["cross_attention_dim"] = 20
-    config = parse_n1_5(model_json, vlm_json)
-    assert contains(dump_n1_5(config)[0], model_json)
+    config = N1_5.parse(model_json, vlm_json)
+    assert contains(N1_5.dump(config)[0], model_json)
     torch.manual_seed(0)
     model = Gr00tModel(config)
-    names = set(published_weights(model, N1_5_NAMES))
+    names = set(published_weights(model, N1_5.names))
     assert {"backbone.eagle_linear.weight", "backbone.eagle_linear.bias"} <= names
     assert not any("vl" in name.split(".")[1] or "future" in name for name in names)
     seen: dict[str, Tensor] = {}
@@ -317,24 +320,24 @@ def test_options_that_are_not_supported_are_refused(
 ):
     head = model_json["action_head_cfg"]
     sections = {**model_json, **head, **vlm_json, "eagle_config": vlm_json}
-    parse_n1_5(copy.deepcopy(model_json), copy.deepcopy(vlm_json))
+    N1_5.parse(copy.deepcopy(model_json), copy.deepcopy(vlm_json))
     sections[section].update(change)
     with pytest.raises(CheckpointError, match=message):
-        parse_n1_5(model_json, vlm_json)
+        N1_5.parse(model_json, vlm_json)
 
 
 def test_one_of_the_tied_tables_is_enough(tiny: Path, caplog: pytest.LogCaptureFixture):
     model, weights = load_tiny(tiny), load_file(tiny / "model.safetensors")
     language = "backbone.eagle_model.language_model"
     output = weights.pop(f"{language}.lm_head.weight")
-    assign_weights(model, weights, N1_5_NAMES, "file")
+    assign_weights(model, weights, N1_5.names, "file")
     assert torch.equal(model.backbone.language.embed_tokens.weight, weights[f"{language}.model.embed_tokens.weight"])
     weights.pop(f"{language}.model.embed_tokens.weight")
-    assign_weights(model, {**weights, f"{language}.lm_head.weight": output}, N1_5_NAMES, "file")
+    assign_weights(model, {**weights, f"{language}.lm_head.weight": output}, N1_5.names, "file")
     assert torch.equal(model.backbone.language.embed_tokens.weight, output)
     assert not caplog.records
     with pytest.raises(CheckpointError, match=r"weights are missing: .*embed_tokens"):
-        assign_weights(model, weights, N1_5_NAMES, "file")
+        assign_weights(model, weights, N1_5.names, "file")
 
 
 def test_checkpoints_from_before_future_tokens_are_refused_with_the_remedy(
@@ -343,6 +346,6 @@ def test_checkpoints_from_before_future_tokens_are_refused_with_the_remedy(
     model, weights = load_tiny(tiny), load_file(tiny / "model.safetensors")
     weights.pop("action_head.future_tokens.weight")
     with pytest.raises(CheckpointError, match=r"before 8 July 2025 .* set num_target_vision_tokens .* to 0"):
-        assign_weights(model, weights, N1_5_NAMES, "file")
+        assign_weights(model, weights, N1_5.names, "file")
     model_json["action_head_cfg"]["num_target_vision_tokens"] = 0
-    assign_weights(Gr00tModel(parse_n1_5(model_json, vlm_json)), weights, N1_5_NAMES, "file")
+    assign_weights(Gr00tModel(N1_5.parse(model_json, vlm_json)), weights, N1_5.names, "file")

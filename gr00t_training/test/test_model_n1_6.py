@@ -30,13 +30,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import N1_6, N1_6_PROJECTORS, VARIANTS, DitConfig, RefinerConfig
-from gr00t_training.model.config_n1_6 import dump_n1_6, parse_n1_6
-from gr00t_training.model.gr00t import Gr00tModel, family
+from gr00t_training.model.config import DitConfig, RefinerConfig
+from gr00t_training.model.families import family, variants
+from gr00t_training.model.families.n1_6 import N1_6
+from gr00t_training.model.gr00t import Gr00tModel
 from gr00t_training.model.plan import resized_positions
 from gr00t_training.model.vision import unshuffle_patches
-from gr00t_training.model.weights import N1_6_NAMES, assign_weights, published_weights
+from gr00t_training.model.weight_names import assign_weights, published_weights
 
 TOLERANCE = 1e-5  # largest difference over largest value
 EMBEDDINGS = "backbone.model.language_model.model.embed_tokens.weight"
@@ -52,7 +54,7 @@ def _one_thread():
 
 
 @pytest.fixture
-def tiny(fixtures_dir: Path) -> Path:
+def tiny(fixtures_dir: ReferenceFiles) -> Path:
     return fixtures_dir / "n1_6_tiny"
 
 
@@ -71,7 +73,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def drawn(noise: dict[str, Tensor]) -> Tensor:
-    """Return the samples whose state the reference hid; config.json says 0.8."""
+    """Return the samples with a state hidden by the reference; config.json says 0.8."""
     return noise["train_state_dropout_uniform"] < 0.8
 
 
@@ -133,7 +135,7 @@ def test_gradients_equal_the_reference(tiny: Path):
     model.set_trainable(tune_llm=False, tune_visual=False, tune_top_llm_layers=1)
     model.loss(batch, noise["train_noise"], noise["train_t"], drawn(noise)).backward()
     gradients = {
-        N1_6_NAMES.to_published(name): parameter.grad
+        N1_6.names.to_published(name): parameter.grad
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
@@ -236,7 +238,7 @@ def test_a_learned_token_hides_the_state_in_every_loss_but_in_no_prediction(tiny
 
 
 def test_state_tokens_get_noise_in_training_only(tiny: Path, model_json: dict[str, Any], vlm_json: dict[str, Any]):
-    config = parse_n1_6(model_json | {"state_additive_noise_scale": 0.5, "state_dropout_prob": 0.0}, vlm_json)
+    config = N1_6.parse(model_json | {"state_additive_noise_scale": 0.5, "state_dropout_prob": 0.0}, vlm_json)
     head = Gr00tModel(config).action_head
     assert head.mask_token is None
     tokens = torch.zeros(4000, 1, 32)
@@ -245,13 +247,13 @@ def test_state_tokens_get_noise_in_training_only(tiny: Path, model_json: dict[st
     assert torch.equal(head.eval()._disturbed(tokens, None), tokens)
 
 
-def test_the_release_has_the_published_names_and_shapes(fixtures_dir: Path):
-    manifest = read_json(fixtures_dir.parent / "spec", "n1_6_3b_state_dict.json")["tensors"]
-    used = {name: entry["shape"] for name, entry in manifest.items() if not name.startswith(N1_6_NAMES.ignored)}
+def test_the_release_has_the_published_names_and_shapes(spec_dir: ReferenceFiles):
+    manifest = read_json(spec_dir, "n1_6_3b_state_dict.json")["tensors"]
+    used = {name: entry["shape"] for name, entry in manifest.items() if not name.startswith(N1_6.names.ignored)}
     with torch.device("meta"):
-        model = Gr00tModel(VARIANTS["n1_6_3b"].config)
-    assert {name: list(weight.shape) for name, weight in published_weights(model, N1_6_NAMES).items()} == used
-    assert {N1_6_NAMES.to_ours(name) for name in used} == set(model.state_dict())
+        model = Gr00tModel(variants()["n1_6_3b"].config)
+    assert {name: list(weight.shape) for name, weight in published_weights(model, N1_6.names).items()} == used
+    assert {N1_6.names.to_ours(name) for name in used} == set(model.state_dict())
     unused = {name: torch.Size(entry["shape"]).numel() for name, entry in manifest.items() if name not in used}
     assert len(unused) == 12  # eleven of the pooling head, and the output vocabulary
     assert unused.pop(OUTPUT) == torch.Size(used[EMBEDDINGS]).numel()
@@ -276,13 +278,13 @@ def test_the_release_has_the_published_names_and_shapes(fixtures_dir: Path):
 def test_one_of_the_tied_tables_is_enough(tiny: Path, caplog: pytest.LogCaptureFixture):
     model, weights = load_tiny(tiny), load_file(tiny / "model.safetensors")
     output = weights.pop(OUTPUT)
-    assign_weights(model, weights, N1_6_NAMES, "file")
+    assign_weights(model, weights, N1_6.names, "file")
     weights.pop(EMBEDDINGS)
-    assign_weights(model, {**weights, OUTPUT: output + 1}, N1_6_NAMES, "file")
+    assign_weights(model, {**weights, OUTPUT: output + 1}, N1_6.names, "file")
     assert torch.equal(model.backbone.language.embed_tokens.weight, output + 1)
     assert not caplog.records
     with pytest.raises(CheckpointError, match=f"weights are missing: {EMBEDDINGS}"):
-        assign_weights(model, weights, N1_6_NAMES, "file")
+        assign_weights(model, weights, N1_6.names, "file")
 
 
 def test_a_token_for_the_hidden_state_is_made_anew_where_the_file_has_none(
@@ -291,39 +293,39 @@ def test_a_token_for_the_hidden_state_is_made_anew_where_the_file_has_none(
     weights = load_file(tiny / "model.safetensors")
     without = {name: weight.bfloat16() for name, weight in weights.items() if name != "action_head.mask_token"}
     with torch.device("meta"):
-        model = Gr00tModel(parse_n1_6(model_json, vlm_json))
-    assign_weights(model, without, N1_6_NAMES, "file")
+        model = Gr00tModel(N1_6.parse(model_json, vlm_json))
+    assign_weights(model, without, N1_6.names, "file")
     token = model.action_head.mask_token
     assert token is not None
     assert (token.dtype, token.device.type) == (torch.bfloat16, "cpu")
     assert 0 < float(token.detach().float().std()) < 0.05
     # and the other way round: a model that does not drop states has no use for it
-    undropped = Gr00tModel(parse_n1_6(model_json | {"state_dropout_prob": 0.0}, vlm_json))
-    assign_weights(undropped, weights, N1_6_NAMES, "file")
+    undropped = Gr00tModel(N1_6.parse(model_json | {"state_dropout_prob": 0.0}, vlm_json))
+    assign_weights(undropped, weights, N1_6.names, "file")
     assert not caplog.records
 
 
 def test_both_configurations_of_the_fixture_mean_the_same(tiny: Path, vlm_json: dict[str, Any]):
     """One holds what differs from the defaults of the class, the other everything."""
-    config = parse_n1_6(read_json(tiny, "config.json"), vlm_json)
-    assert config == parse_n1_6(read_json(tiny, "config_full.json"), vlm_json)
+    config = N1_6.parse(read_json(tiny, "config.json"), vlm_json)
+    assert config == N1_6.parse(read_json(tiny, "config_full.json"), vlm_json)
     assert config.backbone.vision.grid == 4
 
 
 def test_configuration_keeps_what_it_does_not_know(model_json: dict[str, Any], vlm_json: dict[str, Any]):
     model_json |= {"invented": {"a": [1]}}
     vlm_json["text_config"]["invented"] = 2
-    config = parse_n1_6(model_json, vlm_json)
-    written_model, written_vlm = dump_n1_6(config)
+    config = N1_6.parse(model_json, vlm_json)
+    written_model, written_vlm = N1_6.dump(config)
     assert contains(written_model, model_json)
     assert contains(written_vlm, vlm_json)
-    assert parse_n1_6(written_model, written_vlm) == config
+    assert N1_6.parse(written_model, written_vlm) == config
 
 
 def test_the_release_can_be_written_and_read():
-    written_model, written_vlm = dump_n1_6(N1_6)
-    assert parse_n1_6(written_model, written_vlm) == N1_6
-    assert parse_n1_6(written_model, None) == N1_6
+    written_model, written_vlm = N1_6.dump(N1_6.release)
+    assert N1_6.parse(written_model, written_vlm) == N1_6.release
+    assert N1_6.parse(written_model, None) == N1_6.release
     published = {  # what the published file says, by the specification's table
         "model_type": "Gr00tN1d6",
         "architectures": ["Gr00tN1d6"],
@@ -344,22 +346,22 @@ def test_the_release_can_be_written_and_read():
 
 
 def test_absent_keys_have_the_defaults_of_the_class_not_of_the_release():
-    parsed = parse_n1_6({"model_type": "Gr00tN1d6"}, None)
-    assert parsed.backbone == N1_6.backbone
+    parsed = N1_6.parse({"model_type": "Gr00tN1d6"}, None)
+    assert parsed.backbone == N1_6.release.backbone
     head = parsed.action_head
     assert (head.state_dim, head.action_dim, head.action_horizon, head.state_dropout) == (29, 29, 16, 0.0)
     assert not head.has_mask_token
-    assert head.dit == N1_6.action_head.dit
+    assert head.dit == N1_6.release.action_head.dit
     assert head.refiner == RefinerConfig(num_layers=0)
-    assert parse_n1_6({"use_vlln": False, "use_alternate_vl_dit": False}, None).action_head.refiner is None
+    assert N1_6.parse({"use_vlln": False, "use_alternate_vl_dit": False}, None).action_head.refiner is None
     section = {"positional_embeddings": None, "num_attention_heads": 24, "interleave_self_attention": True}
     expected = DitConfig(num_heads=24, head_dim=64, num_layers=12, output_dim=26, dropout=0.1, attend_text_every_n=2)
-    assert parse_n1_6({"diffusion_model_cfg": section}, None).action_head.dit == expected
+    assert N1_6.parse({"diffusion_model_cfg": section}, None).action_head.dit == expected
 
 
 def test_the_family_is_registered():
     kind = family("Gr00tN1d6")
-    assert kind.projectors == N1_6_PROJECTORS
+    assert kind.projectors == N1_6.projectors
     assert (kind.projectors["gr1"], kind.projectors["libero_panda"], kind.projectors["new_embodiment"]) == (20, 2, 10)
     assert kind.vlm_file == "backbone/config.json"
 
@@ -386,7 +388,7 @@ def test_options_that_are_not_supported_are_refused(
     model_json: dict[str, Any], vlm_json: dict[str, Any], section: str, change: dict[str, Any], message: str
 ):
     sections = {**model_json, **vlm_json, "config": model_json, "vlm": vlm_json}
-    parse_n1_6(copy.deepcopy(model_json), copy.deepcopy(vlm_json))
+    N1_6.parse(copy.deepcopy(model_json), copy.deepcopy(vlm_json))
     sections[section].update(change)
     with pytest.raises(CheckpointError, match=message):
-        parse_n1_6(model_json, vlm_json)
+        N1_6.parse(model_json, vlm_json)

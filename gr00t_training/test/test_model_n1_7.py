@@ -28,13 +28,15 @@ from reference_release import (
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError
-from gr00t_training.model.config import N1_7, N1_7_PROJECTORS, VARIANTS, DitConfig, RefinerConfig
-from gr00t_training.model.config_n1_7 import dump_n1_7, parse_n1_7
+from gr00t_training.model.config import DitConfig, RefinerConfig
 from gr00t_training.model.dit import Attends, attends
-from gr00t_training.model.gr00t import Gr00tModel, Inpainting, family, to_device
+from gr00t_training.model.families import family, variants
+from gr00t_training.model.families.n1_7 import N1_7
+from gr00t_training.model.gr00t import Gr00tModel, Inpainting, to_device
 from gr00t_training.model.plan import corner_positions, image_places, make_plan
-from gr00t_training.model.weights import N1_7_NAMES, assign_weights, published_weights
+from gr00t_training.model.weight_names import assign_weights, published_weights
 
 TOLERANCE = 1e-5  # largest difference over largest value
 CASES = ("n1_7_tiny", "n1_7_tiny_variant")
@@ -48,12 +50,12 @@ def _one_thread():
 
 
 @pytest.fixture(params=CASES)
-def tiny(request: pytest.FixtureRequest, fixtures_dir: Path) -> Path:
+def tiny(request: pytest.FixtureRequest, fixtures_dir: ReferenceFiles) -> Path:
     return fixtures_dir / request.param
 
 
 @pytest.fixture
-def main_tiny(fixtures_dir: Path) -> Path:
+def main_tiny(fixtures_dir: ReferenceFiles) -> Path:
     return fixtures_dir / CASES[0]
 
 
@@ -127,7 +129,7 @@ def test_gradients_equal_the_reference(tiny: Path):
     model.set_trainable(tune_llm=False, tune_visual=False)
     model.loss(batch, noise["train_noise"], noise["train_t"]).backward()
     gradients = {
-        N1_7_NAMES.to_published(name): parameter.grad
+        N1_7.names.to_published(name): parameter.grad
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
@@ -139,7 +141,7 @@ def test_gradients_equal_the_reference(tiny: Path):
 
 
 def test_text_and_images_are_attended_to_in_turn():
-    kinds = [attends(N1_7.action_head.dit, i) for i in range(9)]
+    kinds = [attends(N1_7.release.action_head.dit, i) for i in range(9)]
     assert kinds[1::2] == [Attends.ITSELF] * 4
     assert kinds[::2] == [Attends.TEXT, Attends.IMAGES, Attends.TEXT, Attends.IMAGES, Attends.TEXT]
     every_third = [attends(DitConfig(attend_text_every_n=3), i) for i in range(0, 14, 2)]
@@ -193,10 +195,11 @@ def test_images_of_several_sizes_equal_each_alone(main_tiny: Path):
     assert not torch.allclose(model.sample_actions(turned, noise), together, atol=1e-3)
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", list(variants()))
 def test_nothing_but_the_plan_reads_values(variant: str):
     """On the meta device there are none: whatever waited for the device would fail. Also the releases' shapes."""
-    config = VARIANTS[variant].config
+    config = variants()[variant].config
     with torch.device("meta"):
         model = Gr00tModel(config).eval()
     backbone, head = config.backbone, config.action_head
@@ -244,7 +247,7 @@ def test_the_state_is_hidden_in_training_only(main_tiny: Path):
 
 
 def test_rows_of_state_are_joined_to_one_token(main_tiny: Path):
-    config = parse_n1_7(
+    config = N1_7.parse(
         read_json(main_tiny, "config.json") | {"state_history_length": 2}, read_json(main_tiny, "backbone/config.json")
     )
     torch.manual_seed(0)
@@ -264,7 +267,7 @@ def test_training_times_have_the_release_distribution():
     """E[t] = 0.999 (1 - E[s]) with E[s] = 1.5 / 2.5: 0.3996; deviation of the mean of 20000 draws: 0.002."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        head = Gr00tModel(N1_7).action_head
+        head = Gr00tModel(N1_7.release).action_head
     times = head.sample_time(20000, torch.device("cpu"))
     assert float(times.mean()) == pytest.approx(0.3996, abs=0.006)
     assert float(times.min()) >= 0
@@ -283,7 +286,7 @@ def test_batches_that_do_not_fit_are_refused(main_tiny: Path):
         model.plan({**batch, "image_grid": batch["image_grid"][1:]})
     torn = batch["input_ids"].clone()
     torn[0, [3, 4]] = torn[0, [4, 3]]
-    with pytest.raises(ValueError, match="tokens of an image do not stand together"):
+    with pytest.raises(ValueError, match="tokens of an image are not adjacent"):
         model.plan({**batch, "input_ids": torn})
     image = model.config.backbone.image_token_id
     with pytest.raises(ValueError, match="a sample has no image token"):
@@ -336,15 +339,15 @@ def test_rotary_frequencies_have_the_type_of_the_weights(main_tiny: Path):
     assert torch.equal(patches[0], patches[0].bfloat16().float())
 
 
-def test_the_release_has_the_published_names_and_shapes(fixtures_dir: Path):
-    manifest = read_json(fixtures_dir.parent / "spec", "n1_7_3b_state_dict.json")
+def test_the_release_has_the_published_names_and_shapes(spec_dir: ReferenceFiles):
+    manifest = read_json(spec_dir, "n1_7_3b_state_dict.json")
     shapes = {name: entry["shape"] for name, entry in manifest["tensors"].items()}
     with torch.device("meta"):
-        model = Gr00tModel(VARIANTS["n1_7_3b"].config)
-    ours = {name: list(weight.shape) for name, weight in published_weights(model, N1_7_NAMES).items()}
+        model = Gr00tModel(variants()["n1_7_3b"].config)
+    ours = {name: list(weight.shape) for name, weight in published_weights(model, N1_7.names).items()}
     assert shapes.pop("backbone.model.lm_head.weight") == ours[EMBEDDINGS]
     assert ours == shapes
-    assert {N1_7_NAMES.to_ours(name) for name in shapes} == set(model.state_dict())
+    assert {N1_7.names.to_ours(name) for name in shapes} == set(model.state_dict())
 
     def count(*modules: torch.nn.Module | None) -> int:
         return sum(parameter.numel() for module in modules if module for parameter in module.parameters())
@@ -361,9 +364,10 @@ def test_the_release_has_the_published_names_and_shapes(fixtures_dir: Path):
     assert count(head.position_embedding) == 1_572_864
 
 
+@pytest.mark.slow
 def test_a_model_of_any_size_can_be_made_anew_and_learns(main_tiny: Path):
     torch.manual_seed(0)
-    config = parse_n1_7(read_json(main_tiny, "config.json"), read_json(main_tiny, "backbone/config.json"))
+    config = N1_7.parse(read_json(main_tiny, "config.json"), read_json(main_tiny, "backbone/config.json"))
     model, batch, noise = Gr00tModel(config), load_packed(main_tiny), load_file(main_tiny / "noise.safetensors")
     model.set_trainable(tune_llm=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -382,14 +386,14 @@ def test_a_model_of_any_size_can_be_made_anew_and_learns(main_tiny: Path):
 def test_one_of_the_tied_tables_is_enough(main_tiny: Path, caplog: pytest.LogCaptureFixture):
     model, weights = load_tiny(main_tiny), load_file(main_tiny / "model.safetensors")
     output = {"backbone.model.lm_head.weight": weights[EMBEDDINGS] + 1}
-    assign_weights(model, {**weights, **output}, N1_7_NAMES, "file")
+    assign_weights(model, {**weights, **output}, N1_7.names, "file")
     assert torch.equal(model.backbone.language.embed_tokens.weight, weights[EMBEDDINGS])
     weights.pop(EMBEDDINGS)
-    assign_weights(model, {**weights, **output}, N1_7_NAMES, "file")
+    assign_weights(model, {**weights, **output}, N1_7.names, "file")
     assert torch.equal(model.backbone.language.embed_tokens.weight, output["backbone.model.lm_head.weight"])
     assert not caplog.records
     with pytest.raises(CheckpointError, match=f"1 of 284 weights are missing: {EMBEDDINGS}"):
-        assign_weights(model, weights, N1_7_NAMES, "file")
+        assign_weights(model, weights, N1_7.names, "file")
 
 
 def test_names_of_other_training_programs_are_understood(main_tiny: Path, caplog: pytest.LogCaptureFixture):
@@ -397,16 +401,16 @@ def test_names_of_other_training_programs_are_understood(main_tiny: Path, caplog
     exported = {f"_groot_model.{name}": weight for name, weight in weights.items()}
     exported["action_head.dropout_prob_by_embodiment"] = torch.zeros(32)
     model = load_tiny(main_tiny)
-    assign_weights(model, exported, N1_7_NAMES, "file")
-    assert published_weights(model, N1_7_NAMES).keys() == weights.keys()
+    assign_weights(model, exported, N1_7.names, "file")
+    assert published_weights(model, N1_7.names).keys() == weights.keys()
     assert not caplog.records
 
 
 def test_both_configurations_of_the_fixture_mean_the_same(tiny: Path):
     """One holds what differs from the defaults of the class, the other everything."""
     vlm = read_json(tiny, "backbone/config.json")
-    config = parse_n1_7(read_json(tiny, "config.json"), vlm)
-    assert config == parse_n1_7(read_json(tiny, "config_full.json"), vlm)
+    config = N1_7.parse(read_json(tiny, "config.json"), vlm)
+    assert config == N1_7.parse(read_json(tiny, "config_full.json"), vlm)
     assert config.action_head.state_dropout == 0.8
     assert config.backbone.language.rope_sections == (4, 4, 4)
 
@@ -415,17 +419,17 @@ def test_configuration_keeps_what_it_does_not_know(tiny: Path):
     model_json = read_json(tiny, "config.json") | {"invented": {"a": [1]}}
     vlm_json = read_json(tiny, "backbone/config.json")
     vlm_json["text_config"]["invented"] = 2
-    config = parse_n1_7(model_json, vlm_json)
-    written_model, written_vlm = dump_n1_7(config)
+    config = N1_7.parse(model_json, vlm_json)
+    written_model, written_vlm = N1_7.dump(config)
     assert contains(written_model, model_json)
     assert contains(written_vlm, vlm_json)
-    assert parse_n1_7(written_model, written_vlm) == config
+    assert N1_7.parse(written_model, written_vlm) == config
 
 
 def test_the_release_can_be_written_and_read():
-    written_model, written_vlm = dump_n1_7(N1_7)
-    assert parse_n1_7(written_model, written_vlm) == N1_7
-    assert parse_n1_7(written_model, None) == N1_7
+    written_model, written_vlm = N1_7.dump(N1_7.release)
+    assert N1_7.parse(written_model, written_vlm) == N1_7.release
+    assert N1_7.parse(written_model, None) == N1_7.release
     published = {  # what the published file says, by the specification's table
         "model_type": "Gr00tN1d7",
         "architectures": ["Gr00tN1d7"],
@@ -453,20 +457,20 @@ def test_the_release_can_be_written_and_read():
 
 
 def test_absent_keys_have_the_defaults_of_the_class_not_of_the_release():
-    parsed = parse_n1_7({"model_type": "Gr00tN1d7"}, None)
-    assert parsed.backbone.vision == N1_7.backbone.vision
+    parsed = N1_7.parse({"model_type": "Gr00tN1d7"}, None)
+    assert parsed.backbone.vision == N1_7.release.backbone.vision
     assert parsed.backbone.select_layer == 12
     assert parsed.action_head.dit.num_layers == 16
     assert parsed.action_head.refiner == RefinerConfig(num_layers=0)
     assert (parsed.action_head.state_dropout, parsed.action_head.action_horizon) == (0.8, 40)
     section = {"positional_embeddings": None, "num_attention_heads": 32}
     refiner = RefinerConfig(num_heads=32, head_dim=64, num_layers=12, dropout=0.1)
-    assert parse_n1_7({"vl_self_attention_cfg": section}, None).action_head.refiner == refiner
+    assert N1_7.parse({"vl_self_attention_cfg": section}, None).action_head.refiner == refiner
 
 
 def test_the_family_is_registered():
     kind = family("Gr00tN1d7")
-    assert kind.projectors == N1_7_PROJECTORS
+    assert kind.projectors == N1_7.projectors
     assert (kind.projectors["libero_sim"], kind.projectors["unitree_g1_sonic"]) == (2, 11)
     assert kind.vlm_file == "backbone/config.json"
 
@@ -498,25 +502,25 @@ def test_options_that_are_not_supported_are_refused(
 ):
     model_json, vlm_json = read_json(main_tiny, "config.json"), read_json(main_tiny, "backbone/config.json")
     sections = {**model_json, **vlm_json, "config": model_json, "rope_scaling": vlm_json["text_config"]["rope_scaling"]}
-    parse_n1_7(copy.deepcopy(model_json), copy.deepcopy(vlm_json))
+    N1_7.parse(copy.deepcopy(model_json), copy.deepcopy(vlm_json))
     sections[section].update(change)
     with pytest.raises(CheckpointError, match=message):
-        parse_n1_7(model_json, vlm_json)
+        N1_7.parse(model_json, vlm_json)
 
 
 def test_the_refiner_can_be_switched_off(main_tiny: Path):
     model_json, vlm_json = read_json(main_tiny, "config.json"), read_json(main_tiny, "backbone/config.json")
     model_json["use_vl_self_attention"] = False
-    config = parse_n1_7(model_json, vlm_json)
+    config = N1_7.parse(model_json, vlm_json)
     assert config.action_head.refiner == RefinerConfig(num_layers=0)
-    assert parse_n1_7(*dump_n1_7(config)) == config
+    assert N1_7.parse(*N1_7.dump(config)) == config
     model_json["use_vlln"] = False
-    bare = parse_n1_7(model_json, vlm_json)
+    bare = N1_7.parse(model_json, vlm_json)
     assert bare.action_head.refiner is None
-    assert parse_n1_7(*dump_n1_7(bare)) == bare
+    assert N1_7.parse(*N1_7.dump(bare)) == bare
     model_json["use_vl_self_attention"] = True
-    unnormed = parse_n1_7(model_json, vlm_json)
-    assert parse_n1_7(*dump_n1_7(unnormed)) == unnormed
-    names = set(published_weights(Gr00tModel(unnormed), N1_7_NAMES))
+    unnormed = N1_7.parse(model_json, vlm_json)
+    assert N1_7.parse(*N1_7.dump(unnormed)) == unnormed
+    names = set(published_weights(Gr00tModel(unnormed), N1_7.names))
     assert "action_head.vl_self_attention.transformer_blocks.0.norm1.weight" in names
     assert not any(name.startswith("action_head.vlln") for name in names)

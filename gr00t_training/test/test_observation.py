@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import ModelKeys, VectorKey, load_embodiment
 from gr00t_training.errors import ObservationError
-from gr00t_training.observation import action_targets, observation_from_frames, observation_from_rows
-from gr00t_training.testing import make_embodiment, make_frames
+from gr00t_training.transforms.observation import action_targets, observation_from_frames, observation_from_rows
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def write(path, embodiment, frames):
         for frame in frames:
             episode.add_frame(frame)
         episode.save()
-    return LeRobotDataset(path)
+    return EpisodeDataset(path)
 
 
 def test_rows_and_frames_give_the_same_observation(tmp_path, embodiment):
@@ -103,7 +103,7 @@ def test_frames_that_lack_a_tick_are_refused(remembering):
 def test_action_targets_equal_the_reference_loader(fixtures_dir, embodiment, name):
     """The release pads like this where it is asked to; by default it leaves such rows out."""
     folder = fixtures_dir / "n1_7_dataset"
-    dataset = LeRobotDataset(folder / name)
+    dataset = EpisodeDataset(folder / name)
     expected = json.loads((folder / "expected" / "loader.json").read_text())[name]
     keys = {
         key: VectorKey(names=tuple(f"{key}_{i}" for i in range(part.dim)))
@@ -119,7 +119,7 @@ def test_action_targets_equal_the_reference_loader(fixtures_dir, embodiment, nam
 
 def test_only_what_the_model_uses_is_read(data_dir):
     embodiment = load_embodiment("gr1_arms_only")
-    dataset = LeRobotDataset(data_dir / "lerobot_v20_gr1")
+    dataset = EpisodeDataset(data_dir / "lerobot_v20_gr1")
     observation = observation_from_rows(dataset, 3, 5, embodiment)
     assert list(observation.state) == ["left_arm", "right_arm", "left_hand", "right_hand"]
     assert observation.instruction == "pick the salt from the counter and place it in the plate"

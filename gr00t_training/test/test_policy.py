@@ -12,13 +12,13 @@ pytest.importorskip("torch")
 
 import torch
 
+from gr00t_test_support.builders import make_embodiment
 from gr00t_training.checkpoint import Checkpoint, new_checkpoint, save_checkpoint
-from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment, Rotation, VectorKey
 from gr00t_training.errors import CheckpointError, ConfigError, ObservationError
 from gr00t_training.model.gr00t import Gr00tModel
-from gr00t_training.policy import Policy
-from gr00t_training.testing import make_embodiment
+from gr00t_training.policy.policy import Policy
 from gr00t_training.types import ActionChunk, Observation
 
 
@@ -28,7 +28,7 @@ def _one_thread():
 
 
 def make_checkpoint(embodiment: Embodiment) -> Checkpoint:
-    """Actions of the arm lie in 10..14, those of the gripper in 0..1; states in -2..2."""
+    """Actions of the arm are in 10..14, those of the gripper in 0..1; states in -2..2."""
 
     def spread(low: float, high: float, dim: int) -> KeyStatistics:
         return KeyStatistics(*(np.full(dim, value) for value in (low, high, (low + high) / 2, 1.0, low, high)))
@@ -77,9 +77,9 @@ def test_a_chunk_is_in_robot_units(policy: Policy, model: Gr00tModel):
     assert (chunk.start_ns, chunk.step_ns, chunk.horizon) == (1_000, 33_333_333, 16)
     batch = policy.pipeline.collate([policy.pipeline.encode(make_observation())])
     noise = torch.randn((1, 16, 32), generator=torch.Generator().manual_seed(7))
-    normalised = model.sample_actions(batch, noise, 4)[0].double().numpy()  # by hand: y -> (y + 1) / 2 * range + min
-    np.testing.assert_allclose(chunk.actions["arm"], (normalised[:, :3] + 1) / 2 * 4 + 10, atol=1e-5)
-    np.testing.assert_allclose(chunk.actions["gripper"], (normalised[:, 3:4] + 1) / 2, atol=1e-5)
+    normalized = model.sample_actions(batch, noise, 4)[0].double().numpy()  # by hand: y -> (y + 1) / 2 * range + min
+    np.testing.assert_allclose(chunk.actions["arm"], (normalized[:, :3] + 1) / 2 * 4 + 10, atol=1e-5)
+    np.testing.assert_allclose(chunk.actions["gripper"], (normalized[:, 3:4] + 1) / 2, atol=1e-5)
 
 
 def test_a_seed_makes_an_episode_repeatable(policy: Policy, checkpoint: Checkpoint, model: Gr00tModel):
@@ -99,10 +99,15 @@ def test_warming_up_uses_no_noise_and_needs_no_observation(policy: Policy):
     assert_same(policy.infer(make_observation()), cold)
 
 
-def test_warming_up_gives_rotations_a_valid_value():
+def test_warming_up_gives_rotations_a_valid_value(monkeypatch: pytest.MonkeyPatch):
     turned = VectorKey(names=("w", "x", "y", "z"), rotation=Rotation.QUATERNION, target_rotation=Rotation.ROTATION_6D)
     checkpoint = make_checkpoint(replace(make_embodiment(), state={"pose": turned}))
-    Policy(checkpoint, Gr00tModel(checkpoint.config)).warm_up()
+    policy, seen = Policy(checkpoint, Gr00tModel(checkpoint.config)), []
+    infer = policy.infer
+    monkeypatch.setattr(policy, "infer", lambda observation: seen.append(observation) or infer(observation))
+    policy.warm_up()
+    (observation,) = seen
+    np.testing.assert_allclose(np.linalg.norm(observation.state["pose"], axis=-1), 1.0)
 
 
 def test_a_batch_answers_like_its_observations_alone(policy: Policy):

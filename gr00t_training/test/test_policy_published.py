@@ -15,8 +15,9 @@ pytest.importorskip("torch")
 import torch
 from safetensors.numpy import load_file
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError, ConfigError, ObservationError
-from gr00t_training.policy import Policy
+from gr00t_training.policy.policy import Policy
 from gr00t_training.types import ActionChunk, Continuation, Observation
 
 torch.set_num_threads(1)
@@ -41,7 +42,7 @@ def load(folder: Path, sample: int) -> tuple[Policy, Observation, dict]:
 
 
 @pytest.mark.parametrize(("name", "sample"), SAMPLES)
-def test_actions_of_a_published_folder(name: str, sample: int, fixtures_dir: Path):
+def test_actions_of_a_published_folder(name: str, sample: int, fixtures_dir: ReferenceFiles):
     policy, observation, expected = load(fixtures_dir / name, sample)
     noise = expected["inference_noise"][sample : sample + 1]
     found = policy.infer_batch([observation], noise=noise)[0]
@@ -52,7 +53,7 @@ def test_actions_of_a_published_folder(name: str, sample: int, fixtures_dir: Pat
         np.testing.assert_allclose(found.actions[key], rows, atol=2e-4 * scale, err_msg=key)
 
 
-def test_history_and_horizon_come_from_the_checkpoint(fixtures_dir: Path):
+def test_history_and_horizon_come_from_the_checkpoint(fixtures_dir: ReferenceFiles):
     policy, observation, _ = load(fixtures_dir / "n1_7_tiny", 0)
     assert policy.embodiment.video_history == (-3, 0)
     chunk = policy.infer(observation)
@@ -66,7 +67,7 @@ def test_history_and_horizon_come_from_the_checkpoint(fixtures_dir: Path):
         policy.infer(Observation(only_newest, observation.state, observation.instruction))
 
 
-def test_warming_up_needs_no_observation(fixtures_dir: Path):
+def test_warming_up_needs_no_observation(fixtures_dir: ReferenceFiles):
     """Also where a state is a pose, which zeros are not."""
     policy, observation, _ = load(fixtures_dir / "n1_7_tiny", 0)
     policy.reset()
@@ -76,7 +77,7 @@ def test_warming_up_needs_no_observation(fixtures_dir: Path):
     np.testing.assert_array_equal(policy.infer(observation).actions["eef_9d"], cold.actions["eef_9d"])
 
 
-def test_relative_actions_are_continued_from_the_new_state(fixtures_dir: Path):
+def test_relative_actions_are_continued_from_the_new_state(fixtures_dir: ReferenceFiles):
     """The frozen rows of the next chunk are those of the earlier one in the robot's units, though the arm has moved."""
     policy, observation, _ = load(fixtures_dir / "n1_7_tiny", 0)
     earlier = policy.infer(observation)
@@ -103,7 +104,7 @@ def clipped(policy: Policy, chunk: ActionChunk, observation: Observation) -> dic
     return {key: np.concatenate([rows[:step], decoded[key][: len(rows) - step]]) for key, rows in chunk.actions.items()}
 
 
-def test_guided_continuation_draws_the_overlap_to_the_earlier_chunk(fixtures_dir: Path):
+def test_guided_continuation_draws_the_overlap_to_the_earlier_chunk(fixtures_dir: ReferenceFiles):
     policy, observation, expected = load(fixtures_dir / "n1_7_tiny", 1)
     noise = expected["inference_noise"][1:2]
     free = policy.infer_batch([observation], noise=noise)[0]
@@ -116,7 +117,7 @@ def test_guided_continuation_draws_the_overlap_to_the_earlier_chunk(fixtures_dir
     assert distance(pulled) < 0.7 * distance(free)
 
 
-def test_wrong_tag_and_missing_camera_are_named(fixtures_dir: Path):
+def test_wrong_tag_and_missing_camera_are_named(fixtures_dir: ReferenceFiles):
     folder = fixtures_dir / "n1_7_tiny"
     with pytest.raises((CheckpointError, ConfigError), match=r"unitree_nothing.*libero_sim"):
         Policy.from_checkpoint(folder, "unitree_nothing", device="cpu")

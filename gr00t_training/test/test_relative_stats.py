@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.relative_stats import relative_action_statistics, relative_statistics
-from gr00t_training.dataset.stats import STATISTIC_NAMES, KeyStatistics, merge_statistics
+from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_test_support.reference_files import ReferenceFiles
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, KeyStatistics
+from gr00t_training.dataset.statistics.relative import relative_action_statistics, relative_statistics
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import Embodiment, Pose, VectorKey
 from gr00t_training.errors import DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
+from gr00t_training.types import KeyKind, KeyRef
 
 SETS = ("set_a", "set_b")
 # sums are in float64 here and in float32 there: a few units in the last place of values up to 1
@@ -27,10 +29,12 @@ ROUNDING = {"rtol": 0, "atol": 3e-7}
 
 
 @pytest.fixture(params=SETS)
-def case(request: pytest.FixtureRequest, fixtures_dir: Path, tmp_path: Path) -> tuple[LeRobotDataset, str, Path]:
+def case(
+    request: pytest.FixtureRequest, fixtures_dir: ReferenceFiles, tmp_path: Path
+) -> tuple[EpisodeDataset, str, Path]:
     folder = fixtures_dir / "n1_7_dataset"
     shutil.copytree(folder / request.param, tmp_path / request.param)
-    return LeRobotDataset(tmp_path / request.param), request.param, folder / "expected"
+    return EpisodeDataset(tmp_path / request.param), request.param, folder / "expected"
 
 
 def arm_and_hand(horizon: int) -> Embodiment:
@@ -61,63 +65,43 @@ def compare(found: KeyStatistics, expected: KeyStatistics) -> None:
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), **ROUNDING, err_msg=name)
 
 
-def test_relative_statistics_equal_the_release(case: tuple[LeRobotDataset, str, Path]):
+def test_relative_statistics_equal_the_release(case: tuple[EpisodeDataset, str, Path]):
     dataset, name, folder = case
     horizon = json.loads((folder / "loader.json").read_text())["action_horizon"]
     found = relative_action_statistics(dataset, arm_and_hand(horizon))
     expected = read_statistics(folder / f"{name}_relative_stats.json")
     assert found.keys() == expected.keys()
     for key in expected:
-        assert found[key].min.shape == (horizon, dataset.slice_of("action", key).dim)
+        assert found[key].min.shape == (horizon, dataset.slice_of(KeyRef(KeyKind.ACTION, key)).dim)
         compare(found[key], expected[key])
     for bound in ("min", "max"):  # no sums, and no rotation made orthonormal
         joints = [getattr(statistics["joint_position"], bound) for statistics in (found, expected)]
         np.testing.assert_array_equal(*joints)
 
 
-def test_plain_statistics_equal_the_release(case: tuple[LeRobotDataset, str, Path]):
+def test_plain_statistics_equal_the_release(case: tuple[EpisodeDataset, str, Path]):
     dataset, name, folder = case
     expected = read_statistics(folder / f"{name}_stats.json")
     assert not (dataset.path / "meta/stats.json").exists()
     for kind, column in (("state", "observation.state"), ("action", "action")):
         for key, part in getattr(dataset.modality, kind).items():
-            found, stored = dataset.statistics(kind, key), expected[column].part(part.start, part.end)
+            found, stored = dataset.statistics(KeyRef(KeyKind(kind), key)), expected[column].part(part.start, part.end)
             compare(found, stored)
             np.testing.assert_array_equal(found.min, stored.min)
             np.testing.assert_array_equal(found.max, stored.max)
 
 
-def test_merged_statistics_equal_the_release(fixtures_dir: Path):
+@pytest.mark.parametrize("name", SETS)
+def test_a_step_is_read_as_by_the_release(fixtures_dir: ReferenceFiles, name: str):
     folder = fixtures_dir / "n1_7_dataset"
-    weights = json.loads((folder / "expected/loader.json").read_text())["mixture"]["weights"]
-    (merged,) = json.loads((folder / "expected/merged_statistics.json").read_text()).values()
-    plain = [read_statistics(folder / f"expected/{name}_stats.json") for name in SETS]
-    relative = [read_statistics(folder / f"expected/{name}_relative_stats.json") for name in SETS]
-    dataset, num_compared = LeRobotDataset(folder / "set_a"), 0
-    for kind, keys in merged.items():
-        for key, lists in keys.items():
-            if kind == "relative_action":
-                parts = [statistics[key] for statistics in relative]
-            else:
-                cut = dataset.slice_of(kind, key)
-                parts = [statistics[cut.column].part(cut.start, cut.end) for statistics in plain]
-            found = merge_statistics(parts, weights)
-            for name in STATISTIC_NAMES:
-                np.testing.assert_allclose(getattr(found, name), lists[name], rtol=1e-10, err_msg=name)
-            num_compared += 1
-    assert num_compared == 3 + 3 + 2
-
-
-def test_two_datasets_make_one_by_hand():
-    """One third of 0 and 2, two thirds of 6 and 6: mean 13/3, variance of the mixture 1/3 (1 + 100/9) + 2/3 25/9."""
-    first = KeyStatistics(*(np.array([value]) for value in (0.0, 2.0, 1.0, 1.0, 0.1, 1.9)))
-    second = KeyStatistics(*(np.array([value]) for value in (6.0, 6.0, 6.0, 0.0, 6.0, 6.0)))
-    found = merge_statistics([first, second], [1, 2])
-    np.testing.assert_allclose(found.mean, 13 / 3)
-    np.testing.assert_allclose(found.std, np.sqrt((1 + 100 / 9) / 3 + 2 * 25 / 9 / 3))
-    assert [found.min[0], found.max[0], found.q01[0], found.q99[0]] == [0, 6, 0.1, 6]
-    with pytest.raises(DatasetError, match=r"shapes \[\(1,\), \(0,\)\] cannot be joined"):
-        merge_statistics([first, second.part(1, 1)], [1, 2])
+    expected = json.loads((folder / "expected/loader.json").read_text())
+    dataset, step = EpisodeDataset(folder / name), expected[name]["step_ep1_i3"]
+    assert dataset.task(1, 3) == step["text"]
+    rows = range(3, 3 + expected["action_horizon"])
+    for key, values in step["state"].items():
+        np.testing.assert_array_equal(dataset.window(KeyRef(KeyKind.STATE, key), 1, [3]), values)
+    for key, values in step["action"].items():
+        np.testing.assert_array_equal(dataset.window(KeyRef(KeyKind.ACTION, key), 1, rows), values)
 
 
 def test_chunks_lie_inside_an_episode_and_count_from_its_state():
@@ -146,14 +130,14 @@ def test_rows_that_are_not_finite_cannot_give_statistics():
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> LeRobotDataset:
+def recorded(tmp_path: Path) -> EpisodeDataset:
     embodiment = make_embodiment()
     with DatasetWriter(tmp_path / "set", embodiment) as writer:
         episode = writer.start_episode("lift")
         for frame in make_frames(embodiment, 8):
             episode.add_frame(frame)
         episode.save()
-    return LeRobotDataset(tmp_path / "set")
+    return EpisodeDataset(tmp_path / "set")
 
 
 def relative_arm(horizon: int) -> Embodiment:
@@ -163,7 +147,7 @@ def relative_arm(horizon: int) -> Embodiment:
 
 
 def test_what_is_stored_is_believed_until_the_horizon_changes(
-    recorded: LeRobotDataset, caplog: pytest.LogCaptureFixture
+    recorded: EpisodeDataset, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO)
     path = recorded.path / "meta/relative_stats.json"
@@ -188,17 +172,17 @@ def test_what_is_stored_is_believed_until_the_horizon_changes(
 
 
 def test_a_dataset_that_cannot_be_written_is_read_all_the_same(
-    recorded: LeRobotDataset, caplog: pytest.LogCaptureFixture
+    recorded: EpisodeDataset, caplog: pytest.LogCaptureFixture
 ):
     path = recorded.path / "meta/relative_stats.json"
     expected = relative_action_statistics(recorded, relative_arm(4))["arm"]
     path.unlink()
-    shutil.move(recorded.path / "meta", recorded.path / "gone")  # as root writes despite missing rights
+    shutil.move(recorded.path / "meta", recorded.path / "removed")  # as root writes despite missing rights
     assert relative_action_statistics(recorded, relative_arm(4))["arm"].to_mapping() == expected.to_mapping()
     assert "relative_stats.json: cannot be written" in caplog.text
 
 
-def test_damage_is_named(recorded: LeRobotDataset):
+def test_damage_is_named(recorded: EpisodeDataset):
     path = recorded.path / "meta/relative_stats.json"
     path.write_text('{"arm": {"min": [[0, 0], [0]]}}')
     with pytest.raises(DatasetError, match=r"relative_stats\.json: arm: 'min' is not a list of numbers"):

@@ -15,17 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.depth import DepthReader
-from gr00t_training.dataset.journal import JournalWriter, read_journal
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.repair import repair_dataset
-from gr00t_training.dataset.validate import validate_dataset
-from gr00t_training.dataset.video import VideoCodec, VideoReader, VideoSettings, VideoWriter
+from gr00t_training.dataset.media.depth import DepthReader
+from gr00t_training.dataset.media.video import VideoCodec, VideoReader, VideoSettings, VideoWriter
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.repair.dataset import repair_dataset
+from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.dataset.writing.journal import JournalWriter, read_journal
 from gr00t_training.embodiment import DepthKey
 from gr00t_training.errors import DatasetError
-from gr00t_training.testing import make_embodiment, make_frames
+
+pytestmark = pytest.mark.slow
 
 FRONT = "observation.images.front"
 EMBODIMENT = make_embodiment()
@@ -70,7 +72,7 @@ def faults(root):
 
 def assert_as_recorded(root, lengths=LENGTHS):
     """Hold every row and picture against what was fed."""
-    dataset = LeRobotDataset(root)
+    dataset = EpisodeDataset(root)
     assert [episode.length for episode in dataset.episodes] == list(lengths)
     for index, count in enumerate(lengths):
         frames = make_frames(EMBODIMENT, LENGTHS[index], seed=index)[:count]
@@ -131,7 +133,6 @@ LEVELS = [16 + 7 * k for k in range(5)]  # of the frames of episode 1
         lambda root: edit_column(root / ROWS, "timestamp", lambda t: t.__setitem__(3, 0.35)),
         lambda root: edit_column(root / ROWS, "task_index", lambda t: t.__setitem__(slice(None), [7] * 5)),
         lambda root: pq.write_table(pq.read_table(root / ROWS).drop(["frame_index"]), root / ROWS),
-        lambda root: write_video(root / VIDEO, [*LEVELS, 200]),
         lambda root: write_video(root / VIDEO, LEVELS, fps=20),
         lambda root: (root / "data/chunk-000/episode_000007.parquet").write_bytes(b"PAR1"),
         lambda root: shutil.copy(root / VIDEO, root / "videos/chunk-000/extra.mp4"),
@@ -181,14 +182,23 @@ def test_damage_is_repaired_and_nothing_is_lost(copy, damage):
     assert repair_dataset(copy).changes == []
 
 
-def test_video_that_lacks_its_end_cuts_the_rows(copy):
+def test_video_that_lacks_its_end_is_refused_and_cuts_nothing(copy):
     write_video(copy / VIDEO, LEVELS[:3])
+    before = contents_of(copy)
     report = repair_dataset(copy)
-    assert f"{ROWS}: cut to 3 rows" in report.changes
-    assert faults(copy) == []
-    assert_as_recorded(copy, (6, 3, 4))
-    assert LeRobotDataset(copy).column(2, "index").tolist() == [9, 10, 11, 12]
-    assert pq.read_table(report.backup / (ROWS + ".part")).num_rows == 5
+    assert report.changes == []
+    assert f"episode 1: 5 rows, but {FRONT} has 3 frames" in str(report)
+    assert contents_of(copy) == before
+
+
+def test_frames_of_no_row_are_a_warning_and_stay(copy):
+    write_video(copy / VIDEO, [*LEVELS, 200])
+    before = contents_of(copy)
+    assert [str(finding) for finding in validate_dataset(copy)] == [
+        f"warning: episode 1, {FRONT}: 6 frames, the episode has 5 rows; the frames behind them are used by no row"
+    ]
+    assert str(repair_dataset(copy)) == "nothing to repair"
+    assert contents_of(copy) == before
 
 
 def test_missing_number_is_closed(copy):
@@ -197,7 +207,7 @@ def test_missing_number_is_closed(copy):
     edit_lines(copy / "meta/episodes.jsonl", lambda lines: lines.pop(1))
     repair_dataset(copy)
     assert faults(copy) == []
-    dataset = LeRobotDataset(copy)
+    dataset = EpisodeDataset(copy)
     assert [episode.length for episode in dataset.episodes] == [6, 4]
     expected = np.array([frame.action["gripper"] for frame in make_frames(EMBODIMENT, 4, seed=2)], np.float32)
     assert np.array_equal(dataset.action(1, "gripper"), expected.astype(np.float64))
@@ -291,7 +301,7 @@ import sys
 import time
 import numpy as np
 from gr00t_training.dataset.writer import DatasetWriter
-from gr00t_training.testing import make_embodiment, make_frames
+from gr00t_test_support.builders import make_embodiment, make_frames
 embodiment = make_embodiment()
 with DatasetWriter(sys.argv[1], embodiment, version=sys.argv[2]) as writer:
     for seed in range(2):
@@ -333,7 +343,7 @@ def test_killed_recording_is_recovered(tmp_path, version, seed, resumes):
     count = report.recovered[0].num_frames
     assert 15 < count == plan.recovered[0].num_frames <= 25  # the encoder had the last few
     assert faults(root) == []
-    dataset = LeRobotDataset(root)
+    dataset = EpisodeDataset(root)
     assert dataset.version.value == version
     assert len(dataset.episodes) == num_saved + 1
     frames = make_frames(EMBODIMENT, 30, seed=seed)[:count]
@@ -343,8 +353,8 @@ def test_killed_recording_is_recovered(tmp_path, version, seed, resumes):
     levels = [frame.images["front"][0, 0, 0] for frame in frames]
     images = dataset.images(num_saved, "front", range(count))
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), levels, atol=1.5)
-    trace = dataset.trace(num_saved)
-    assert "recovered" in trace.marks.note
+    quality = dataset.quality(num_saved)
+    assert "recovered" in quality.marks.note
     assert str(repair_dataset(root)) == "nothing to repair"
 
 
@@ -393,7 +403,7 @@ def test_killed_between_any_two_renames(tmp_path, monkeypatch, version, num_save
         report = repair_dataset(root)
         assert report.remaining == [], (number, str(report))
         assert list(validate_dataset(root)) == []
-        dataset = LeRobotDataset(root)
+        dataset = EpisodeDataset(root)
         assert dataset.version.value == version
         assert len(dataset.episodes) == num_saved + 1
         expected = np.array([frame.state["arm"] for frame in frames[: 4 * num_saved + 4]], np.float32)
@@ -429,7 +439,7 @@ def test_episode_of_another_robot_is_named_and_stays(tmp_path):
     writer.close()
     report = repair_dataset(root)
     assert report.recovered == []
-    expected = "is not of this dataset: state.arm.names: found [j0, j2, j1], expected [j0, j1, j2]"
+    expected = "belongs to another dataset: state.arm.names: found [j0, j2, j1], expected [j0, j1, j2]"
     assert expected in str(report)
     assert (root / schema.IGNORED / "episode_000001").is_dir()
 
@@ -437,7 +447,7 @@ def test_episode_of_another_robot_is_named_and_stays(tmp_path):
 def test_dataset_that_is_being_written_is_left_alone(tmp_path):
     with DatasetWriter(tmp_path, EMBODIMENT), pytest.raises(DatasetError, match="a writer has it open"):
         repair_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         repair_dataset(tmp_path / "nothing")
 
 
@@ -511,3 +521,329 @@ def test_journal_reads_back_equal_up_to_the_cut(tmp_path):
     path.write_bytes(b'{"episode_index": 3')
     with pytest.raises(DatasetError, match="its first line is damaged"):
         read_journal(path)
+
+
+def rows_of(root):
+    """Return state, timestamp and picture by what the numbers of the rows say, and how many rows there are."""
+    found, count = {}, 0
+    for path in sorted((root / "data").rglob("*.parquet")):
+        table = pq.read_table(path)
+        for row in table.to_pylist():
+            key = row.get("episode_index"), row["frame_index"]
+            found[key] = (tuple(row["observation.state"]), row["timestamp"])
+            count += 1
+    return found, count
+
+
+def take_rows(path, rows):
+    pq.write_table(pq.read_table(path).take(pa.array(rows)), path)
+
+
+def swap(root, one, two):
+    (root / one).rename(root / "x")
+    (root / two).rename(root / one)
+    (root / "x").rename(root / two)
+
+
+def mix_rows(root):
+    """Exchange row 2 of the files of episodes 0 and 1."""
+    names = [schema.data_path(0), schema.data_path(1)]
+    tables = [pq.read_table(root / name) for name in names]
+    for name, own, other in ((names[0], *tables), (names[1], tables[1], tables[0])):
+        pq.write_table(pa.concat_tables([own.slice(0, 2), other.slice(2, 1), own.slice(3)]), root / name)
+
+
+def exchange(values):
+    values[0], values[1] = values[1], values[0]
+
+
+def recount(root, name, change):
+    edit_column(root / V3_TABLE, name, change)
+
+
+@pytest.mark.parametrize(
+    ("version", "damage"),
+    [
+        ("v2.1", lambda root: take_rows(root / ROWS, [3, 4, 0, 1, 2])),
+        ("v2.1", lambda root: swap(root, schema.data_path(0), ROWS)),
+        ("v2.1", mix_rows),
+        ("v2.1", lambda root: (root / ROWS).rename(root / "data/chunk-000/episode_000009.parquet")),
+        ("v3.0", lambda root: take_rows(root / V3_ROWS, [*range(11, 15), *range(11)])),
+        ("v3.0", lambda root: take_rows(root / V3_ROWS, list(range(14, -1, -1)))),
+        ("v3.0", lambda root: take_rows(root / V3_TABLE, [2, 0, 1])),
+        ("v3.0", lambda root: recount(root, "length", exchange)),
+        ("v3.0", lambda root: recount(root, "dataset_from_index", exchange)),
+    ],
+)
+def test_rows_that_number_themselves_are_the_truth(written, tmp_path, version, damage):
+    root = tmp_path / "copy"
+    shutil.copytree(written[version], root)
+    before, count = rows_of(root)
+    damage(root)
+    sent = {(f.subject, f.text) for f in validate_dataset(root) if f.remedy == "run gr00t_dataset repair"}
+    assert sent
+    report = repair_dataset(root)
+    assert report.remaining == []
+    assert rows_of(root) == (before, count)
+    assert list(validate_dataset(root)) == []
+    assert_as_recorded(root)
+    assert str(repair_dataset(root)) == "nothing to repair"
+
+
+OTHER_VIDEO = schema.video_path(0, FRONT)
+
+
+def swap_without_numbers(root):
+    swap(root, schema.data_path(0), ROWS)
+    pq.write_table(pq.read_table(root / ROWS).drop_columns(["episode_index"]), root / ROWS)
+
+
+def shift_places(root, seconds):
+    for end in ("from", "to"):
+        edit_column(
+            root / V3_TABLE,
+            f"videos/{FRONT}/{end}_timestamp",
+            lambda t: t.__setitem__(slice(None), [v + seconds for v in t]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("version", "damage", "expected"),
+    [
+        ("v2.1", lambda root: take_rows(root / ROWS, [0, 1, 2, 3]), "4 rows, but meta/episodes.jsonl says 5"),
+        ("v2.1", lambda root: take_rows(root / ROWS, [0, 1, 1, 2, 3, 4]), "frame_index 1 is there 2 times"),
+        ("v2.1", lambda root: take_rows(root / ROWS, [0, 2, 3, 4]), "frame_index 1 is missing in 4 rows"),
+        ("v2.1", lambda root: swap(root, VIDEO, OTHER_VIDEO), f"6 rows, but {FRONT} has 5 frames"),
+        (
+            "v2.1",
+            lambda root: edit_column(root / ROWS, "episode_index", lambda t: t.__setitem__(slice(None), [7] * 5)),
+            "the list and the file's name say episode 1, its rows say episode 7",
+        ),
+        (
+            "v2.1",
+            lambda root: edit_column(root / ROWS, "frame_index", lambda t: t.reverse()),
+            "has frame_index 4 but timestamp 0.000000 s, which is frame 0",
+        ),
+        ("v2.1", swap_without_numbers, "its rows have no episode_index, and those of"),
+        (
+            "v2.1",
+            lambda root: edit_json(root / "meta/info.json", lambda i: i.update(fps=20)),
+            f"timestamps in the rows step by 0.100000 s (10 per second), {FRONT} has 10 frames per second",
+        ),
+        ("v3.0", lambda root: take_rows(root / V3_ROWS, [*range(10), *range(11, 15)]), "episode 1 has 4 rows"),
+        ("v3.0", lambda root: take_rows(root / V3_ROWS, [*range(8), *range(7, 15)]), "frame 1 of episode 1 is there 2"),
+        ("v3.0", lambda root: shift_places(root, 0.1), "the file has 15 frames, its episodes 15 rows"),
+        (
+            "v3.0",
+            lambda root: edit_json(root / "meta/info.json", lambda i: i.update(fps=20)),
+            "fps is 20, but timestamps in the rows step by 0.100000 s",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused_with_both_sides(written, tmp_path, version, damage, expected):
+    root = tmp_path / "copy"
+    shutil.copytree(written[version], root)
+    damage(root)
+    before, files = rows_of(root), {n: d for n, d in contents_of(root).items() if n.startswith(("data/", "videos/"))}
+    if "its episodes 15 rows" in expected:  # the file has exactly the frames of its rows: that can be decided
+        assert repair_dataset(root).remaining == []
+        assert_as_recorded(root)
+        return
+    found = [finding for finding in validate_dataset(root) if finding.is_fault]
+    assert any(expected in str(finding) for finding in found), found
+    report = repair_dataset(root)
+    assert any(expected in str(finding) for finding in report.remaining), report.remaining
+    assert rows_of(root) == before
+    assert {n: d for n, d in contents_of(root).items() if n.startswith(("data/", "videos/"))} == files
+    after = list(validate_dataset(root))
+    assert not [finding for finding in after if finding.remedy == "run gr00t_dataset repair"]
+    assert repair_dataset(root).changes == []
+
+
+def test_videos_of_equal_length_that_were_exchanged_are_named(tmp_path):
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        for level in (0, 100):
+            episode = writer.start_episode("lift")
+            for frame in make_frames(EMBODIMENT, 5, seed=level):
+                image = frame.images["front"] // 2 + np.uint8(level)
+                episode.add_frame(dataclasses.replace(frame, images={"front": image}))
+            episode.save()
+    swap(tmp_path, VIDEO, OTHER_VIDEO)
+    before = contents_of(tmp_path)
+    report = repair_dataset(tmp_path)
+    assert "; were they exchanged?" in str(report)
+    assert contents_of(tmp_path) == before  # the statistics, which show it, are not computed again
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "lfs"])
+@pytest.mark.parametrize("name", [VIDEO, ROWS, "meta/tasks.jsonl", "data/chunk-000/episode_000008.parquet"])
+def test_what_is_no_file_is_named_and_nothing_is_changed(copy, tmp_path, kind, name):
+    path = copy / name
+    if path.exists():
+        path.rename(tmp_path / "outside")
+    else:
+        shutil.copy(copy / ROWS, tmp_path / "outside")
+    if kind == "link":
+        path.symlink_to(tmp_path / "outside")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (copy / "meta/stats.json").unlink()
+    before = {p.relative_to(copy).as_posix() for p in copy.rglob("*")}
+    expected = {"link": "is a symbolic link to", "pipe": "is a named pipe", "lfs": "run 'git lfs pull'"}[kind]
+    report = repair_dataset(copy)
+    assert report.changes == []
+    assert any(name == finding.subject and expected in str(finding) for finding in report.remaining)
+    assert {p.relative_to(copy).as_posix() for p in copy.rglob("*")} == before
+    assert not [finding for finding in validate_dataset(copy) if finding.remedy == "run gr00t_dataset repair"]
+
+
+def test_repair_without_staging_and_with_a_planted_link(copy, tmp_path):
+    shutil.rmtree(copy / schema.STAGING)
+    (copy / "meta/stats.json").unlink()
+    shutil.copy(copy / ROWS, copy / "data/chunk-000/episode_000009.parquet")
+    assert repair_dataset(copy).remaining == []
+    assert (copy / "meta/stats.json").exists()
+    shutil.rmtree(copy / schema.STAGING)
+    (copy / "meta/stats.json").unlink()
+    (tmp_path / "outside").mkdir()
+    (copy / schema.STAGING).symlink_to(tmp_path / "outside")
+    assert ".staging: is a symbolic link to" in str(repair_dataset(copy))
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "damage"),
+    [
+        ("v2.1", lambda root: swap(root, schema.data_path(0), ROWS)),
+        ("v2.1", mix_rows),
+        (
+            "v3.0",
+            lambda root: (take_rows(root / V3_ROWS, [*range(11, 15), *range(11)]), (root / "meta/stats.json").unlink()),
+        ),
+    ],
+)
+def test_repair_killed_at_any_step_is_finished_by_the_next(written, tmp_path, monkeypatch, version, damage):
+    replace, number, is_finished, num_decided = os.replace, 0, False, 0
+    while not is_finished:
+        root = tmp_path / str(number)
+        shutil.copytree(written[version], root)
+        damage(root)
+        before, calls = contents_of(root), []
+
+        def dying(source, target, calls=calls, last=number):
+            calls.append(target)
+            if len(calls) > last:
+                raise Killed
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", dying)
+            try:
+                repair_dataset(root)
+                is_finished = True
+            except Killed:
+                pass
+        if not is_finished:
+            if (root / schema.REPAIR_STEPS).exists():
+                num_decided += 1
+                with pytest.raises(DatasetError, match="a repair was interrupted; run gr00t_dataset repair first"):
+                    EpisodeDataset(root)
+                assert "a repair was interrupted" in str(next(iter(validate_dataset(root))))
+            else:
+                after = {name: digest for name, digest in contents_of(root).items() if name in before}
+                assert after == before
+            assert repair_dataset(root).remaining == []
+        assert list(validate_dataset(root)) == []
+        assert_as_recorded(root)
+        assert str(repair_dataset(root)) == "nothing to repair"
+        number += 1
+    assert num_decided >= 2
+
+
+def test_unfinished_episode_waits_until_the_faults_are_mended(tmp_path):
+    root = tmp_path / "set"
+    with DatasetWriter(tmp_path / "open", EMBODIMENT, version="v3.0") as writer:
+        record(writer, 6, 0)
+        episode = writer.start_episode("lift")
+        for frame in make_frames(EMBODIMENT, 20):
+            episode.add_frame(frame)
+        shutil.copytree(tmp_path / "open", root)  # what a kill at this instant leaves
+    edit_json(root / "meta/info.json", lambda i: i.update(fps=20))
+    before = contents_of(root)
+    report = repair_dataset(root)
+    assert report.recovered == []
+    assert "episode_000001: not recovered while there are faults" in str(report)
+    assert contents_of(root) == before
+    edit_json(root / "meta/info.json", lambda i: i.update(fps=10))
+    assert [item.index for item in repair_dataset(root).recovered] == [1]
+
+
+def test_repair_killed_before_it_marks_an_episode_recovers_it_once(tmp_path, monkeypatch):
+    record_and_kill(tmp_path, "v2.1", 1)
+    with DatasetWriter(tmp_path, EMBODIMENT, version="v2.1") as writer:
+        record(writer, 4, 5)  # takes the number that the unfinished one would have had
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "gr00t_training.dataset.tools.repair.unfinished._mark_recovered", lambda item: (_ for _ in ()).throw(Killed)
+        )
+        with pytest.raises(Killed):
+            repair_dataset(tmp_path)
+    assert len(EpisodeDataset(tmp_path).episodes) == 3
+    assert repair_dataset(tmp_path).recovered == []
+    assert len(EpisodeDataset(tmp_path).episodes) == 3
+
+
+def test_bag_of_a_killed_recorder_is_left_alone(copy):
+    bag = copy / ".bags/episode_000003/episode_000003_0.mcap"
+    bag.parent.mkdir(parents=True)
+    bag.write_bytes(b"\x89MCAP0\r\n" + bytes(500))  # without its end
+    (copy / "meta/stats.json").unlink()
+    assert repair_dataset(copy).remaining == []
+    assert bag.read_bytes() == b"\x89MCAP0\r\n" + bytes(500)
+
+
+def test_damaged_list_is_not_made_without_an_episode_whose_rows_are_refused(copy):
+    take_rows(copy / ROWS, [0, 1, 1, 2, 3, 4])
+    (copy / "meta/episodes.jsonl").unlink()
+    before = contents_of(copy)
+    for _ in range(2):
+        report = repair_dataset(copy)
+        assert (
+            f"{ROWS}: meta/episodes.jsonl is missing or damaged, and this file belongs to no complete episode"
+            in str(report)
+        )
+        assert contents_of(copy) == before
+
+
+def test_gap_is_closed_where_a_stray_file_has_the_number(copy):
+    edit_lines(copy / "meta/episodes.jsonl", lambda lines: lines.pop(1))
+    (copy / VIDEO).unlink()
+    report = repair_dataset(copy)
+    assert f"{ROWS}: belongs to no episode, set aside in .staging/ignored" in report.changes
+    assert report.remaining == []
+    assert [episode.length for episode in EpisodeDataset(copy).episodes] == [6, 4]
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_writer_joins_no_video_with_frames_of_no_episode(tmp_path, is_behind):
+    root = tmp_path / "set"
+    with DatasetWriter(tmp_path / "open", EMBODIMENT, version="v3.0") as writer:
+        for seed, count in enumerate(LENGTHS):
+            record(writer, count, seed)
+        shutil.copytree(tmp_path / "open", root)  # each episode still has separate files
+    levels = [16 + 7 * k for k in range(LENGTHS[0])]
+    write_video(root / V3_VIDEO, [*levels, 240, 240] if is_behind else [240, 240, *levels])
+    if not is_behind:
+        shift_places(root, 0.2)
+    with DatasetWriter(root, EMBODIMENT, version="v3.0") as writer:
+        record(writer, 3, 3)
+        writer.discard_last()
+    assert_as_recorded(root)
+    assert VideoReader(root / V3_VIDEO).num_frames == LENGTHS[0] + 2
+    with DatasetWriter(root, EMBODIMENT, version="v3.0") as writer:
+        for _ in LENGTHS:
+            writer.discard_last()
+    videos = [path for path in (root / schema.IGNORED).rglob("*mp4*") if path.is_file()]
+    assert max(VideoReader(path).num_frames for path in videos) >= LENGTHS[0] + 2  # the pictures of no episode too

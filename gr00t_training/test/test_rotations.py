@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.embodiment import Pose, Rotation
 from gr00t_training.rotations import WIDTHS, convert, from_matrix, identity, to_absolute, to_matrix, to_relative
 
@@ -33,7 +33,7 @@ def test_a_quarter_turn_about_z_in_every_form(form: Rotation, value: list[float]
     np.testing.assert_allclose(from_matrix(QUARTER_TURN_Z, form), value, atol=1e-15)
 
 
-def test_all_conversions_equal_the_reference(fixtures_dir: Path):
+def test_all_conversions_equal_the_reference(fixtures_dir: ReferenceFiles):
     tensors = load_file(fixtures_dir / "transforms_generic" / "rotations.safetensors")
     pairs = [name.split("->") for name in tensors if "->" in name]
     forms = {source for source, _ in pairs}
@@ -46,7 +46,7 @@ def test_all_conversions_equal_the_reference(fixtures_dir: Path):
         np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=f"{source}->{target}")
 
 
-def test_rows_that_are_not_orthonormal_are_made_so(fixtures_dir: Path):
+def test_rows_that_are_not_orthonormal_are_made_so(fixtures_dir: ReferenceFiles):
     tensors = load_file(fixtures_dir / "transforms_generic" / "rotation6d_raw.safetensors")
     np.testing.assert_allclose(to_matrix(tensors["in"], Rotation.ROTATION_6D), tensors["matrix"], atol=1e-12)
 
@@ -81,7 +81,7 @@ def test_identity_turns_nothing(form: Rotation):
 
 
 def test_a_pose_in_the_frame_of_another_by_hand():
-    """The reference stands at x = 1, turned a quarter about z: what lies beyond it in y lies before it in its own x."""
+    """The reference is at x = 1, turned a quarter about z: a point ahead of it in y is ahead of it in its own x."""
     reference = np.array([1, 0, 0, 0, 0, QUARTER])
     poses = np.array([[1, 2, 0, 0, 0, QUARTER], [1, 0, 3, 0, 0, 0]])
     seen = to_relative(poses, reference, Pose.XYZ_AXIS_ANGLE)

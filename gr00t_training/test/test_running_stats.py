@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from gr00t_training.dataset import running_stats
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.running_stats import RunningStatistics, wanted_tail
-from gr00t_training.dataset.stats import compute_statistics, describe_rows, join_described
+from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.statistics import running as running_stats
+from gr00t_training.dataset.statistics.compute import compute_statistics, describe_rows, join_described
+from gr00t_training.dataset.statistics.running import RunningStatistics, wanted_tail
 from gr00t_training.dataset.writer import DatasetWriter
-from gr00t_training.testing import make_embodiment, make_frames
 
 
 def in_parts(rows, num_parts, tail):
@@ -65,7 +65,7 @@ def test_tails_are_long_enough_for_twice_the_rows():
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])
 def test_dataset_that_outgrows_the_tails_keeps_exact_statistics(tmp_path, monkeypatch, version):
-    monkeypatch.setattr(running_stats, "TAIL", 3)  # exact up to 200 rows: all rows are gone through again, twice
+    monkeypatch.setattr(running_stats, "TAIL", 3)  # exact up to 200 rows: all rows are read again, twice
     embodiment = make_embodiment(size=(16, 16))
     scans = []
     of_rows = RunningStatistics.of_rows.__func__
@@ -81,7 +81,7 @@ def test_dataset_that_outgrows_the_tails_keeps_exact_statistics(tmp_path, monkey
             for frame in make_frames(embodiment, 90, seed=seed):
                 episode.add_frame(frame)
             episode.save()
-            dataset = LeRobotDataset(tmp_path)
+            dataset = EpisodeDataset(tmp_path)
             stored = json.loads((tmp_path / "meta/stats.json").read_text())
             for column in ("action", "timestamp"):
                 rows = [dataset.column(number, column).reshape(90, -1) for number in range(seed + 1)]

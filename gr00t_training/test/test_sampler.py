@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ import torch
 from reference_release import load_batch, load_packed, load_tiny
 from torch import Tensor
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.model.gr00t import Gr00tModel, Inpainting
 from gr00t_training.model.sampler import guidance_weight, integrate
 
@@ -114,7 +114,7 @@ def test_a_chunk_that_does_not_fit_is_refused(shape: tuple[int, int, int]):
         integrate(lambda actions, _step: actions, torch.zeros(1, 8, 3), 2, Inpainting(torch.zeros(shape), 0))
 
 
-def make_case(fixtures_dir: Path, name: str) -> tuple[Gr00tModel, dict[str, Tensor], Tensor, Tensor]:
+def make_case(fixtures_dir: ReferenceFiles, name: str) -> tuple[Gr00tModel, dict[str, Tensor], Tensor, Tensor]:
     """Return a model of the fixture's sizes, its batch, an earlier chunk and noise for the next.
 
     N1 and N1.5 get fresh weights: with those of their fixtures, any small change grows a hundredfold over the steps.
@@ -133,7 +133,7 @@ def make_case(fixtures_dir: Path, name: str) -> tuple[Gr00tModel, dict[str, Tens
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_guidance_draws_the_overlap_to_the_earlier_chunk(fixtures_dir: Path, name: str):
+def test_guidance_draws_the_overlap_to_the_earlier_chunk(fixtures_dir: ReferenceFiles, name: str):
     model, batch, earlier, noise = make_case(fixtures_dir, name)
     free = model.sample_actions(batch, noise)
     weights = [parameter.requires_grad for parameter in model.parameters()]
@@ -153,7 +153,7 @@ def test_guidance_draws_the_overlap_to_the_earlier_chunk(fixtures_dir: Path, nam
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_frozen_rows_come_back_as_they_were(fixtures_dir: Path, name: str):
+def test_frozen_rows_come_back_as_they_were(fixtures_dir: ReferenceFiles, name: str):
     model, batch, earlier, noise = make_case(fixtures_dir, name)
     found = model.sample_actions(batch, noise, inpainting=Inpainting(earlier[:, :OVERLAP], FROZEN))
     assert torch.equal(found[:, :FROZEN], earlier[:, :FROZEN])

@@ -22,15 +22,16 @@ zmq = pytest.importorskip("zmq")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from gr00t_test_support.builders import make_checkpoint, make_embodiment  # noqa: E402
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey  # noqa: E402
 from gr00t_training.errors import ConfigError, ObservationError, ServerError  # noqa: E402
+from gr00t_training.policy.policy_like import PolicyLike  # noqa: E402
 from gr00t_training.serve import server as server_module  # noqa: E402
 from gr00t_training.serve.access import check_exposure, find_token  # noqa: E402
 from gr00t_training.serve.client import PolicyClient  # noqa: E402
 from gr00t_training.serve.images import ImageForm  # noqa: E402
 from gr00t_training.serve.server import PolicyServer, ServerSettings, WireChoice  # noqa: E402
 from gr00t_training.serve.wire import EncodedImages, ModalityConfig, Wire, pack, unpack  # noqa: E402
-from gr00t_training.testing import make_checkpoint, make_embodiment  # noqa: E402
 from gr00t_training.types import ActionChunk, Continuation, Observation  # noqa: E402
 
 EMBODIMENT = make_embodiment(fps=20)
@@ -38,7 +39,7 @@ BOTH = pytest.mark.parametrize("wire", list(Wire))
 PATIENCE_S = 30.0
 
 
-class SumPolicy:
+class SumPolicy(PolicyLike):
     """Answers with 0, 1, 2, ... plus the sum of the first state key; an instruction may ask it to wait or to fail."""
 
     def __init__(self, embodiment: Embodiment = EMBODIMENT) -> None:
@@ -76,10 +77,10 @@ class SumPolicy:
 class Serving:
     """A server in a thread, on a free port."""
 
-    def __init__(self, policy, *, port=0, token=None, model="", **options):
+    def __init__(self, policy, *, port=0, token=None, usual_wire=Wire.N1_7, **options):
         self.policy = policy
         settings = ServerSettings(port=port, **options)
-        self.server = PolicyServer(policy, settings, token=token, name="test", model=model)
+        self.server = PolicyServer(policy, settings, token=token, name="test", usual_wire=usual_wire)
         self.port = self.server.port
         self.thread = threading.Thread(target=self.server.serve)
         self.thread.start()
@@ -236,7 +237,7 @@ def test_n1_7_exchanges_byte_for_byte(exchanges):
 def test_n1_5_messages_byte_for_byte(n1_5_messages):
     policy = SumPolicy(generic_embodiment())  # its state sums to zero
     token = unpack(n1_5_messages["get_action_request_with_token"])[0]["api_token"]
-    with Serving(policy, model="gr00t_n1_5") as serving, Asking(serving.port) as asking:
+    with Serving(policy, usual_wire=Wire.N1_5) as serving, Asking(serving.port) as asking:
         found = unpack(asking(n1_5_messages["get_action_request"]))[0]["action.left_arm"]
         np.testing.assert_allclose(found, np.arange(14).reshape(2, 7), atol=1e-6)
         assert asking(n1_5_messages["ping_request"]) == n1_5_messages["ping_response"]
@@ -345,7 +346,7 @@ def test_client_refuses_the_release_for_another_robot(exchanges):
     ):
         with pytest.raises(ServerError, match="serves another embodiment than 'recorded'") as caught:
             client.check_embodiment()
-        with pytest.raises(ServerError, match="takes raw images only"):
+        with pytest.raises(ServerError, match="raw images only"):
             narrow.check_embodiment()
     for item in (
         "state keys: found [arm], expected [arm, leg]",
@@ -439,7 +440,7 @@ def test_a_chunk_to_continue_reaches_the_policy(serving, asking):
         assert dataclasses.replace(found, chunk=chunk) == asked
         for key, values in chunk.actions.items():
             np.testing.assert_array_equal(found.chunk.actions[key], values)
-    with serving.client(wire=Wire.N1_5) as client, pytest.raises(ServerError, match=r"with wire n1\.7; ask without"):
+    with serving.client(wire=Wire.N1_5) as client, pytest.raises(ServerError, match=r"wire n1\.7.; ask without"):
         client.infer(make_observation(), asked)
 
 
@@ -449,7 +450,7 @@ def test_modality_config_has_the_form_that_fits(asking):
     assert asking.ask(request)["video"].modality_keys == ("video.front",)
     with Serving(SumPolicy(), wire=WireChoice.N1_5) as serving, Asking(serving.port) as other:
         assert other.ask({"endpoint": "get_modality_config"})["video"].modality_keys == ("video.front",)
-        assert "in the form of n1.7, expected n1.5" in other.error(nested())
+        assert "in the format of n1.7, expected n1.5" in other.error(nested())
 
 
 # --- bad requests
@@ -480,7 +481,7 @@ MALFORMED = {
     ),
     "damaged file": (
         nested(video={"front": EncodedImages((1, 1, 32, 48, 3), (b"x",))}),
-        "video.front: file 0 is no JPEG or PNG",
+        "video.front: file 0 is not a readable JPEG or PNG",
     ),
     "state axes": (
         nested(state={"arm": np.zeros((1, 3)), "gripper": np.zeros((1, 1, 1))}),
@@ -511,12 +512,12 @@ MALFORMED = {
         "front: found uint8 (1, 32, 48, 3), expected uint8 (B",
     ),
     "unknown key": (flat(vide0__front=1), "vide0.front: unknown key, expected video.*, state.*, annotation.* or task"),
-    "options": (continued(speed=2), "options: speed unknown, known are previous_actions, frozen_steps"),
+    "options": (continued(speed=2), "options: unknown speed, expected previous_actions, frozen_steps"),
     "options array": (
         {"data": {**nested()["data"], "options": np.zeros(2)}},
         "options: found float64 (2,), expected",
     ),
-    "frozen": (continued(frozen_steps=None), "options.frozen_steps: missing, expected the steps"),
+    "frozen": (continued(frozen_steps=None), "options.frozen_steps: missing, expected the number of steps"),
     "negative frozen": (
         continued(frozen_steps=-1),
         "frozen_steps: found -1, expected a whole number, at least 0",
@@ -544,7 +545,7 @@ MALFORMED = {
     ),
     "client": ({"endpoint": "ping", "client": 5}, "client: found int, expected a map"),
     "validity": ({"endpoint": "ping", "client": {"valid_s": "x"}}, "client.valid_s: found str, expected seconds"),
-    "wire": ({"endpoint": "ping", "client": {"wire": np.zeros(2)}}, "client.wire: found [0. 0.], expected one of n1.5"),
+    "wire": ({"endpoint": "ping", "client": {"wire": np.zeros(2)}}, "client.wire: found ndarray, expected one of n1.5"),
     "kill": ({"endpoint": "kill"}, "kill: not allowed"),
     "fault": (nested(language={"task": [["fail"]]}), "internal error: RuntimeError: the device has left"),
 }
@@ -584,8 +585,13 @@ def test_frames_that_are_no_request(serving):
 
 def test_too_long_requests_get_an_answer():
     with Serving(SumPolicy(), max_request_mib=1) as serving, Asking(serving.port) as asking:
-        assert "longer than the limit of 1048576" in unpack(asking(bytes(2**20 + 1)))[0]["error"]
+        assert "(limit 1048576)" in unpack(asking(bytes(2**20 + 1)))[0]["error"]
         assert asking.ask({"endpoint": "ping"})["status"] == "ok"
+        with serving.client() as client:
+            with pytest.raises(ServerError, match=r"request of \d+ bytes .limit 1048576.; .*--max-request-mib"):
+                client.infer_batch([make_observation()] * 300)  # refused before it is sent
+            client.infer(make_observation())
+            assert client.count_losses() == 0
 
 
 VALUES = st.recursive(
@@ -603,8 +609,9 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
+@pytest.mark.slow
 def test_strange_requests_are_answered(asking, data):
     request = nested() if data.draw(st.booleans()) else flat()
     place = request
@@ -661,18 +668,20 @@ def test_where_a_token_comes_from(tmp_path, monkeypatch):
     assert find_token() is None
     monkeypatch.setenv("GR00T_API_TOKEN", "from environment")
     (tmp_path / "token").write_text("from file\n")
+    (tmp_path / "token").chmod(0o600)
     assert find_token() == "from environment"
     assert find_token(None, tmp_path / "token") == "from file"
     assert find_token("given", tmp_path / "token") == "given"
     (tmp_path / "empty").write_text("\n")
+    (tmp_path / "empty").chmod(0o600)
     with pytest.raises(ConfigError, match="empty: is empty, expected a token"):
         find_token(None, tmp_path / "empty")
-    with pytest.raises(ConfigError, match="nowhere: token cannot be read"):
+    with pytest.raises(ConfigError, match="nowhere: cannot be read"):
         find_token(None, tmp_path / "nowhere")
 
 
 def test_a_port_in_use_is_named(serving):
-    with pytest.raises(ConfigError, match=f"127.0.0.1:{serving.port}: cannot be listened at .Address already in use."):
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{serving.port}: cannot listen .Address already in use."):
         PolicyServer(SumPolicy(), ServerSettings(port=serving.port))
 
 
@@ -772,15 +781,13 @@ def test_a_lost_server_is_noticed_and_found_again():
         started_s = time.monotonic()
         with pytest.raises(ServerError, match="no policy server reached"):
             client.infer(make_observation())
-        assert time.monotonic() - started_s < 3.0
+        assert time.monotonic() - started_s < PATIENCE_S / 2  # it does not wait for the time limit
         # back again
         with Serving(policy, port=port):
-            started_s = time.monotonic()
             assert client.infer(make_observation(3.0)).actions["arm"][0, 0] == 3.0
-            assert time.monotonic() - started_s < 2.0
 
 
-def test_a_client_that_asks_on_recovers_within_two_seconds():
+def test_a_client_that_keeps_asking_recovers():
     policy = SumPolicy()
     with Serving(policy) as serving, serving.client(timeout_s=0.5) as client:
         client.infer(make_observation())
@@ -790,12 +797,13 @@ def test_a_client_that_asks_on_recovers_within_two_seconds():
             with pytest.raises(ServerError):
                 client.infer(make_observation())
         with Serving(policy, port=serving.port):
-            started_s = time.monotonic()
-            while True:
+            end_s = time.monotonic() + PATIENCE_S
+            while time.monotonic() < end_s:
                 with contextlib.suppress(ServerError):
-                    client.infer(make_observation())
+                    assert client.infer(make_observation(3.0)).actions["arm"][0, 0] == 3.0
                     break
-            assert time.monotonic() - started_s < 2.0
+            else:
+                pytest.fail("no answer from the new server")
 
 
 def test_a_server_that_dies_while_it_computes_is_noticed_at_once():
@@ -816,14 +824,14 @@ def test_a_server_that_dies_while_it_computes_is_noticed_at_once():
     assert silent.poll(round(PATIENCE_S * 1000))
     context.destroy(0)
     thread.join(PATIENCE_S)
-    assert "the server has gone before it answered (ping, limit 60 s)" in failures.get_nowait()
+    assert "connection lost before the answer (ping, limit 60 s)" in failures.get_nowait()
 
 
 def test_what_listens_but_is_no_policy_server():
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
         PolicyClient(EMBODIMENT, port=mute.getsockname()[1], timeout_s=0.3) as client,
-        pytest.raises(ServerError, match="no policy server reached; check that it runs, host and port"),
+        pytest.raises(ServerError, match="no policy server reached; check that it runs"),
     ):
         client.infer(make_observation())
     for options in ({"host": ""}, {"port": 0}, {"port": 70_000}, {"timeout_s": 0}, {"timeout_s": float("nan")}):
@@ -867,6 +875,9 @@ def test_nothing_is_left_behind():
     def count():
         return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), threading.active_count()
 
+    def is_back():  # what an earlier test left may go meanwhile
+        return all(now <= then for now, then in zip(count(), before, strict=True))
+
     before = count()
     for _ in range(2):
         with Serving(SumPolicy()) as serving, serving.client(timeout_s=1.0) as client:
@@ -879,9 +890,9 @@ def test_nothing_is_left_behind():
             client.ping()
         PolicyServer(SumPolicy(), ServerSettings(port=0)).close()  # never served
     deadline_s = time.monotonic() + PATIENCE_S  # a thread that was joined is still there for a moment
-    while count() != before and time.monotonic() < deadline_s:
+    while not is_back() and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert count() == before
+    assert is_back(), f"{count()}, before {before}"
 
 
 def test_requests_that_wait_at_the_end_are_told(serving):
@@ -891,10 +902,11 @@ def test_requests_that_wait_at_the_end_are_told(serving):
         with serving.client() as client:
             while client.health()["requests"]["waiting"] < 2:
                 time.sleep(0.01)
+        assert serving.policy.is_held.wait(PATIENCE_S)
         serving.server.stop()
         serving.policy.release.set()
         assert isinstance(unpack(asking.socket.recv_multipart()[1])[0], list)  # the one that was running
-        assert unpack(asking.socket.recv_multipart()[1])[0] == {"error": "gr00t_serve is being shut down"}
+        assert unpack(asking.socket.recv_multipart()[1])[0] == {"error": "gr00t_serve is shutting down"}
     serving.thread.join(PATIENCE_S)
     assert not serving.thread.is_alive()
 
@@ -931,7 +943,7 @@ def assert_same(found, expected):
 
 
 def test_client_answers_exactly_as_the_policy(checkpoint):
-    from gr00t_training.policy import Policy
+    from gr00t_training.policy.policy import Policy
 
     def load():
         return Policy.from_checkpoint(checkpoint, device="cpu", seed=7, denoising_steps=2)
@@ -978,8 +990,10 @@ def command(*arguments):
         child.communicate()
 
 
+@pytest.mark.slow
 def test_command_serves_until_a_signal(checkpoint, tmp_path):
     (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").chmod(0o600)
     options = ["--port", "0", "--device", "cpu", "--denoising-steps", "1", "--token-file", tmp_path / "token"]
     with command(checkpoint, *options) as first, command(checkpoint, *options) as second:
         for child, number in ((first, signal.SIGTERM), (second, signal.SIGINT)):
@@ -1001,8 +1015,8 @@ def test_command_ends_cleanly_while_it_loads(checkpoint, capsys, monkeypatch):
     from gr00t_training.cli import serve
 
     monkeypatch.setattr(serve.Policy, "from_checkpoint", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    assert serve.main([str(checkpoint)]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert serve.main([str(checkpoint)]) == 143
+    assert capsys.readouterr() == ("", "gr00t_serve: interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -1010,7 +1024,7 @@ def test_command_ends_cleanly_while_it_loads(checkpoint, capsys, monkeypatch):
     [
         (["--host", "0.0.0.0"], "without a token; give one"),
         (["--port", "70000"], "port is 70000, expected 0 to 65535"),
-        (["--token-file", "/nowhere"], "/nowhere: token cannot be read"),
+        (["--token-file", "/nowhere"], "/nowhere: cannot be read"),
         (["--device", "toaster"], "device 'toaster'"),
         (["--embodiment", "nobody"], "nobody"),
     ],

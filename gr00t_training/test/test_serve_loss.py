@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A client tells a control loop that its server has gone, without a call and without waiting."""
+"""A client reports to a control loop that its server is lost, without a call and without waiting."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from gr00t_training.errors import ConfigError
 from gr00t_training.settings import add_arguments, from_arguments, load_settings, parse_settings, setting
 
 
-class Colour(str, Enum):
+class Color(str, Enum):
     RED = "red"
     BLUE = "blue"
 
@@ -20,7 +20,7 @@ class Colour(str, Enum):
 @dataclass(frozen=True)
 class Wheel:
     radius_m: float = setting(description="Radius [m].", ge=0.01, le=2.0)
-    colour: Colour = setting(Colour.RED, "Colour.")
+    color: Color = setting(Color.RED, "Color.")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Cart:
 
 
 def test_nested_yaml_becomes_typed_values() -> None:
-    text = "name: c\nwheels:\n  left: {radius_m: 1, colour: blue}\ntags: [x, y]\nload_kg: null\n"
+    text = "name: c\nwheels:\n  left: {radius_m: 1, color: blue}\ntags: [x, y]\nload_kg: null\n"
     assert parse_settings(Cart, text, "f") == Cart(
-        name="c", wheels={"left": Wheel(radius_m=1.0, colour=Colour.BLUE)}, tags=("x", "y")
+        name="c", wheels={"left": Wheel(radius_m=1.0, color=Color.BLUE)}, tags=("x", "y")
     )
 
 
@@ -47,7 +47,7 @@ def test_nested_yaml_becomes_typed_values() -> None:
         ("name: c\ntgas: [x]\n", r"f:2: unknown key 'tgas'; did you mean 'tags'\?"),
         ("tags: [x]\n", r"f:1: missing key 'name': Name\."),
         ("name: 3\n", r"f:1: name: expected text, found '3'"),
-        ("name: c\nname: d\n", r"f:2: key 'name' stands twice, first on line 1"),
+        ("name: c\nname: d\n", r"f:2: duplicate key 'name', first on line 1"),
         ("name: c\nis_open: 1\n", r"f:2: is_open: expected true or false, found '1'"),
         ("name: c\ntags: x\n", r"f:2: tags: expected a list, found a single value"),
         ("name: c\nload_kg: .nan\n", r"f:2: load_kg is nan, expected at least 0"),
@@ -55,7 +55,7 @@ def test_nested_yaml_becomes_typed_values() -> None:
             "name: c\nwheels:\n  left:\n    radius_m: 9\n",
             r"f:4: wheels\.left: radius_m is 9\.0, expected 0\.01 to 2\.0",
         ),
-        ("name: c\nwheels:\n  left: {radius_m: 1,\n    colour: pink}\n", r"f:4: .*'pink' is not one of red, blue"),
+        ("name: c\nwheels:\n  left: {radius_m: 1,\n    color: pink}\n", r"f:4: .*'pink' is not one of red, blue"),
     ],
 )
 def test_bad_yaml_names_file_line_and_remedy(text: str, message: str) -> None:

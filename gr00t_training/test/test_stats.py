@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from gr00t_training.dataset.stats import (
+from gr00t_training.dataset.statistics.compute import (
     STATISTIC_NAMES,
     ImageStatistics,
     KeyStatistics,
     compute_statistics,
     describe_rows,
+    join_described,
     sampled_images,
     stack_rows,
 )
@@ -133,3 +134,10 @@ def test_statistics_equal_those_of_the_n1_loader(fixtures_dir):
         found = compute_statistics(stack_rows(np.array(table.column(column).to_pylist()) for table in tables))
         for name, values in expected[column].items():
             np.testing.assert_allclose(found.to_mapping()[name], values, rtol=1e-5, atol=1e-7)
+
+
+def test_statistics_of_different_forms_are_refused_by_name():
+    whole = {"min": [0.0], "max": [1.0], "mean": [0.5], "std": [0.1], "count": [3]}
+    for part in ({**whole, "min": [[0.0, 1.0]]}, {**whole, "count": []}, {**whole, "mean": ["a"]}, {"count": [3]}):
+        with pytest.raises(DatasetError, match="different forms"):
+            join_described([whole, part])

@@ -13,16 +13,16 @@ pytest.importorskip("torch")
 from reference_release import structure
 from tokenizers import Tokenizer, models
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError, ObservationError
+from gr00t_training.model.families.compact_tokenizer import build_compact_tokenizer
+from gr00t_training.model.families.n1 import N1
+from gr00t_training.model.families.n1_6 import N1_6
+from gr00t_training.model.families.n1_7 import N1_7
+from gr00t_training.model.families.prompt_parts import EAGLE_IMAGE_TOKEN, QWEN3_VOCABULARY
 from gr00t_training.transforms.text import (
-    IMAGE_TOKEN,
-    N1_6_PROMPT,
-    N1_7_PROMPT,
-    QWEN3_VOCABULARY,
-    SMOLLM2_VOCABULARY,
     PromptFormat,
     PromptTokenizer,
-    build_compact_tokenizer,
     build_prompt,
     formalize,
     pad_left,
@@ -35,7 +35,7 @@ PUBLISHED_SPECIAL = {
     2: "<|im_end|>",
     49152: "<img>",
     49153: "</img>",
-    49154: IMAGE_TOKEN,
+    49154: EAGLE_IMAGE_TOKEN,
     49161: "assistant",
 }
 # and of Qwen3's, which N1.6 and N1.7 use
@@ -47,27 +47,27 @@ QWEN_SPECIAL = {
     151653: "<|vision_end|>",
     151655: "<|image_pad|>",
 }
-EAGLE_SPECIAL = {151669: IMAGE_TOKEN, 151670: "<img>", 151671: "</img>"}
+EAGLE_SPECIAL = {151669: EAGLE_IMAGE_TOKEN, 151670: "<img>", 151671: "</img>"}
 
 
 @pytest.fixture(scope="module")
 def compact() -> PromptTokenizer:
-    return PromptTokenizer.from_file(shipped_tokenizer("compact"))
+    return PromptTokenizer.from_file(shipped_tokenizer("compact"), N1.prompt)
 
 
 @pytest.fixture(scope="module")
-def published(fixtures_dir: Path) -> dict:
+def published(fixtures_dir: ReferenceFiles) -> dict:
     return json.loads((fixtures_dir / "n1_prompt_tokens.json").read_text())
 
 
 def test_prompt_of_one_image_and_of_two():
-    assert build_prompt("Go", [2]) == (
+    assert build_prompt("Go", [2], N1.prompt) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n<img><IMG_CONTEXT><IMG_CONTEXT></img>\nGo<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
     assert "user\n<image 1><img><IMG_CONTEXT></img>\n<image 2><img><IMG_CONTEXT></img>\nGo<" in build_prompt(
-        "Go", [1, 1]
+        "Go", [1, 1], N1.prompt
     )
 
 
@@ -94,7 +94,7 @@ def test_padding_equals_the_release(published: dict):
 def test_any_text_comes_back(compact: PromptTokenizer):
     for text in ("Pick up 12 cubes", "Öffne die Schublade", "抓住红色方块", "🤖\t\n\x00", "\U0010ffff"):
         ids = compact.encode(text, [4])
-        assert compact.decode(ids) == build_prompt(text, [4])
+        assert compact.decode(ids) == build_prompt(text, [4], N1.prompt)
         assert max(ids) < compact.vocab_size
 
 
@@ -106,15 +106,15 @@ def test_the_word_assistant_is_one_token_also_inside_a_word(compact: PromptToken
 def test_shipped_tokenizer_can_be_rebuilt(compact: PromptTokenizer):
     rebuilt = build_compact_tokenizer()
     assert rebuilt.get_vocab() == compact._tokenizer.get_vocab()
-    text = build_prompt("Put the screwdriver beside the assistants, please", [16, 16])
+    text = build_prompt("Put the screwdriver beside the assistants, please", [16, 16], N1.prompt)
     assert rebuilt.encode(text).ids == compact._tokenizer.encode(text).ids
 
 
 def test_smollm2_gets_the_tokens_of_the_release():
     """A stand-in vocabulary of SmolLM2's size: the added tokens must get the published ids."""
-    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"w{i}" for i in range(SMOLLM2_VOCABULARY - 3))]
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"w{i}" for i in range(N1.prompt.base_vocabulary - 3))]
     base = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="w0"))
-    tokenizer = PromptTokenizer(base, "stand-in")
+    tokenizer = PromptTokenizer(base, "stand-in", N1.prompt)
     assert {i: base.id_to_token(i) for i in PUBLISHED_SPECIAL} == PUBLISHED_SPECIAL
     assert (tokenizer.image_token_id, tokenizer.pad_id, tokenizer.vocab_size) == (49154, 2, 49164)
 
@@ -126,30 +126,30 @@ def test_an_instruction_with_an_image_token_is_refused(compact: PromptTokenizer)
 
 def test_files_that_are_no_tokenizer_of_the_model_are_refused(tmp_path: Path):
     file = tmp_path / "tokenizer.json"
-    with pytest.raises(CheckpointError, match="no such file"):
-        PromptTokenizer.from_file(file)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        PromptTokenizer.from_file(file, N1.prompt)
     file.write_text("{")
-    with pytest.raises(CheckpointError, match=r"not a tokenizer\.json"):
-        PromptTokenizer.from_file(file)
+    with pytest.raises(CheckpointError, match="not JSON"):
+        PromptTokenizer.from_file(file, N1.prompt)
     Tokenizer(models.BPE()).save(str(file))
     with pytest.raises(CheckpointError, match=r"token '<\|endoftext\|>' is missing"):
-        PromptTokenizer.from_file(file)
+        PromptTokenizer.from_file(file, N1.prompt)
 
 
 def test_prompts_of_n1_6_and_n1_7():
     """Images may have different numbers of tokens."""
-    assert build_prompt("go", [2, 1], N1_6_PROMPT) == (
+    assert build_prompt("go", [2, 1], N1_6.prompt) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\ngo"
         "<image 1><img><IMG_CONTEXT><IMG_CONTEXT></img><image 2><img><IMG_CONTEXT></img><|im_end|>\n"
     )
-    assert "user\ngo<image 1><img>" in build_prompt("go", [2], N1_6_PROMPT)
-    assert build_prompt("go {tokens}", [1, 2], N1_7_PROMPT) == (
+    assert "user\ngo<image 1><img>" in build_prompt("go", [2], N1_6.prompt)
+    assert build_prompt("go {tokens}", [1, 2], N1_7.prompt) == (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
         "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>go {tokens}<|im_end|>\n"
     )
 
 
-def test_instructions_are_made_formal_as_in_the_release(fixtures_dir: Path):
+def test_instructions_are_made_formal_as_in_the_release(fixtures_dir: ReferenceFiles):
     for folder in ("n1_6_tiny", "n1_7_tiny", "n1_7_tiny_variant"):
         for sample in json.loads((fixtures_dir / folder / "meta.json").read_text())["samples"]:
             assert formalize(sample["instruction"]) in sample["chat_text"]
@@ -175,8 +175,10 @@ def published_ids(family: str, sample: dict) -> list[int]:
     return [*sample["first8"][:3], *images, *sample["text_ids"], *sample["last"]]
 
 
-@pytest.mark.parametrize(("family", "prompt_format"), [("n1_6", N1_6_PROMPT), ("n1_7", N1_7_PROMPT)])
-def test_special_tokens_stand_where_the_release_has_them(fixtures_dir: Path, family: str, prompt_format: PromptFormat):
+@pytest.mark.parametrize(("family", "prompt_format"), [("n1_6", N1_6.prompt), ("n1_7", N1_7.prompt)])
+def test_special_tokens_stand_where_the_release_has_them(
+    fixtures_dir: ReferenceFiles, family: str, prompt_format: PromptFormat
+):
     tokenizer = PromptTokenizer(qwen3(), "stand-in", prompt_format)
     special = QWEN_SPECIAL | EAGLE_SPECIAL
 
@@ -192,9 +194,9 @@ def test_special_tokens_stand_where_the_release_has_them(fixtures_dir: Path, fam
 
 def test_qwen3_gets_the_tokens_of_n1_6_and_none_of_n1_7():
     base = qwen3()
-    tokenizer = PromptTokenizer(base, "stand-in", N1_7_PROMPT)
+    tokenizer = PromptTokenizer(base, "stand-in", N1_7.prompt)
     assert (tokenizer.image_token_id, tokenizer.pad_id, tokenizer.vocab_size) == (151655, 151643, QWEN3_VOCABULARY)
-    tokenizer = PromptTokenizer(base, "stand-in", N1_6_PROMPT)
+    tokenizer = PromptTokenizer(base, "stand-in", N1_6.prompt)
     assert (tokenizer.image_token_id, tokenizer.pad_id, tokenizer.vocab_size) == (151669, 151643, 151680)
     assert {i: base.id_to_token(i) for i in EAGLE_SPECIAL} == EAGLE_SPECIAL
 
@@ -202,8 +204,8 @@ def test_qwen3_gets_the_tokens_of_n1_6_and_none_of_n1_7():
 @pytest.mark.parametrize(
     ("base", "prompt_format", "message"),
     [
-        (build_compact_tokenizer, N1_7_PROMPT, r"'<\|vision_start\|>' is missing; .* of GR00T N1\.7, take .*Cosmos"),
-        (lambda: qwen3(size=QWEN3_VOCABULARY - 4), N1_6_PROMPT, r"'<IMG_CONTEXT>' is missing; .* of GR00T N1\.6"),
+        (build_compact_tokenizer, N1_7.prompt, r"'<\|vision_start\|>' is missing; .* of GR00T N1\.7, take .*Cosmos"),
+        (lambda: qwen3(size=QWEN3_VOCABULARY - 4), N1_6.prompt, r"'<IMG_CONTEXT>' is missing; .* of GR00T N1\.6"),
     ],
 )
 def test_tokenizers_of_other_models_are_refused_by_name(base, prompt_format: PromptFormat, message: str):
@@ -213,4 +215,4 @@ def test_tokenizers_of_other_models_are_refused_by_name(base, prompt_format: Pro
 
 def test_an_instruction_with_n1_7s_image_token_is_refused():
     with pytest.raises(ObservationError, match=r"contains '<\|image_pad\|>'"):
-        PromptTokenizer(qwen3(), "stand-in", N1_7_PROMPT).encode("look at <|image_pad|>", [4])
+        PromptTokenizer(qwen3(), "stand-in", N1_7.prompt).encode("look at <|image_pad|>", [4])

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +16,18 @@ import torch
 from reference_release import Reference, load_reference
 from safetensors.numpy import load_file
 
-from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_test_support.builders import make_embodiment
+from gr00t_test_support.reference_files import ReferenceFiles
+from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment, Normalization, Rotation, VectorKey
 from gr00t_training.errors import CheckpointError, ConfigError, ObservationError
-from gr00t_training.testing import make_embodiment
+from gr00t_training.model.families.n1 import N1
 from gr00t_training.transforms.images import SquareImages
-from gr00t_training.transforms.pipeline import DEFAULT_INSTRUCTION, ModelInputs, Pipeline
-from gr00t_training.transforms.state_action import KeyTransform, VectorTransform, denormalize, normalize
+from gr00t_training.transforms.pipeline import ModelInputs, Pipeline
+from gr00t_training.transforms.scaling import denormalize, normalize
+from gr00t_training.transforms.state_action import KeyTransform, VectorTransform
 from gr00t_training.transforms.text import PromptTokenizer, shipped_tokenizer
-from gr00t_training.types import Observation
+from gr00t_training.types import KeyKind, Observation
 
 CONFIGS = (
     "bimanual_panda_gripper",
@@ -37,6 +39,7 @@ CONFIGS = (
     "so100",
 )
 INPUTS = ModelInputs(
+    rules=N1.rules(None),
     images=SquareImages(224, torch.bfloat16, tokens=64),
     image_token_id=726,
     vocab_size=736,
@@ -48,14 +51,14 @@ INPUTS = ModelInputs(
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def reference(request: pytest.FixtureRequest, fixtures_dir: Path) -> Reference:
-    configs = json.loads((fixtures_dir.parent / "spec" / "data_configs_n1.json").read_text())
+def reference(request: pytest.FixtureRequest, fixtures_dir: ReferenceFiles, spec_dir: ReferenceFiles) -> Reference:
+    configs = json.loads((spec_dir / "data_configs_n1.json").read_text())
     return load_reference(fixtures_dir / "transforms_n1" / request.param, configs[request.param])
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PromptTokenizer:
-    return PromptTokenizer.from_file(shipped_tokenizer("compact"))
+    return PromptTokenizer.from_file(shipped_tokenizer("compact"), N1.prompt)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,7 @@ def test_predictions_come_back_as_in_the_reference(reference: Reference, pipelin
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_normalisations_equal_the_reference(fixtures_dir: Path, dtype: type):
+def test_normalizations_equal_the_reference(fixtures_dir: ReferenceFiles, dtype: type):
     folder = fixtures_dir / "transforms_generic"
     lists = json.loads((folder / "normalizer_statistics.json").read_text())
     # the reference keeps these statistics in float32, whatever the type of the values
@@ -158,7 +161,7 @@ def test_actions_there_and_back_are_the_same():
     values["turned"] = np.concatenate([turned, values["turned"][:, 1:]], -1)
     values["turned"] /= np.linalg.norm(values["turned"], axis=-1, keepdims=True)
     statistics = {name: make_statistics(-1.0, 3.0, key.dim) for name, key in keys.items()}
-    transform = VectorTransform("action", keys, list(keys), statistics, 32)
+    transform = VectorTransform(KeyKind.ACTION, keys, list(keys), statistics, 32)
     assert transform.dim == 2 + 2 + 1 + 1 + 1 + 6
     padded, _ = transform.pad(transform.forward(values))
     for name, found in transform.inverse(padded).items():
@@ -172,19 +175,19 @@ def test_converted_rotations_use_fixed_bounds():
         rotation=Rotation.QUATERNION,
         target_rotation=Rotation.AXIS_ANGLE,
     )
-    transform = VectorTransform("state", {"turn": key}, ["turn"], {}, 64)
+    transform = VectorTransform(KeyKind.STATE, {"turn": key}, ["turn"], {}, 64)
     half_turn_x = np.array([[0.0, 1, 0, 0]])
     np.testing.assert_allclose(transform.forward({"turn": half_turn_x}), [[1, 0, 0]], atol=1e-12)  # pi of pi
 
 
 def test_wide_states_are_cut_and_wide_actions_refused():
     key = VectorKey(names=tuple(f"j{i}" for i in range(40)), normalization=Normalization.SIN_COS)
-    state = VectorTransform("state", {"joints": key}, ["joints"], {}, 64)
+    state = VectorTransform(KeyKind.STATE, {"joints": key}, ["joints"], {}, 64, rules=N1.rules(None).state)
     padded, mask = state.pad(state.forward({"joints": np.zeros((1, 40))}))
     assert padded.tolist() == [[0.0] * 40 + [1.0] * 24]
     assert mask.all()
     with pytest.raises(ConfigError, match="action: 40 channels, the model has room for 32"):
-        VectorTransform("action", {"joints": replace(key, normalization=None)}, ["joints"], {}, 32)
+        VectorTransform(KeyKind.ACTION, {"joints": replace(key, normalization=None)}, ["joints"], {}, 32)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_keys_that_cannot_be_transformed_are_refused(changes: dict, message: str
     key = replace(VectorKey(names=("a", "b", "c", "d")), **changes)
     known = {"k": make_statistics(-1, 1, 4)} if "scale" in message else {}
     with pytest.raises(ConfigError, match=message):
-        VectorTransform("action", {"k": key}, ["k"], known, 32)
+        VectorTransform(KeyKind.ACTION, {"k": key}, ["k"], known, 32)
 
 
 def test_scale_divides_by_the_larger_bound():
@@ -245,7 +248,7 @@ def test_batches_join_images_and_pad_prompts(tokenizer: PromptTokenizer):
 def test_no_instruction_becomes_the_default(tokenizer: PromptTokenizer):
     pipeline = make_pipeline(tokenizer)
     ids = pipeline.encode(make_observation(""))["input_ids"].tolist()
-    assert ids == pipeline.encode(make_observation(DEFAULT_INSTRUCTION))["input_ids"].tolist()
+    assert ids == pipeline.encode(make_observation(N1.rules(None).default_instruction))["input_ids"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +16,13 @@ import torch
 from reference_release import Reference, load_reference, structure
 from tokenizers import Tokenizer, models
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError
+from gr00t_training.model.families.n1_5 import N1_5
+from gr00t_training.model.families.prompt_parts import EAGLE_IMAGE_TOKEN, QWEN3_VOCABULARY
 from gr00t_training.transforms.images import SquareImages
 from gr00t_training.transforms.pipeline import ModelInputs, Pipeline
-from gr00t_training.transforms.text import (
-    IMAGE_TOKEN,
-    N1_5_PROMPT,
-    QWEN3_VOCABULARY,
-    PromptTokenizer,
-    build_prompt,
-    pad_left,
-    shipped_tokenizer,
-)
+from gr00t_training.transforms.text import PromptTokenizer, build_prompt, pad_left, shipped_tokenizer
 
 CONFIGS = (
     "agibot_genie1",
@@ -41,6 +35,7 @@ CONFIGS = (
 )
 NUM_IMAGE_TOKENS = 256
 INPUTS = ModelInputs(
+    rules=N1_5.rules(None),
     images=SquareImages(224, torch.float32, tokens=NUM_IMAGE_TOKENS),
     image_token_id=726,
     vocab_size=736,
@@ -54,7 +49,7 @@ PUBLISHED_SPECIAL = {
     151643: "<|endoftext|>",
     151644: "<|im_start|>",
     151645: "<|im_end|>",
-    151669: IMAGE_TOKEN,
+    151669: EAGLE_IMAGE_TOKEN,
     151670: "<img>",
     151671: "</img>",
 }
@@ -66,15 +61,15 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def reference(request: pytest.FixtureRequest, fixtures_dir: Path) -> Reference:
-    configs = json.loads((fixtures_dir.parent / "spec" / "data_configs_n1_5.json").read_text())
+def reference(request: pytest.FixtureRequest, fixtures_dir: ReferenceFiles, spec_dir: ReferenceFiles) -> Reference:
+    configs = json.loads((spec_dir / "data_configs_n1_5.json").read_text())
     return load_reference(fixtures_dir / "transforms_n1_5" / request.param, configs[request.param])
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PromptTokenizer:
     """The small one that is shipped; it has all tokens of N1.5."""
-    return PromptTokenizer.from_file(shipped_tokenizer("compact"), N1_5_PROMPT)
+    return PromptTokenizer.from_file(shipped_tokenizer("compact"), N1_5.prompt)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +78,7 @@ def pipeline(reference: Reference, tokenizer: PromptTokenizer) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def published(fixtures_dir: Path) -> dict:
+def published(fixtures_dir: ReferenceFiles) -> dict:
     return json.loads((fixtures_dir / "n1_5_prompt_tokens.json").read_text())
 
 
@@ -99,7 +94,7 @@ def published_structure(ids: list[int]) -> list[tuple[str, int]]:
 def expanded(template: str) -> str:
     """Put what an image stands for into the release's text."""
     for i in range(1, 4):
-        image = f"<image {i}><img>{IMAGE_TOKEN * NUM_IMAGE_TOKENS}</img>"
+        image = f"<image {i}><img>{EAGLE_IMAGE_TOKEN * NUM_IMAGE_TOKENS}</img>"
         template = template.replace(f"<image-{i}>", image)
     return template
 
@@ -114,7 +109,7 @@ def test_evaluation_equals_the_reference(reference: Reference, pipeline: Pipelin
     pixels = sample["pixel_values"]
     assert pixels.dtype == torch.float32
     assert len(pixels) == len(reference.embodiment.video)
-    # 0.008: one grey level of 255, since implementations of the resize round differently
+    # 0.008: one gray level of 255, since implementations of the resize round differently
     np.testing.assert_allclose(pixels[:, :, 100:132, 100:132], expected["eval.pixel_values_crop"], atol=0.008)
     np.testing.assert_allclose(pixels.mean((1, 2, 3)), expected["eval.pixel_values_mean"], atol=1e-4)
 
@@ -161,7 +156,7 @@ def test_batches_join_images_and_pad_prompts(reference: Reference, pipeline: Pip
 def test_sampled_prompts_equal_the_release(tokenizer: PromptTokenizer, published: dict):
     for sample in published["samples"]:
         arguments = (sample["language"], [NUM_IMAGE_TOKENS] * sample["num_images"])
-        assert build_prompt(*arguments, N1_5_PROMPT) == expanded(sample["template_text"])
+        assert build_prompt(*arguments, N1_5.prompt) == expanded(sample["template_text"])
         ids = tokenizer.encode(*arguments)
         assert own_structure(tokenizer, ids) == published_structure(sample["input_ids"]), sample["language"]
 
@@ -183,17 +178,17 @@ def test_qwen3_gets_the_tokens_of_the_release(published: dict):
     names = [f"w{i}" for i in range(QWEN3_VOCABULARY)]
     names[151643:151646] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     base = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="w0"))
-    tokenizer = PromptTokenizer(base, "stand-in", N1_5_PROMPT)
+    tokenizer = PromptTokenizer(base, "stand-in", N1_5.prompt)
     assert {i: base.id_to_token(i) for i in PUBLISHED_SPECIAL} == PUBLISHED_SPECIAL
     special = published["special"]
     assert tokenizer.pad_id == special["pad"][1]
     assert tokenizer.vocab_size == special["vocab"]
-    assert [base.token_to_id(token) for token in ("<img>", "</img>", IMAGE_TOKEN)] == special["img"]
+    assert [base.token_to_id(token) for token in ("<img>", "</img>", EAGLE_IMAGE_TOKEN)] == special["img"]
 
 
 def test_a_tokenizer_of_the_other_family_is_refused():
     """SmolLM2's size: N1 would add its tokens, N1.5 must not."""
     base = Tokenizer(models.WordLevel({f"w{i}": i for i in range(49152)}, unk_token="w0"))
     with pytest.raises(CheckpointError, match=r"is missing; this is not a tokenizer of GR00T N1\.5"):
-        PromptTokenizer(base, "stand-in", N1_5_PROMPT)
-    assert base.token_to_id(IMAGE_TOKEN) is None
+        PromptTokenizer(base, "stand-in", N1_5.prompt)
+    assert base.token_to_id(EAGLE_IMAGE_TOKEN) is None

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,9 +13,10 @@ import torch
 from reference_processor import ProcessorReference, load_processor
 from torch import Tensor
 
+from gr00t_test_support.reference_files import ReferenceFiles
+from gr00t_training.model.families.n1_6 import N1_6
 from gr00t_training.transforms.images import EagleImages
 from gr00t_training.transforms.pipeline import Pipeline
-from gr00t_training.transforms.text import N1_6_PROMPT
 from gr00t_training.types import Observation
 
 PATCH = 14
@@ -29,12 +28,12 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def reference(fixtures_dir: Path) -> ProcessorReference:
+def reference(fixtures_dir: ReferenceFiles) -> ProcessorReference:
     return load_processor(fixtures_dir / "n1_6_tiny").with_borders()
 
 
 def make_pipeline(reference: ProcessorReference, sample: int) -> Pipeline:
-    return reference.pipeline(sample, EagleImages(reference.options), N1_6_PROMPT)
+    return reference.pipeline(sample, EagleImages(reference.options), N1_6.prompt)
 
 
 def make_samples(reference: ProcessorReference) -> list[dict[str, Tensor]]:
@@ -92,7 +91,7 @@ def test_states_of_several_ticks_are_taken(reference: ProcessorReference):
     """N1.6 makes a token of each."""
     embodiment = make_pipeline(reference, 1).embodiment
     pipeline = reference.pipeline(
-        1, EagleImages(reference.options), N1_6_PROMPT, num_states=None, state_history=(-2, -1, 0)
+        1, EagleImages(reference.options), N1_6.prompt, num_states=None, state_history=(-2, -1, 0)
     )
     rows = {key: np.arange(3.0)[:, None] * np.ones(vector.dim) for key, vector in embodiment.state.items()}
     single = make_pipeline(reference, 1)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ pytest.importorskip("torch")
 import torch
 from reference_processor import ProcessorReference, load_processor
 
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.errors import CheckpointError, ConfigError, ObservationError
+from gr00t_training.model.families.n1_7 import N1_7
 from gr00t_training.transforms.images import QwenImages
-from gr00t_training.transforms.pipeline import Pipeline, check_observation
-from gr00t_training.transforms.text import N1_7_PROMPT, PromptTokenizer
+from gr00t_training.transforms.pipeline import Pipeline
+from gr00t_training.transforms.text import PromptTokenizer
 
 DROID, LIBERO = 0, 1  # samples of the tiny checkpoint: relative poses and joints with two ticks of images; absolute
 
@@ -31,19 +32,19 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def tiny(fixtures_dir: Path) -> ProcessorReference:
+def tiny(fixtures_dir: ReferenceFiles) -> ProcessorReference:
     return load_processor(fixtures_dir / "n1_7_tiny").with_borders()
 
 
 @pytest.fixture(scope="module", params=["n1_7_tiny", "n1_7_tiny_variant"])
-def reference(request: pytest.FixtureRequest, fixtures_dir: Path) -> ProcessorReference:
+def reference(request: pytest.FixtureRequest, fixtures_dir: ReferenceFiles) -> ProcessorReference:
     return load_processor(fixtures_dir / request.param).with_borders()
 
 
 def make_pipeline(reference: ProcessorReference, sample: int, **changes: Any) -> Pipeline:
     options = replace(reference.options, **changes.pop("options", {}))
     images = QwenImages(options, min_pixels=4096, max_pixels=1048576)
-    return reference.pipeline(sample, images, N1_7_PROMPT, options=options, **changes)
+    return reference.pipeline(sample, images, N1_7.prompt, options=options, **changes)
 
 
 def make_samples(reference: ProcessorReference) -> list[dict[str, torch.Tensor]]:
@@ -194,9 +195,8 @@ def test_malformed_observations_are_refused(tiny: ProcessorReference, changes: d
         )
     else:
         observation = replace(observation, images={"image": observation.images["image"]})
-    for check in (pipeline.encode, lambda seen: check_observation(seen, pipeline.embodiment)):
-        with pytest.raises(ObservationError, match=message):
-            check(observation)
+    with pytest.raises(ObservationError, match=message):
+        pipeline.encode(observation)
 
 
 def test_a_pose_without_rotation_is_refused_by_name(tiny: ProcessorReference):
@@ -227,8 +227,8 @@ def test_an_action_that_counts_from_an_unused_state_is_refused(tiny: ProcessorRe
         make_pipeline(tiny, DROID, model=keys)
 
 
-def test_the_tokenizer_of_another_model_is_refused(tiny: ProcessorReference, fixtures_dir: Path):
+def test_the_tokenizer_of_another_model_is_refused(tiny: ProcessorReference, fixtures_dir: ReferenceFiles):
     pipeline = make_pipeline(tiny, LIBERO)
-    other = PromptTokenizer.from_file(fixtures_dir / "n1_6_tiny" / "backbone" / "tokenizer.json", N1_7_PROMPT)
+    other = PromptTokenizer.from_file(fixtures_dir / "n1_6_tiny" / "backbone" / "tokenizer.json", N1_7.prompt)
     with pytest.raises(CheckpointError, match="359 entries with image token 352, the model expects at most 354"):
         Pipeline(pipeline.embodiment, {"state": {}, "action": {}}, pipeline.inputs, other, 0)

@@ -8,9 +8,16 @@ import av
 import numpy as np
 import pytest
 
-from gr00t_training.dataset import encoders
-from gr00t_training.dataset.encoders import VideoEncoder, check_encoder
-from gr00t_training.dataset.video import VideoCache, VideoCodec, VideoReader, VideoSettings, VideoWriter, count_frames
+from gr00t_training.dataset.media import encoders
+from gr00t_training.dataset.media.encoders import VideoEncoder, check_encoder
+from gr00t_training.dataset.media.video import (
+    VideoCache,
+    VideoCodec,
+    VideoReader,
+    VideoSettings,
+    VideoWriter,
+    count_frames,
+)
 from gr00t_training.errors import ConfigError, DatasetError
 
 
@@ -34,7 +41,7 @@ def test_every_frame_comes_back_at_its_index_and_time(tmp_path, codec, fps):
     np.testing.assert_allclose(reader.read(order).mean(axis=(1, 2, 3)), [levels[i] for i in order], atol=1.5)
 
 
-def test_colour_survives(tmp_path):
+def test_color_survives(tmp_path):
     image = np.zeros((32, 48, 3), np.uint8)
     image[:, :16], image[:, 16:32], image[:, 32:] = (200, 30, 30), (30, 200, 30), (30, 30, 200)
     video = VideoWriter(tmp_path / "a.mp4", 32, 48, 10, VideoSettings())
@@ -80,7 +87,7 @@ def test_frame_outside_the_file_is_refused(tmp_path):
     write_levels(tmp_path / "a.mp4", [20, 30])
     reader = VideoReader(tmp_path / "a.mp4")
     for index in (-1, 2):
-        with pytest.raises(DatasetError, match=f"a.mp4: frame {index} asked, the file has 2"):
+        with pytest.raises(DatasetError, match=f"a.mp4: frame {index} requested, the file has 2"):
             reader.read([index])
 
 
@@ -158,3 +165,20 @@ def test_full_disk_is_an_os_error_when_only_the_end_is_written():
     video.add(np.zeros((32, 48, 3), np.uint8))
     with pytest.raises(OSError, match="No space left"):
         video.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lerobot_v20_gr1/videos/chunk-000/observation.images.ego_view/episode_000004.mp4",
+        "lerobot_v21_reference/videos/chunk-000/observation.images.wrist/episode_000001.mp4",
+    ],
+)
+def test_frames_equal_those_of_torchcodec(data_dir, name):
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError) as error:  # it loads ffmpeg's libraries of the system
+        pytest.skip(f"torchcodec: {str(error).strip().splitlines()[0]}")
+    reader, decoder = VideoReader(data_dir / name), VideoDecoder(data_dir / name, dimension_order="NHWC")
+    indices = [0, 1, *range(20, 30), reader.num_frames - 1, 7]
+    assert np.array_equal(reader.read(indices), decoder.get_frames_at(indices).data.numpy())

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an embodiment, its statistics and the options of the transforms fit the sizes of a model of N1.6 or N1.7."""
+"""Check that embodiment, statistics and options of the transforms fit the sizes of a model of N1.6 or N1.7."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from gr00t_training.errors import CheckpointError
 from gr00t_training.model.config import Gr00tConfig
 from gr00t_training.transforms.pipeline import Statistics
 from gr00t_training.transforms.processor import ProcessorOptions
+from gr00t_training.types import KeyKind, KeyRef
+
+RELATIVE_ACTION = "relative_action"  # statistics of actions that count from the state
 
 
 def check_fit(
@@ -21,7 +24,7 @@ def check_fit(
     embodiment: Embodiment,
     statistics: Statistics,
 ) -> None:
-    """Hold everything that has a size against the model; N1 and N1.5 are left to their transforms.
+    """Compare all sizes with those of the model; those of N1 and N1.5 are checked by their transforms.
 
     Raises:
         CheckpointError: names what is too wide, too long or missing.
@@ -37,7 +40,7 @@ def check_fit(
 
 
 def check_options(config: Gr00tConfig, options: ProcessorOptions) -> None:
-    """Hold the widths of the transforms against those of the model.
+    """Compare the widths of the transforms with those of the model.
 
     Raises:
         ValueError: they differ.
@@ -56,11 +59,8 @@ def check_options(config: Gr00tConfig, options: ProcessorOptions) -> None:
 
 def _check_embodiment(config: Gr00tConfig, embodiment: Embodiment) -> None:
     head, name = config.action_head, f"embodiment '{embodiment.name}'"
-    for kind, keys, room in (
-        ("state", [embodiment.state[key] for key in embodiment.state_keys], head.state_dim),
-        ("action", [embodiment.action[key] for key in embodiment.action_keys], head.action_dim),
-    ):
-        width = sum(_model_dim(key) for key in keys)
+    for kind, room in ((KeyKind.STATE, head.state_dim), (KeyKind.ACTION, head.action_dim)):
+        width = sum(_model_dim(embodiment.vectors(kind)[key]) for key in embodiment.used(kind))
         if width > room:
             raise ValueError(
                 f"{name}: {kind} has {width} channels, the model has room for {room} (max_{kind}_dim); use fewer keys"
@@ -79,25 +79,30 @@ def _check_embodiment(config: Gr00tConfig, embodiment: Embodiment) -> None:
 
 
 def _check_statistics(embodiment: Embodiment, statistics: Statistics) -> None:
-    for kind, keys in (("state", embodiment.state_keys), ("action", embodiment.action_keys)):
-        for key in keys:
-            vector: VectorKey = getattr(embodiment, kind)[key]
-            source = "relative_action" if kind == "action" and vector.relative_to else kind
-            found = statistics.get(source, {}).get(key)
-            if found is None and vector.normalization in (None, Normalization.SIN_COS):
-                continue
-            if found is None:
-                raise ValueError(f"statistics lack {source}.{key} of embodiment '{embodiment.name}'; compute them anew")
-            if found.dim != vector.dim:
-                raise ValueError(
-                    f"statistics of {source}.{key} have {found.dim} channels, embodiment '{embodiment.name}' has "
-                    f"{vector.dim}; take the statistics of its dataset"
-                )
-            if source == "relative_action" and found.min.ndim == 2 and len(found.min) < embodiment.action_horizon:
-                raise ValueError(
-                    f"statistics of {source}.{key} are of {len(found.min)} steps, the action horizon of "
-                    f"'{embodiment.name}' is {embodiment.action_horizon}; compute them for that horizon"
-                )
+    for ref, vector in embodiment.used_vectors():
+        source = statistics_of(ref, vector)
+        found = statistics.get(source, {}).get(ref.key)
+        if found is None and vector.normalization in (None, Normalization.SIN_COS):
+            continue
+        if found is None:
+            raise ValueError(
+                f"statistics of {source}.{ref.key} of embodiment '{embodiment.name}' are missing; compute them again"
+            )
+        if found.dim != vector.dim:
+            raise ValueError(
+                f"statistics of {source}.{ref.key} have {found.dim} channels, embodiment '{embodiment.name}' has "
+                f"{vector.dim}; take the statistics of its dataset"
+            )
+        if source == RELATIVE_ACTION and found.min.ndim == 2 and len(found.min) < embodiment.action_horizon:
+            raise ValueError(
+                f"statistics of {source}.{ref.key} have {len(found.min)} steps, the action horizon of "
+                f"'{embodiment.name}' is {embodiment.action_horizon}; compute them for that horizon"
+            )
+
+
+def statistics_of(ref: KeyRef, vector: VectorKey) -> str:
+    """Return the part of a checkpoint's statistics that a key is scaled by."""
+    return RELATIVE_ACTION if ref.kind is KeyKind.ACTION and vector.relative_to else ref.kind.value
 
 
 def _model_dim(key: VectorKey) -> int:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's folder holds, from its JSON files and the headers of its weights alone."""
+"""Describe the content of a checkpoint's folder from its JSON files and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from gr00t_training.checkpoint.description import PROMPTS
+from gr00t_training.checkpoint.adapter import is_adapter, read_adapter
+from gr00t_training.checkpoint.fit import statistics_of
 from gr00t_training.checkpoint.folder import Folder, read_folder
-from gr00t_training.checkpoint.tokenizer import stored_tokenizer
+from gr00t_training.checkpoint.tokenizer import tokenizer_file
 from gr00t_training.checkpoint.weight_files import StoredWeights, find_weights, type_name
-from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment, VectorKey
 from gr00t_training.errors import CheckpointError
 from gr00t_training.model.config import Gr00tConfig
-from gr00t_training.published import fitting_data_configs
+from gr00t_training.upstream import fitting_data_configs
 
-NOT_USED = "not used"  # weights that no action needs
-_OTHER = "unknown"  # weights that the model has not
+NOT_USED = "not used"  # weights that actions do not need
+_OTHER = "unknown"  # weights that are not part of the model
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class KeyReport:
 
     kind: str  # video, state or action
     key: str
-    dim: int | None = None  # channels; None: a camera, or not told
-    scaling: str = ""  # how it is normalised
-    form: str = ""  # what it is counted from, size of images
+    dim: int | None = None  # channels; None: a camera, or unknown
+    scaling: str = ""  # kind of normalization
+    form: str = ""  # reference of relative keys, size of images
     lowest: float | None = None  # in the statistics, of all channels
     highest: float | None = None
     num_constant: int = 0  # channels that never move in the statistics
@@ -57,7 +58,7 @@ class EmbodimentReport:
     tag: str
     projector: int | None  # row of the model's tables
     name: str | None  # of the embodiment that was trained here
-    fps: int | None  # [Hz]; None: not told
+    fps: int | None  # [Hz]; None: unknown
     action_horizon: int | None  # ticks
     video_history: list[int]
     state_history: list[int]
@@ -82,6 +83,7 @@ class CheckpointReport:
     options: dict[str, Any]  # of the transforms of N1.6 and N1.7
     versions: dict[str, Any]
     embodiments: list[EmbodimentReport]
+    base: str = ""  # of an adapter
 
 
 def describe_checkpoint(path: Path) -> CheckpointReport:
@@ -90,23 +92,24 @@ def describe_checkpoint(path: Path) -> CheckpointReport:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    folder, weights = read_folder(path, needs_statistics=False), find_weights(path)
-    prompt_format, tokenizer = PROMPTS[folder.config.model_type], stored_tokenizer(path)
-    tags = folder.tags
-    if folder.embodiment and folder.embodiment.tag not in tags:
-        tags.append(folder.embodiment.tag)
+    folder = read_folder(path, needs_statistics=False)
+    adapter = read_adapter(path) if is_adapter(path) else None
+    weights = StoredWeights(adapter.tensors, None) if adapter else find_weights(path)
+    tokenizer = tokenizer_file(path)
+    tags = list(dict.fromkeys([*folder.tags, *folder.embodiments]))
     return CheckpointReport(
         path=str(path),
-        family=prompt_format.model,
-        model_type=folder.config.model_type,
+        family=folder.family.name,
+        model_type=folder.family.model_type,
         sizes=_sizes(folder.config),
         files=[file.name for file in weights.files],
         parts=_parts(folder, weights),
         tokenizer=str(tokenizer.relative_to(path)) if tokenizer else None,
-        tokenizer_source=prompt_format.base,
+        tokenizer_source=folder.family.prompt.base,
         options=dict(vars(folder.options)) if folder.options else {},
         versions=dict(folder.versions),
         embodiments=[_embodiment(folder, tag) for tag in tags],
+        base=adapter.base.path if adapter else "",
     )
 
 
@@ -126,6 +129,7 @@ def _sizes(config: Gr00tConfig) -> dict[str, Any]:
         "action_horizon": head.action_horizon,
         "num_embodiments": head.num_embodiments,
         "denoising_steps": head.num_steps,
+        **({"rtc_max_delay": head.rtc_max_delay} if head.rtc_max_delay else {}),
     }
 
 
@@ -153,14 +157,13 @@ def _embodiment(folder: Folder, tag: str) -> EmbodimentReport:
     embodiment, problem = None, ""
     try:
         statistics = folder.statistics(tag)
-        if folder.embodiment and folder.embodiment.tag == tag:
-            embodiment = folder.embodiment
-        elif folder.options:
+        embodiment = folder.embodiments.get(tag)
+        if embodiment is None and folder.options:
             embodiment = folder.derive(tag, fps=1)
     except CheckpointError as error:
         problem = str(error)
     entry = folder.metadata.get(tag) or {}
-    is_trained_here = embodiment is not None and embodiment is folder.embodiment
+    is_trained_here = embodiment is not None and tag in folder.embodiments
     return EmbodimentReport(
         tag=tag,
         projector=folder.projectors.get(tag),
@@ -184,13 +187,10 @@ def _keys(embodiment: Embodiment, statistics: Mapping[str, Mapping[str, KeyStati
         for size in (embodiment.video[key],)
     ]
     vectors = []
-    for kind, keys in (("state", embodiment.state_keys), ("action", embodiment.action_keys)):
-        for key in keys:
-            vector: VectorKey = getattr(embodiment, kind)[key]
-            source = "relative_action" if kind == "action" and vector.relative_to else kind
-            scaling = vector.normalization.value if vector.normalization else ""
-            found = statistics.get(source, {}).get(key)
-            vectors.append(KeyReport(kind, key, vector.dim, scaling, _form(vector), **_range(found)))
+    for ref, vector in embodiment.used_vectors():
+        scaling = vector.normalization.value if vector.normalization else ""
+        found = statistics.get(statistics_of(ref, vector), {}).get(ref.key)
+        vectors.append(KeyReport(ref.kind.value, ref.key, vector.dim, scaling, _form(vector), **_range(found)))
     return cameras + vectors
 
 

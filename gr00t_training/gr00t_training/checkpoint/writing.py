@@ -1,22 +1,25 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's folder written: complete or not at all."""
+"""Write a checkpoint's folder atomically."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-from collections.abc import Callable, Mapping
-from importlib import metadata as package_metadata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from gr00t_training.checkpoint import weight_files
 from gr00t_training.checkpoint.description import Checkpoint
 from gr00t_training.checkpoint.files import (
     CONFIG_FILE,
     EMBODIMENT_FILE,
+    EMBODIMENTS_FILE,
     METADATA_FILE,
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
@@ -28,14 +31,17 @@ from gr00t_training.checkpoint.files import (
 )
 from gr00t_training.checkpoint.folder import FORMAT
 from gr00t_training.checkpoint.processor import dump_processor, read_modalities
-from gr00t_training.checkpoint.weight_files import MAX_SHARD_BYTES, write_weights
+from gr00t_training.checkpoint.weight_files import MAX_SHARD_BYTES
 from gr00t_training.embodiment import Embodiment, VectorKey, to_mapping
 from gr00t_training.errors import CheckpointError, ConfigError
+from gr00t_training.io.files import copy_regular
+from gr00t_training.io.version import suite_version
 from gr00t_training.model.config import Gr00tConfig
-from gr00t_training.model.gr00t import Family, Gr00tModel, family
-from gr00t_training.model.weights import published_weights
-from gr00t_training.published import modality_differences, modality_from_embodiment
+from gr00t_training.model.families import ModelFamily
+from gr00t_training.model.gr00t import Gr00tModel
 from gr00t_training.transforms.pipeline import Statistics
+from gr00t_training.transforms.processor import ProcessorOptions
+from gr00t_training.upstream import modality_differences, modality_from_embodiment
 
 
 def save_checkpoint(
@@ -43,33 +49,40 @@ def save_checkpoint(
     checkpoint: Checkpoint,
     model: Gr00tModel,
     *,
+    weights: Mapping[str, Tensor] | None = None,
+    write_weights: Callable[[Path], None] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     add_files: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a checkpoint's folder; it appears complete or not at all.
+    """Write a checkpoint's folder. Atomic: a crash leaves the complete folder or none.
 
     Args:
         path: folder to make; must not exist.
-        checkpoint: what to write beside the weights.
-        model: weights.
-        dtype: of the weights; None: the model's.
+        checkpoint: everything to write except the weights.
+        model: to save.
+        weights: under the model's names; None: those that the model has.
+        write_weights: writes the weights into the folder instead, in another form (an adapter).
+        dtype: of the weights; None: as they are.
         max_shard_bytes: weights are split into files of at most this size.
-        add_files: writes more files into the folder before it appears (optimizer state and the like).
+        add_files: writes more files into the folder before it appears (such as the optimizer state).
 
     Returns:
         `path`.
 
     Raises:
-        CheckpointError: the folder exists, or the disk refuses.
+        CheckpointError: the folder exists, or cannot be written.
     """
 
     def fill(folder: Path) -> None:
         _write_descriptions(folder, checkpoint)
-        names = family(checkpoint.config.model_type).names
-        weights = {name: weight.detach() for name, weight in published_weights(model, names).items()}
-        layout = {name: (dtype or weight.dtype, tuple(weight.shape)) for name, weight in weights.items()}
-        write_weights(folder, layout, lambda name: weights[name].to(layout[name][0]), max_shard_bytes)
+        if write_weights:
+            write_weights(folder)
+        else:
+            names = checkpoint.family.names
+            found = {names.to_published(name): w.detach() for name, w in (weights or model.state_dict()).items()}
+            layout = {name: (dtype or weight.dtype, tuple(weight.shape)) for name, weight in found.items()}
+            weight_files.write_weights(folder, layout, lambda name: found[name].to(layout[name][0]), max_shard_bytes)
         if add_files:
             add_files(folder)
 
@@ -77,10 +90,10 @@ def save_checkpoint(
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:
-    """Make a folder with what `fill` writes into it; it appears complete or not at all.
+    """Make a folder with the files that `fill` writes. Atomic: a crash leaves the complete folder or none.
 
     Raises:
-        CheckpointError: the folder exists, or the disk refuses.
+        CheckpointError: the folder exists, or cannot be written.
     """
     if path.exists():
         raise CheckpointError(f"{path}: exists already; choose another folder or remove it")
@@ -93,7 +106,7 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:
         partial.rename(path)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"{path}: cannot be written ({error}); check space and rights") from error
+        raise CheckpointError(f"{path}: cannot be written ({error}); check free space and permissions") from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -131,62 +144,77 @@ def embodiment_metadata(embodiment: Embodiment, statistics: Statistics) -> dict[
     }
 
 
+def embodiment_files(embodiments: Sequence[Embodiment]) -> dict[str, Mapping[str, Any]]:
+    """Return the file that holds the trained embodiments, by name."""
+    if len(embodiments) == 1:
+        return {EMBODIMENT_FILE: to_mapping(embodiments[0])}
+    return {EMBODIMENTS_FILE: {"embodiments": [to_mapping(embodiment) for embodiment in embodiments]}}
+
+
 def _write_descriptions(folder: Path, checkpoint: Checkpoint) -> None:
-    kind = family(checkpoint.config.model_type)
+    kind = checkpoint.family
     model_json, vlm_json = kind.dump(checkpoint.config)
     files: dict[str, Mapping[str, Any]] = {
         CONFIG_FILE: model_json,
-        EMBODIMENT_FILE: to_mapping(checkpoint.embodiment),
+        **embodiment_files([trained.embodiment for trained in checkpoint.trained]),
         PROJECTORS_FILE: dict(checkpoint.projectors),
-        VERSIONS_FILE: {"format": FORMAT, "gr00t_training": _own_version(), "torch": str(torch.__version__)},
+        VERSIONS_FILE: _versions(),
         **(_processor_files(checkpoint) if checkpoint.options else _metadata_files(checkpoint)),
     }
-    # folders of N1.6 and N1.7 are as the release knows them unless the sizes are others than the release's
-    if not checkpoint.options or _has_own_sizes(kind, model_json, checkpoint.config):
+    if not kind.omits_released_sizes or _has_own_sizes(kind, model_json, checkpoint.config):
         files[kind.vlm_file] = vlm_json
     for name, content in files.items():
         write_json(folder / name, content)
-    shutil.copyfile(checkpoint.tokenizer, folder / TOKENIZER_FILE)
+    copy_regular(checkpoint.tokenizer, folder / TOKENIZER_FILE, CheckpointError)
+
+
+def _versions() -> dict[str, Any]:
+    found = {"format": FORMAT, "gr00t_training": suite_version(), "torch": str(torch.__version__)}
+    found["python"] = platform.python_version()
+    if torch.cuda.is_initialized():
+        found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
+    return found
 
 
 def _metadata_files(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
-    """Return what N1 and N1.5 say of embodiments."""
-    entry = embodiment_metadata(checkpoint.embodiment, checkpoint.statistics)
-    return {METADATA_FILE: {**checkpoint.metadata, checkpoint.embodiment.tag: entry}}
+    """Return the files of N1 and N1.5 that describe embodiments."""
+    entries = {trained.embodiment.tag: embodiment_metadata(*trained) for trained in checkpoint.trained}
+    return {METADATA_FILE: {**checkpoint.metadata, **entries}}
 
 
 def _processor_files(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
-    """Return what N1.6 and N1.7 say of embodiments and transforms."""
-    tag, options = checkpoint.embodiment.tag, checkpoint.options
-    assert options
-    statistics = {
-        kind: {key: values.to_mapping() for key, values in keys.items()} for kind, keys in checkpoint.statistics.items()
-    }
+    """Return the files of N1.6 and N1.7 that describe embodiments and transforms."""
+    options = checkpoint.options
+    assert options and checkpoint.family.processor
     modalities = read_modalities(checkpoint.processor, Path(PROCESSOR_FILE)) if checkpoint.processor else {}
-    modality = modality_from_embodiment(checkpoint.embodiment)
-    if tag not in modalities or _differ(checkpoint, modalities[tag], statistics):
-        modalities[tag] = modality
-    model_type = checkpoint.config.model_type
+    entries = {}
+    for embodiment, found in checkpoint.trained:
+        tag = embodiment.tag
+        statistics = {kind: {key: values.to_mapping() for key, values in keys.items()} for kind, keys in found.items()}
+        if tag not in modalities or _differ(options, modalities[tag], statistics, embodiment):
+            modalities[tag] = modality_from_embodiment(embodiment)
+        entries[tag] = statistics
     files: dict[str, Mapping[str, Any]] = {
-        PROCESSOR_FILE: dump_processor(checkpoint.processor, model_type, options, modalities),
-        STATISTICS_FILE: {**checkpoint.metadata, tag: statistics},
+        PROCESSOR_FILE: dump_processor(checkpoint.processor, checkpoint.family.processor, options, modalities),
+        STATISTICS_FILE: {**checkpoint.metadata, **entries},
     }
     if checkpoint.preprocessor:
         files[PREPROCESSOR_FILE] = checkpoint.preprocessor
     return files
 
 
-def _differ(checkpoint: Checkpoint, modality: Mapping[str, Any], statistics: Mapping[str, Any]) -> bool:
-    """Whether the description that was read says something else than the embodiment; the same is written as it was."""
-    assert checkpoint.options
+def _differ(
+    options: ProcessorOptions, modality: Mapping[str, Any], statistics: Mapping[str, Any], embodiment: Embodiment
+) -> bool:
+    """Whether the description that was read differs from the embodiment; an equal one is written unchanged."""
     try:
-        return bool(modality_differences(modality, checkpoint.options, statistics, checkpoint.embodiment))
+        return bool(modality_differences(modality, options, statistics, embodiment))
     except ConfigError:  # its keys are not those of the statistics
         return True
 
 
-def _has_own_sizes(kind: Family, model_json: Mapping[str, Any], config: Gr00tConfig) -> bool:
-    """Whether the vision-language model has other sizes than the release's."""
+def _has_own_sizes(kind: ModelFamily, model_json: Mapping[str, Any], config: Gr00tConfig) -> bool:
+    """Whether the sizes of the vision-language model differ from those of the release."""
     try:
         return kind.parse(model_json, None) != config
     except CheckpointError:  # config.json alone contradicts the sizes of the release
@@ -194,15 +222,8 @@ def _has_own_sizes(kind: Family, model_json: Mapping[str, Any], config: Gr00tCon
 
 
 def _flush(folder: Path) -> None:
-    """Put all files of a folder on the disk, so that a power cut after the rename leaves no empty ones."""
+    """Sync all files of a folder, so that a power cut after the rename leaves no empty files."""
     for file in folder.rglob("*"):
         if file.is_file():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-
-
-def _own_version() -> str:
-    try:
-        return package_metadata.version("gr00t_training")
-    except package_metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"

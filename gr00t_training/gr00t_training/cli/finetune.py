@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Command `gr00t_finetune`: train a GR00T model on a LeRobot v2.x dataset, on one device."""
+"""Command `gr00t_finetune`: train a GR00T model on LeRobot datasets, on one device or several (see torchrun)."""
 
 from __future__ import annotations
 
@@ -8,151 +8,146 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-
-from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model, new_checkpoint
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.embodiment import Embodiment, VideoKey, load_embodiment
-from gr00t_training.errors import ConfigError, Gr00tError
-from gr00t_training.loader import check_match, dataset_statistics
-from gr00t_training.model.config import VARIANTS
-from gr00t_training.model.gr00t import Gr00tModel
+from gr00t_training.cli.arguments import num_cores
+from gr00t_training.cli.command import StopRequest, run_command, shown_name
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.dataset.episode_ranges import ranges_text
+from gr00t_training.embodiment import Embodiment
+from gr00t_training.model.families import variants
 from gr00t_training.settings import add_arguments, from_arguments
-from gr00t_training.trainer import Trainer, TrainerSettings, saved_checkpoints, saved_settings
+from gr00t_training.train.data.selection import Selection
+from gr00t_training.train.distributed import PARALLEL, end_launched, is_launched, run_launched
+from gr00t_training.train.finetune import FinetuneRun, check_finetuning, prepare_finetuning, starting_trainer
+from gr00t_training.train.recipes import read_recipe, recipe_text, recipes
+from gr00t_training.train.settings import SECTIONS, FinetuneSettings, TrainerSettings
+from gr00t_training.types import KeyKind
 
-logger = logging.getLogger(__name__)
+NAME = "gr00t_finetune"
+_INTERRUPTED = "interrupted before the first step was done; nothing new was saved"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; return 0, or 2 after an error on one line."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        path = finetune(options)
-    except Gr00tError as error:
-        print(f"gr00t_finetune: error: {error}", file=sys.stderr)
-        return 2
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"gr00t_finetune: error: {str(error).splitlines()[0]} Lower --batch-size.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("gr00t_finetune: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
-    print(f"saved {path}")
-    return 0
+    """Train; return 0 or the code of `run_command`.
 
-
-def finetune(options: argparse.Namespace) -> Path:
-    """Run the training that the command line asks for; return the last checkpoint.
-
-    Raises:
-        Gr00tError: options, dataset and model do not fit each other, or training failed.
+    A signal saves a checkpoint first. Then Ctrl-C ends with 130; SIGTERM and SIGUSR1, with which a cluster takes a
+    machine back, end with 0.
     """
-    saved = saved_checkpoints(options.output_dir)
-    if saved and not options.resume:
-        raise ConfigError(f"{options.output_dir}: has {saved[-1].name} already; pass --resume or another --output-dir")
-    settings = from_arguments(TrainerSettings, _with_defaults(options, saved[-1] if saved else None))
-    dataset = LeRobotDataset(options.dataset_path)
-    embodiment = _embodiment(options, dataset)
-    check_match(dataset, embodiment)
+    if not is_launched():
+        return run_command(NAME, lambda: _run(arguments), interrupted=_INTERRUPTED)
     try:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{options.output_dir}: cannot be made ({error.strerror}); choose another folder") from error
-    resumed = saved[-1] if saved else None
-    checkpoint, model = _resume(resumed, embodiment) if resumed else _start(options, settings, dataset, embodiment)
-    trainer = Trainer(settings, dataset, checkpoint, model, options.output_dir)
-    if resumed:
-        trainer.resume(resumed)
-        logger.info("resuming %s at step %d", resumed, trainer.step)
-    elif options.resume:
-        logger.info("%s holds no checkpoint yet, starting anew", options.output_dir)
-    _print_sizes(trainer, dataset, embodiment)
-    return trainer.train()
+        code = run_command(NAME, lambda: run_launched(lambda: _run(arguments)), interrupted=_INTERRUPTED)
+    except SystemExit as error:  # of the parser, or because another process failed
+        code = error.code if isinstance(error.code, int) else 0
+    return end_launched(code)
 
 
-def _with_defaults(options: argparse.Namespace, resumed: Path | None) -> argparse.Namespace:
-    """Fill in trainer settings that the command line leaves open: those of the run that goes on, if there is one."""
-    defaults = saved_settings(resumed) if resumed else {}
-    if options.variant and not resumed:
-        defaults["tune_llm"] = True  # fresh weights: a frozen part would stay noise
-    return argparse.Namespace(**{**defaults, **vars(options)})
+def _run(arguments: Sequence[str] | None) -> int:
+    settings, options = _parse(arguments)
+    if options.print_config:
+        print(recipe_text(settings, settings.trainer or TrainerSettings()), end="")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.check:
+        report = check_finetuning(settings, jobs=num_cores())
+        print(report)
+        report.refuse_no_go()
+        return 0
+    run: FinetuneRun | None = None
+    notice = f"{shown_name(NAME)}: saving a checkpoint after this step; press Ctrl-C again to end at once"
+    if is_launched():
+        notice = ""  # the launcher also stops processes because another one failed
+    with StopRequest(notice, lambda: run is not None and run.has_progress) as stop:
+        run = prepare_finetuning(settings)
+        print(_describe(run), flush=True)
+        result = run.train(should_stop=lambda: bool(stop))
+    print(f"saved {result.checkpoint}", flush=True)
+    if result.best:
+        print(f"best {result.best.checkpoint} (validation loss {result.best.loss:.4f})", flush=True)
+    if result.is_complete:
+        return 0
+    print(f"{shown_name(NAME)}: interrupted at {result.checkpoint.name}; --resume continues from it", file=sys.stderr)
+    return stop.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gr00t_finetune", description=__doc__)
-    parser.add_argument("--dataset-path", type=Path, required=True, help="Folder of the dataset.")
-    parser.add_argument("--output-dir", type=Path, required=True, help="Gets checkpoints and TensorBoard logs.")
+def _parse(arguments: Sequence[str] | None) -> tuple[FinetuneSettings, argparse.Namespace]:
+    """Return the settings, and the options that are none."""
+    parser = CommandParser(NAME, description=__doc__)
+    add_arguments(parser, FinetuneSettings, choices={"variant": list(variants())})
+    parser.add_old_spelling("--dataset-path", "--dataset")
+    for name in ("--output-dir", "-o"):
+        parser.add_old_spelling(name, "--output")
+    parser.add_old_spelling("--base-model-path", "--base-model")
     parser.add_argument(
-        "--embodiment", help="Name of a shipped embodiment or its file (default: the one stored in the dataset)."
+        "--recipe", metavar="RECIPE", help=f"Settings for a kind of machine: {', '.join(recipes())}, or a YAML file."
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--base-model-path", type=Path, help="Folder of the checkpoint to start from.")
-    source.add_argument(
-        "--variant",
-        choices=list(VARIANTS),
-        help="Start from fresh weights of this size; the language model trains too.",
-    )
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, for a model that has none.")
-    parser.add_argument("--resume", action="store_true", help="Continue from the last checkpoint of --output-dir.")
-    add_arguments(parser, TrainerSettings)
-    return parser
+    parser.add_argument("--print-config", action="store_true", help="Print all settings as a recipe, and end.")
+    text = "Check dataset, embodiment, statistics, prompts and disk, draw some samples, and end; trains nothing."
+    parser.add_argument("--check", action="store_true", help=text)
+    add_arguments(parser, TrainerSettings, choices={"parallel": PARALLEL}, sections=SECTIONS)
+    options = parser.parse_args(arguments)
+    recipe = read_recipe(options.recipe) if options.recipe else {}
+    settings = from_arguments(FinetuneSettings, options, given=recipe)
+    trainer = from_arguments(TrainerSettings, options, base=starting_trainer(settings), given=recipe)
+    return from_arguments(FinetuneSettings, options, given={**recipe, "trainer": trainer}), options
 
 
-def _embodiment(options: argparse.Namespace, dataset: LeRobotDataset) -> Embodiment:
-    if options.embodiment:
-        return load_embodiment(options.embodiment)
-    if dataset.embodiment is None:
-        raise ConfigError(f"{dataset.path}: holds no embodiment (another tool wrote it); pass --embodiment")
-    return dataset.embodiment
-
-
-def _start(
-    options: argparse.Namespace, settings: TrainerSettings, dataset: LeRobotDataset, embodiment: Embodiment
-) -> tuple[Checkpoint, Gr00tModel]:
-    statistics = dataset_statistics(dataset, embodiment)
-    if options.base_model_path:
-        checkpoint = load_checkpoint(
-            options.base_model_path, embodiment=embodiment, statistics=statistics, tokenizer=options.tokenizer
-        )
-        return checkpoint, load_model(checkpoint)
-    if not options.variant:
-        raise ConfigError("nothing to train: pass --base-model-path (a checkpoint) or --variant (fresh weights)")
-    checkpoint = new_checkpoint(options.variant, embodiment, statistics, tokenizer=options.tokenizer)
-    torch.manual_seed(settings.seed)
-    return checkpoint, Gr00tModel(checkpoint.config)
-
-
-def _resume(path: Path, embodiment: Embodiment) -> tuple[Checkpoint, Gr00tModel]:
-    checkpoint = load_checkpoint(path, embodiment=embodiment)
-    return checkpoint, load_model(checkpoint)
-
-
-def _print_sizes(trainer: Trainer, dataset: LeRobotDataset, embodiment: Embodiment) -> None:
+def _describe(run: FinetuneRun) -> str:
+    trainer = run.trainer
     parameters = list(trainer.model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    print(
-        f"dataset     {len(dataset.episodes)} episodes, {dataset.num_frames} rows at {dataset.fps:g} Hz\n"
-        f"embodiment  {embodiment.name} ({embodiment.fingerprint()}), projector tag {embodiment.tag}\n"
-        f"state       {_widths(embodiment, 'state')}\n"
-        f"action      {_widths(embodiment, 'action')}, horizon {embodiment.action_horizon}\n"
-        f"video       {', '.join(f'{key} {size.width}x{size.height}' for key, size in _cameras(embodiment))}\n"
-        f"model       {sum(p.numel() for p in parameters) / 1e6:.1f} M parameters, {trained / 1e6:.1f} M train, "
+    sources, shares = trainer.samples.sources, trainer.samples.mixture.shares
+    held_out = [(source.episodes(), len(source)) for source in trainer.held_out]
+    counts = [len(source) for source in sources]
+    counts = [count + rows for count, (_, rows) in zip(counts, held_out, strict=True)] if held_out else counts
+    datasets = [_dataset(*each) for each in zip(run.data, counts, shares, strict=True)]
+    validated = [
+        f"validation  {len(episodes)} episodes ({ranges_text(episodes)}), {rows} rows held out\n"
+        for episodes, rows in held_out
+    ]
+    embodiments = [_embodiment(trained.embodiment) for trained in run.checkpoint.trained]
+    return (
+        "".join(datasets + validated + embodiments)
+        + f"model       {sum(p.numel() for p in parameters) / 1e6:.1f} M parameters, {trained / 1e6:.1f} M train, "
         f"on {trainer.device}\n"
-        f"steps       {trainer.step} to {trainer.settings.max_steps} of {trainer.settings.batch_size} samples",
-        flush=True,
+        f"steps       {trainer.step} to {trainer.settings.max_steps} of {trainer.settings.batch_size} samples"
     )
 
 
-def _widths(embodiment: Embodiment, kind: str) -> str:
-    declared = getattr(embodiment, kind)
-    return ", ".join(f"{key} {declared[key].dim}" for key in getattr(embodiment, f"{kind}_keys"))
+def _dataset(selection: Selection, num_samples: int, share: float) -> str:
+    """Return the line of a dataset; one that is trained on as a whole, alone, needs no share and no path."""
+    dataset, left_out = selection.dataset, list(map(str, selection.left_out))
+    late = sum(stretch.count for stretch in selection.stretches) - num_samples
+    if late:
+        left_out.append(f"{late} rows at the ends of episodes, that start no whole chunk")
+    name = "" if share == 1 else f"{selection.settings.dataset}: {share:.1%} of the samples, "
+    episodes = _of_all(len(selection.episodes), len(dataset.episodes))
+    rows = f"{_of_all(num_samples, dataset.num_frames)} rows"
+    weight, by_person = selection.settings.intervention_weight, ""
+    if weight > 1:
+        rows = f"{num_samples} samples of {dataset.num_frames} rows"
+    if selection.num_corrected is not None:
+        by_person = f", {selection.num_corrected} rows by a person" + (f", {weight} times each" if weight > 1 else "")
+    why = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return f"dataset     {name}{episodes} episodes, {rows} at {dataset.fps:g} Hz{by_person}{why}\n"
 
 
-def _cameras(embodiment: Embodiment) -> list[tuple[str, VideoKey]]:
-    return [(key, embodiment.video[key]) for key in embodiment.video_keys]
+def _of_all(chosen: int, number: int) -> str:
+    return f"{chosen}" if chosen == number else f"{chosen} of {number}"
+
+
+def _embodiment(embodiment: Embodiment) -> str:
+    cameras = [(key, embodiment.video[key]) for key in embodiment.video_keys]
+    return (
+        f"embodiment  {embodiment.name} ({embodiment.fingerprint()}), projector tag {embodiment.tag}\n"
+        f"state       {_widths(embodiment, KeyKind.STATE)}\n"
+        f"action      {_widths(embodiment, KeyKind.ACTION)}, horizon {embodiment.action_horizon}\n"
+        f"video       {', '.join(f'{key} {size.width}x{size.height}' for key, size in cameras)}\n"
+    )
+
+
+def _widths(embodiment: Embodiment, kind: KeyKind) -> str:
+    return ", ".join(f"{key} {embodiment.vectors(kind)[key].dim}" for key in embodiment.used(kind))
 
 
 if __name__ == "__main__":

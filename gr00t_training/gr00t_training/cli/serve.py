@@ -11,54 +11,55 @@ import argparse
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from gr00t_training.embodiment import Embodiment, load_embodiment, shipped_embodiments
-from gr00t_training.errors import Gr00tError
-from gr00t_training.policy import Policy
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command, shown_name
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.embodiment import embodiment_or_tag
+from gr00t_training.errors import ConfigError
+from gr00t_training.io.text import check_instruction, one_line
+from gr00t_training.policy.policy import Policy
 from gr00t_training.serve.access import TOKEN_VARIABLE, bind_address, check_exposure, find_token
 from gr00t_training.serve.server import PolicyServer, ServerSettings
+from gr00t_training.serve.wire import Wire
 from gr00t_training.settings import add_arguments, from_arguments
 
+NAME = "gr00t_serve"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve; return 0 after a signal, or 2 after an error on one line."""
-    options = _parser().parse_args(arguments)
+    """Serve; return 0 after SIGINT or SIGTERM, but 130 or 143 while the checkpoint is still loading."""
+    return run_command(NAME, lambda: _serve(_parser().parse_args(arguments)))
+
+
+def _serve(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        with _signals_restored():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # while the checkpoint is loaded
+    with _signals_restored():
+        try:
             serve(options)
-    except Gr00tError as error:
-        print(f"gr00t_serve: error: {error}", file=sys.stderr)
-        return 2
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"gr00t_serve: error: {str(error).splitlines()[0]} End what else uses the GPU.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass
-    return 0
+        except torch.cuda.OutOfMemoryError as error:
+            raise ConfigError(f"{one_line(error)} End other programs on the GPU.") from error
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Load the policy, run it once, and answer until a signal comes.
+    """Load the policy, run it once, and serve until a signal.
 
     Raises:
         Gr00tError: options, checkpoint and embodiment do not fit each other, or the address cannot be used.
     """
     settings = from_arguments(ServerSettings, options)
+    _check_instruction(options.instruction)
     token = find_token(options.api_token, options.token_file)
-    check_exposure(bind_address(settings.host), token, settings.insecure)  # before a checkpoint is loaded for nothing
+    check_exposure(bind_address(settings.host), token, settings.insecure)  # before the checkpoint is loaded
     policy = Policy.from_checkpoint(
         options.checkpoint,
-        embodiment=_embodiment(options.embodiment),
+        embodiment=embodiment_or_tag(options.embodiment) if options.embodiment else None,
         device=options.device,
         denoising_steps=options.denoising_steps,
         seed=options.seed,
@@ -69,41 +70,46 @@ def serve(options: argparse.Namespace) -> None:
     )
     policy.warm_up(options.instruction)
     name = os.path.basename(os.path.normpath(options.checkpoint))
-    model = policy.checkpoint.config.model_type
-    with PolicyServer(policy, settings, token=token, name=name, model=model) as server:
+    family = policy.checkpoint.family
+    model, wire = family.model_type, Wire(family.wire)
+    with PolicyServer(policy, settings, token=token, name=name, model=model, usual_wire=wire) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
         embodiment = policy.embodiment
         print(
-            f"gr00t_serve: ready at {server.address}: {name} ({model}), embodiment {embodiment.name} "
+            f"{shown_name(NAME)}: ready at {server.address}: {name} ({model}), embodiment {embodiment.name} "
             f"({embodiment.fingerprint()}), {'token required' if token else 'no token'}",
             flush=True,
         )
         server.serve()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gr00t_serve", description=__doc__)
-    parser.add_argument("checkpoint", help="Folder of the checkpoint, or its name on the hub.")
-    parser.add_argument("--embodiment", help="Shipped embodiment, its file, or an embodiment tag of the checkpoint.")
-    parser.add_argument("--data-config", help="With a tag of N1 or N1.5: published choice of keys and scaling.")
-    parser.add_argument("--fps", type=int, help="With a tag of N1.6 or N1.7: tick rate, which their files do not tell.")
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, for a checkpoint that has none.")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto).")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="Of the model (default: bfloat16 on a GPU).")
-    parser.add_argument("--denoising-steps", type=int, help="Steps of the sampler (default: the release's).")
-    parser.add_argument("--seed", type=int, help="Seed of the sampler's noise (default: another each time).")
-    parser.add_argument("--instruction", default="", help="What the robot will be told, to be prepared for it.")
-    parser.add_argument("--token-file", type=Path, help=f"File with the token (default: that of {TOKEN_VARIABLE}).")
-    parser.add_argument("--api-token", help="The token itself; other users of the machine can see it.")
+def _parser() -> CommandParser:
+    parser = CommandParser(NAME, description=__doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Folder of the checkpoint, or hub id.")
+    add(parser, "--embodiment", "Or an embodiment tag of the checkpoint.")
+    add(parser, "--data-config", "With an embodiment tag.")
+    add(parser, "--fps", "With an embodiment tag.")
+    add(parser, "--tokenizer")
+    add(parser, "--device")
+    add(parser, "--dtype", "(default: bfloat16 on a GPU)")
+    add(parser, "--denoising-steps")
+    add(parser, "--seed", "(default: random)")
+    add(parser, "--instruction", "Prepared at the start.")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"File with the token (default: that of {TOKEN_VARIABLE})."
+    )
+    parser.add_argument("--api-token", metavar="TOKEN", help="The token itself; other users of the machine can see it.")
     add_arguments(parser, ServerSettings)
     return parser
 
 
-def _embodiment(name: str | None) -> Embodiment | str | None:
-    """Return the embodiment of that name or file; any other name is a tag, which the checkpoint has to know."""
-    is_ours = name in shipped_embodiments() or Path(name or "").suffix in (".yaml", ".yml", ".json")
-    return load_embodiment(name) if name and is_ours else name
+def _check_instruction(instruction: str | None) -> None:
+    if instruction is not None:
+        try:
+            check_instruction(instruction)
+        except ValueError as error:
+            raise ConfigError(f"--instruction: {error}") from error
 
 
 @contextmanager

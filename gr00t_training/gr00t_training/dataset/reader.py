@@ -4,72 +4,65 @@
 
 `meta/modality.json` cuts the columns into keys; where there is none, as in sets of LeRobot's own, each column is one
 key. A row is paired with the video frame of the same index, whatever its timestamp says (some of NVIDIA's own sets
-count time from the end of a tick). Only what is asked for is opened: a camera without files or a column without use
+count time from the end of a tick). Files are opened only on request: a camera without files or an unused column
 does no harm. `info.json` is believed about paths and features, not about counts.
 """
 
 from __future__ import annotations
 
-import functools
-from collections import OrderedDict
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.places import Episode, Span, read_catalogue
-from gr00t_training.dataset.stats import STATISTIC_NAMES, KeyStatistics, compute_statistics, stack_rows
-from gr00t_training.dataset.trace import Trace, parse_trace
-from gr00t_training.dataset.video import VideoCache
-from gr00t_training.embodiment import (
-    ACTION_COLUMN,
-    IMAGE_COLUMN_PREFIX,
-    STATE_COLUMN,
-    Embodiment,
-    load_embodiment,
-)
+from gr00t_training.dataset.media.video import Pictures, VideoCache, VideoReader
+from gr00t_training.dataset.metadata.features import IMAGE, IMAGES_IN_ROWS, image_size
+from gr00t_training.dataset.metadata.lists import read_statistics, task_text
+from gr00t_training.dataset.metadata.modality import VectorSlice, derived_modality, parse_modality
+from gr00t_training.dataset.metadata.model import Episode, Span, read_metadata
+from gr00t_training.dataset.metadata.rows import RowReader
+from gr00t_training.dataset.quality import EpisodeQuality, parse_quality
+from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, KeyStatistics, compute_statistics, stack_rows
+from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
-
-# Rows of this many episodes stay in memory: about 200 MB for 500 rows of 100 float32 each.
-CACHED_EPISODES = 1000
-
-_DEFAULT_COLUMNS = {"state": STATE_COLUMN, "action": ACTION_COLUMN}
+from gr00t_training.types import Commander, KeyKind, KeyRef
 
 
 @dataclass(frozen=True)
-class VectorSlice:
-    """Where `modality.json` says the channels of a state or action key are."""
+class RecordedEpisode:
+    """One episode; its length is its number of rows."""
 
-    column: str
-    start: int
-    end: int  # half open
-    is_absolute: bool  # relative keys are zero outside their episode, absolute ones keep the outermost row
-    rotation: str | None  # GR00T's rotation_type
-    is_continuous: bool
+    dataset: EpisodeDataset
+    index: int  # in the dataset's files; positions differ where episodes were deleted
+    length: int  # rows
+    tasks: tuple[str, ...]
 
-    @property
-    def dim(self) -> int:
-        """Number of channels."""
-        return self.end - self.start
+    def __len__(self) -> int:
+        return self.length
+
+    def state(self, key: str) -> np.ndarray:
+        """Return a state key, `(N, D)` float64 in the dataset's units; DatasetError for an unknown key."""
+        return self.dataset.state(self.index, key)
+
+    def action(self, key: str) -> np.ndarray:
+        """Return an action key, `(N, D)` float64 in the dataset's units; DatasetError for an unknown key."""
+        return self.dataset.action(self.index, key)
+
+    def images(self, key: str, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Return the images of a camera at `rows` (None: all of them), `(T, H, W, 3)` uint8 RGB."""
+        return self.dataset.images(self.index, key, range(self.length) if rows is None else rows)
+
+    def task(self, row: int = 0) -> str:
+        """Return the instruction at a row."""
+        return self.dataset.task(self.index, row)
 
 
-@dataclass(frozen=True)
-class Modality:
-    """The contents of `modality.json`."""
-
-    state: Mapping[str, VectorSlice]
-    action: Mapping[str, VectorSlice]
-    video: Mapping[str, str]  # camera -> feature
-    annotation: Mapping[str, str]  # key -> column of task numbers
-
-
-class LeRobotDataset:
-    """A dataset open for reading; for one thread of one process."""
+class EpisodeDataset:
+    """A dataset open for reading, a sequence of episodes; for one thread of one process."""
 
     def __init__(self, path: str | Path) -> None:
         """Open the dataset in the folder `path`.
@@ -78,26 +71,19 @@ class LeRobotDataset:
             DatasetError: not a dataset, an unknown version, or damaged metadata; names the file.
         """
         self.path = Path(path)
-        info = schema.read_json(self.path / schema.INFO_FILE)
-        try:
-            self.version = _version_of(self.path, info)
-            self.fps: float = info["fps"]
-            self.features: Mapping[str, Any] = info["features"]
-            self._catalogue = read_catalogue(self.path, info)
-            self.has_modality = (self.path / schema.MODALITY_FILE).exists()
-            if self.has_modality:
-                self.modality = _parse_modality(schema.read_json(self.path / schema.MODALITY_FILE))
-            else:
-                self.modality = _derive_modality(self.features)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{self.path}: damaged metadata: {error!r}; restore the files in meta") from error
-        self.episodes: list[Episode] = self._catalogue.episodes
-        self.tasks: Mapping[int, str] = self._catalogue.tasks
-        self.embodiment: Embodiment | None = None
-        if (self.path / schema.EMBODIMENT_FILE).exists():
-            self.embodiment = load_embodiment(self.path / schema.EMBODIMENT_FILE)
+        self.metadata = read_metadata(self.path)
+        modality = self.metadata.modality
+        self.version = schema.Version(self.metadata.version)
+        self.fps: float = self.metadata.info["fps"]
+        self.features: Mapping[str, Any] = self.metadata.features
+        self.has_modality = modality is not None
+        self.modality = derived_modality(self.features) if modality is None else parse_modality(modality)
+        self.episodes: list[Episode] = list(self.metadata.episodes)
+        self.tasks: Mapping[int, str] = self.metadata.tasks
+        self.embodiment: Embodiment | None = self.metadata.embodiment
         self._by_index = {episode.index: episode for episode in self.episodes}
-        self._tables: OrderedDict[int, Mapping[str, np.ndarray]] = OrderedDict()
+        scalars = {*self.modality.annotation.values(), *self._source_columns()}
+        self._rows = RowReader(self.metadata, self._used_columns(), scalars)
         self._statistics: dict[str, KeyStatistics] = {}
         self._videos = VideoCache()
 
@@ -106,33 +92,41 @@ class LeRobotDataset:
         """Number of rows of all episodes."""
         return sum(episode.length for episode in self.episodes)
 
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, position: int) -> RecordedEpisode:
+        """Return the episode at a position, counted from the end if it is negative; IndexError ends an iteration."""
+        episode = self.episodes[position]
+        return RecordedEpisode(self, episode.index, episode.length, episode.tasks)
+
     def state(self, episode: int, key: str) -> np.ndarray:
         """Return a state key over an episode, `(N, D)` float64 in the dataset's units."""
-        return self.vectors("state", episode, key)
+        return self.vectors(KeyRef(KeyKind.STATE, key), episode)
 
     def action(self, episode: int, key: str) -> np.ndarray:
         """Return an action key over an episode, `(N, D)` float64 in the dataset's units."""
-        return self.vectors("action", episode, key)
+        return self.vectors(KeyRef(KeyKind.ACTION, key), episode)
 
-    def vectors(self, kind: str, episode: int, key: str) -> np.ndarray:
-        """Return a key of `kind` ("state" or "action") over an episode, `(N, D)` float64.
+    def vectors(self, ref: KeyRef, episode: int) -> np.ndarray:
+        """Return a key of state or action over an episode, `(N, D)` float64.
 
         Raises:
             DatasetError: no such key or episode, or its rows cannot be read.
         """
-        part = self.slice_of(kind, key)
-        return self.column(episode, part.column)[:, part.start : part.end].astype(np.float64)
+        return self._channels(ref, episode).astype(np.float64)
 
-    def window(self, kind: str, episode: int, key: str, rows: Sequence[int]) -> np.ndarray:
-        """Return `rows` of a key, `(T, D)` float64; rows outside the episode are padded.
+    def window(self, ref: KeyRef, episode: int, rows: Sequence[int]) -> np.ndarray:
+        """Return `rows` of a key of state or action, `(T, D)` float64; rows outside the episode are padded.
 
         Absolute keys repeat the first or last row, relative ones are zero there.
         """
-        values = self.vectors(kind, episode, key)
+        self._check_has_rows(episode)
+        values = self._channels(ref, episode)
         asked = np.asarray(rows)
-        inside = np.clip(asked, 0, len(values) - 1)
-        picked = values[inside]
-        if not self.slice_of(kind, key).is_absolute:
+        inside = asked.clip(0, len(values) - 1)
+        picked = values[inside].astype(np.float64)
+        if not self.slice_of(ref).is_absolute:
             picked[asked != inside] = 0.0
         return picked
 
@@ -142,15 +136,35 @@ class LeRobotDataset:
         Raises:
             DatasetError: no such camera or episode, or the video cannot be read.
         """
+        self._check_has_rows(episode)
         span = self.video_span(episode, key)
         frames = span.first + np.clip(rows, 0, span.count - 1)
         return self._videos.open(span.path).read(frames.tolist())
 
+    def decode(self, episode: int, key: str, frames: Iterable[int]) -> Pictures:
+        """Return frames of the file of a camera (`video_span`) decoded in order, but not converted to images.
+
+        Raises:
+            DatasetError: as `images`.
+        """
+        return self._videos.open(self.video_span(episode, key).path).decode(frames)
+
+    def first_video(self, key: str) -> VideoReader | None:
+        """Return the open video of the first episode of a camera; None: no episode has rows.
+
+        Raises:
+            DatasetError: as `images`.
+        """
+        for episode in self.episodes:
+            if episode.length:
+                return self._videos.open(self.video_span(episode.index, key).path)
+        return None
+
     def task(self, episode: int, row: int, key: str | None = None) -> str:
         """Return the text of the annotation `key` at a row, clamped to the episode.
 
-        "task" and "sub_task", with or without "annotation.", which N1.6 and N1.7 know beside annotations, are the text
-        of the row's task number and that of the row's span among the episode's `sub_tasks`, else its task.
+        N1.6 and N1.7 also know "task" and "sub_task", with or without "annotation.": the text of the row's task number,
+        and that of the row's span among the episode's `sub_tasks`, else its task.
 
         Args:
             key: annotation of `modality.json`; None takes the embodiment's, else the first. A dataset without any has
@@ -161,21 +175,28 @@ class LeRobotDataset:
         """
         if key is None:
             key = self._default_annotation()
+        self._check_has_rows(episode)
         entry = self.episode(episode)
         row = min(max(row, 0), entry.length - 1)
         if key is not None and self._annotation_name(key) is None and _is_episode_text(key):
             return self._episode_text(entry, row, is_sub_task=key.endswith("sub_task"))
         return self._numbered_text(episode, row, self.annotation_column(key))
 
-    def statistics(self, kind: str, key: str) -> KeyStatistics:
-        """Return the statistics of a key of `kind` ("state" or "action").
+    def statistics(self, ref: KeyRef) -> KeyStatistics:
+        """Return the statistics of a key of state or action.
 
-        They come from `stats.json`; where it lacks them they are computed from all rows, and not written back.
+        They come from `stats.json`; missing ones are computed from all rows, and not written back.
         """
-        part = self.slice_of(kind, key)
+        part = self.slice_of(ref)
         if part.column not in self._statistics:
             self._statistics[part.column] = self._column_statistics(part.column)
-        return self._statistics[part.column].part(part.start, part.end)
+        statistics = self._statistics[part.column]
+        if statistics.dim < part.end:
+            raise DatasetError(
+                f"{self.path}: statistics of '{part.column}' have {statistics.dim} channels, {ref} is channels "
+                f"{part.start} to {part.end}; compute them again with gr00t_dataset stats"
+            )
+        return statistics.part(part.start, part.end)
 
     def episode(self, index: int) -> Episode:
         """Return the episode of that index.
@@ -187,16 +208,16 @@ class LeRobotDataset:
             raise DatasetError(f"{self.path}: no episode {index}; it has {len(self.episodes)}")
         return self._by_index[index]
 
-    def slice_of(self, kind: str, key: str) -> VectorSlice:
-        """Return where a key of `kind` ("state" or "action") is.
+    def slice_of(self, ref: KeyRef) -> VectorSlice:
+        """Return where a key of state or action is.
 
         Raises:
             DatasetError: `modality.json` has no such key.
         """
-        declared: Mapping[str, VectorSlice] = getattr(self.modality, kind)
-        if key not in declared:
-            raise DatasetError(f"{self.path}: {kind}.{key}: not in {schema.MODALITY_FILE} ({', '.join(declared)})")
-        return declared[key]
+        declared = self.modality.vectors(ref.kind)
+        if ref.key not in declared:
+            raise DatasetError(f"{self.path}: {ref}: not in {schema.MODALITY_FILE} ({', '.join(declared)})")
+        return declared[ref.key]
 
     def annotation_column(self, key: str | None = None) -> str:
         """Return the column of task numbers behind an annotation key; see `task`."""
@@ -218,30 +239,42 @@ class LeRobotDataset:
         Raises:
             DatasetError: no such column, fewer rows than the metadata says, or lists of different lengths.
         """
-        rows = self._rows(episode)
+        rows = self._rows.read(self.episode(episode))
         if name not in rows:
             raise DatasetError(f"{self.data_file(episode)}: no column '{name}' ({', '.join(rows)})")
         return rows[name]
 
     def has_column(self, episode: int, name: str) -> bool:
         """Whether an episode's rows have that column."""
-        return name in self._rows(episode)
+        return name in self._rows.read(self.episode(episode))
 
     def has_language(self, key: str) -> bool:
         """Whether `task` gives a text for that annotation key."""
         return not self.modality.annotation or self._annotation_name(key) is not None or _is_episode_text(key)
 
-    def trace(self, episode: int) -> Trace | None:
-        """Return where every row of an episode came from; None where nothing was kept of it (other people's sets).
+    def interventions(self, episode: int) -> np.ndarray | None:
+        """Return in which rows of an episode a person had taken over, `(N,)` bool; None if the dataset does not say it.
+
+        Raises:
+            DatasetError: no such episode, or its rows cannot be read.
+        """
+        length = self.episode(episode).length
+        for name in self._source_columns():
+            values = self.column(episode, name).reshape(length, -1)[:, 0]
+            return values == Commander.PERSON if name == schema.SOURCE_COLUMN else values.astype(bool)
+        return None
+
+    def quality(self, episode: int) -> EpisodeQuality | None:
+        """Return the recording quality of an episode; None if there is no quality file (datasets of others).
 
         Raises:
             DatasetError: no such episode, or its quality file is damaged.
         """
         length = self.episode(episode).length
-        path = self.path / schema.quality_path(episode)
+        path = schema.meta_file(self.path, schema.quality_path(episode))
         if not path.exists():
             return None
-        return parse_trace(schema.read_json(path), length, str(path))
+        return parse_quality(schema.read_object(path), length, str(path))
 
     def num_rows(self, episode: int) -> int:
         """Return the number of rows that an episode's file has for it, which may be more than its length.
@@ -251,15 +284,7 @@ class LeRobotDataset:
         Raises:
             DatasetError: the file cannot be read.
         """
-        span = self.row_span(episode)
-        try:
-            end = pq.ParquetFile(span.path).metadata.num_rows
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{span.path}: cannot be read ({error}); restore it from a copy") from error
-        for other in self._catalogue.neighbours.get(span.path, ()):
-            if self._catalogue.rows[other].first > span.first:
-                end = min(end, self._catalogue.rows[other].first)
-        return max(0, end - span.first)
+        return self._rows.count(self.episode(episode))
 
     def row_span(self, episode: int) -> Span:
         """Return which rows of which file are an episode's.
@@ -267,7 +292,7 @@ class LeRobotDataset:
         Raises:
             DatasetError: no such episode.
         """
-        return self._catalogue.rows[self.episode(episode).index]
+        return self.episode(episode).rows
 
     def video_span(self, episode: int, key: str) -> Span:
         """Return which frames of which file are an episode's images of a camera.
@@ -275,18 +300,14 @@ class LeRobotDataset:
         Raises:
             DatasetError: no such episode or camera.
         """
-        spans, feature = self._catalogue.videos[self.episode(episode).index], self.video_feature(key)
+        spans, feature = self.episode(episode).videos, self.video_feature(key)
         if feature not in spans:
-            raise DatasetError(f"{self.path}: video.{key}: '{feature}' is no video feature of {schema.INFO_FILE}")
+            raise DatasetError(f"{self.path}: video.{key}: '{feature}' is not a video feature of {schema.INFO_FILE}")
         return spans[feature]
 
     def data_file(self, episode: int) -> Path:
         """Return the path of an episode's rows; in v3.0 it has other episodes too (`row_span`)."""
         return self.row_span(episode).path
-
-    def video_file(self, episode: int, key: str) -> Path:
-        """Return the path of a camera's video of an episode; in v3.0 it has other episodes too (`video_span`)."""
-        return self.video_span(episode, key).path
 
     def video_feature(self, key: str) -> str:
         """Return the feature behind a camera.
@@ -300,30 +321,51 @@ class LeRobotDataset:
         feature = self.modality.video[key]
         if feature not in self.features:
             raise DatasetError(f"{self.path}: video.{key}: '{feature}' is not a feature of {schema.INFO_FILE}")
+        if self.features[feature]["dtype"] == IMAGE:
+            raise DatasetError(f"{self.path}: video.{key}: '{feature}': {IMAGES_IN_ROWS}")
         return feature
 
     def video_size(self, key: str) -> tuple[int, int]:
         """Return height and width of a camera as `info.json` declares them, pixels."""
-        feature = self.features[self.video_feature(key)]
-        names = feature.get("names") or ["height", "width"]
-        return feature["shape"][names.index("height")], feature["shape"][names.index("width")]
+        name = self.video_feature(key)
+        return image_size(self.features[name], name)
 
     def close(self) -> None:
         """Close the video files."""
         self._videos.close()
 
+    def _channels(self, ref: KeyRef, episode: int) -> np.ndarray:
+        """Return a key over an episode as stored, `(N, D)`; see `vectors`."""
+        part = self.slice_of(ref)
+        values = self.column(episode, part.column)
+        if not len(values):
+            return np.zeros((0, part.dim))
+        values = values.reshape(len(values), -1)  # a column of plain numbers is one channel
+        if values.dtype.kind not in "fiub" or values.shape[1] < part.end:
+            raise DatasetError(
+                f"{self.data_file(episode)}: column '{part.column}' has {values.shape[1]} channels of {values.dtype}, "
+                f"{ref} is channels {part.start} to {part.end} of numbers; correct {schema.MODALITY_FILE}"
+            )
+        return values[:, part.start : part.end]
+
     def _default_annotation(self) -> str | None:
         return self.embodiment.language if self.embodiment else next(iter(self.modality.annotation), None)
 
     def _annotation_name(self, key: str) -> str | None:
-        """Return what `modality.json` calls an annotation, None where it has none of that key."""
+        """Return what `modality.json` calls an annotation, None if it has none of that key."""
         for name in (key, key.removeprefix(schema.ANNOTATION_PREFIX)):
             if name in self.modality.annotation:
                 return name
         return None
 
     def _numbered_text(self, episode: int, row: int, column: str) -> str:
-        number = int(self.column(episode, column)[row])
+        """Return the text of a row of a column of task numbers; other writers store the text itself."""
+        value = self.column(episode, column)[row]
+        if isinstance(value, str):
+            return task_text(value, f"{self.path}: episode {episode}: {column}")
+        if np.ndim(value) or not np.isfinite(value) or value != int(value):
+            raise DatasetError(f"{self.path}: episode {episode}: {column} is {value}, expected a task number or a text")
+        number = int(value)
         if number not in self.tasks:
             raise DatasetError(f"{self.path}: episode {episode}: task {number} has no text in its list of tasks")
         return self.tasks[number]
@@ -339,140 +381,45 @@ class LeRobotDataset:
             raise DatasetError(f"{self.path}: episode {episode.index} has no task; give it one")
         return episode.tasks[0]
 
-    def _rows(self, episode: int) -> Mapping[str, np.ndarray]:
-        rows = self._tables.pop(episode, None)
-        if rows is None:
-            rows = self._read_rows(self.episode(episode))
-        self._tables[episode] = rows
-        if len(self._tables) > CACHED_EPISODES:
-            self._tables.popitem(last=False)
-        return rows
+    def _check_has_rows(self, episode: int) -> None:
+        if not self.episode(episode).length:
+            raise DatasetError(f"{self.path}: episode {episode} has no rows; remove it with gr00t_dataset delete")
 
-    def _read_rows(self, episode: Episode) -> Mapping[str, np.ndarray]:
-        span = self.row_span(episode.index)
-        if span.path in self._catalogue.neighbours:
-            return self._read_shared_rows(episode, span)
-        return self._sliced(_read_file(span.path, self._used_columns), span)
-
-    def _read_shared_rows(self, episode: Episode, span: Span) -> Mapping[str, np.ndarray]:
-        """Read the row groups that an episode lies in, and keep the other episodes that are whole in them."""
-        table, first = _read_groups(span, self._used_columns)
-        end = first + table.num_rows
-        for other in self._catalogue.neighbours[span.path]:
-            part = self._catalogue.rows[other]
-            is_inside = first <= part.first and part.first + part.count <= end
-            if other != episode.index and other not in self._tables and is_inside:
-                self._tables[other] = self._sliced(table, part, first)
-        rows = self._sliced(table, span, first)
-        found = rows.get("episode_index")
-        if found is not None and (found != episode.index).any():
-            raise DatasetError(
-                f"{span.path}: rows {span.first} to {span.first + span.count - 1} should be of episode "
-                f"{episode.index}, found {int(found[found != episode.index][0])}; restore the file from a copy"
-            )
-        return rows
-
-    def _sliced(self, table: pa.Table, span: Span, first: int = 0) -> Mapping[str, np.ndarray]:
-        """Return the rows of `span` out of a table that starts at row `first` of the file."""
-        part = table.slice(span.first - first, span.count)
-        if part.num_rows < span.count:
-            raise DatasetError(
-                f"{span.path}: {first + table.num_rows} rows, {self._catalogue.source} says {span.first + span.count}; "
-                "restore it from a copy"
-            )
-        try:
-            return {name: schema.column_rows(part.column(name)) for name in part.column_names}
-        except DatasetError as error:
-            raise DatasetError(f"{span.path}: {error}") from error
-
-    @functools.cached_property
     def _used_columns(self) -> list[str]:
         slices = [*self.modality.state.values(), *self.modality.action.values()]
         columns = [part.column for part in slices] + list(self.modality.annotation.values())
+        columns += self._source_columns()
         return sorted({*columns, schema.TIMESTAMP_COLUMN, *schema.INDEX_COLUMNS})
 
-    def _column_statistics(self, column: str) -> KeyStatistics:
-        path = self.path / schema.STATS_FILE
-        stored = schema.read_json(path).get(column, {}) if path.exists() else {}
-        if all(name in stored for name in STATISTIC_NAMES):
-            return KeyStatistics.from_mapping(stored, f"{path}: {column}")
-        return compute_statistics(stack_rows(self._all_rows(column)))
+    def _source_columns(self) -> list[str]:
+        """Return the columns that say who commanded, where they are declared as one flag or number a row."""
+        declared = {name: self.features.get(name) for name in (schema.INTERVENTION_COLUMN, schema.SOURCE_COLUMN)}
+        return [
+            name
+            for name, feature in declared.items()
+            if feature and feature["dtype"].startswith(("bool", "int", "uint")) and math.prod(feature["shape"]) == 1
+        ]
 
-    def _all_rows(self, column: str) -> Iterable[np.ndarray]:
-        return (self.column(episode.index, column) for episode in self.episodes)
+    def _column_statistics(self, column: str) -> KeyStatistics:
+        stored = (read_statistics(self.path) or {}).get(column, {})
+        if all(name in stored for name in STATISTIC_NAMES):
+            return KeyStatistics.from_mapping(stored, f"{self.path / schema.STATS_FILE}: {column}")
+        return compute_statistics(self._all_rows(column))
+
+    def _all_rows(self, column: str) -> np.ndarray:
+        """Return a column of numbers over all episodes, `(N, D)` float32."""
+        parts = [self.column(episode.index, column) for episode in self.episodes if episode.length]
+        subject = f"{self.path}: column '{column}'"
+        if not parts:
+            raise DatasetError(f"{subject}: no episode has rows; record some")
+        if any(part.dtype.kind not in "fiub" for part in parts) or len({part.shape[1:] for part in parts}) > 1:
+            found = ", ".join(sorted({f"{part.dtype} {list(part.shape[1:])}" for part in parts}))
+            raise DatasetError(f"{subject}: holds {found}, expected numbers of one width; validate the dataset")
+        rows = stack_rows(parts)
+        if not np.isfinite(rows).all():
+            raise DatasetError(f"{subject}: holds NaN or infinity; validate the dataset and correct its rows")
+        return rows
 
 
 def _is_episode_text(key: str) -> bool:
     return key.removeprefix(schema.ANNOTATION_PREFIX) in schema.EPISODE_TEXTS
-
-
-def _version_of(path: Path, info: Mapping[str, Any]) -> schema.Version:
-    version = str(info.get("codebase_version", ""))
-    if version not in schema.READ_VERSIONS:
-        raise DatasetError(f"{path}: version '{version}', expected one of {', '.join(schema.READ_VERSIONS)}")
-    return schema.Version(version)
-
-
-def _read_file(path: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read(columns=list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); restore it from a copy") from error
-
-
-def _read_groups(span: Span, columns: Sequence[str]) -> tuple[pa.Table, int]:
-    """Read the row groups of a file that `span` lies in; return them and the number of their first row."""
-    try:
-        file = pq.ParquetFile(span.path)
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        wanted = [
-            i for i, start in enumerate(starts[:-1]) if start < span.first + span.count and starts[i + 1] > span.first
-        ]
-        table = file.read_row_groups(wanted, columns=list(columns))
-        return table, int(starts[wanted[0]]) if wanted else span.first
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{span.path}: cannot be read ({error}); restore it from a copy") from error
-
-
-def _parse_modality(entries: Mapping[str, Any]) -> Modality:
-    def slices(kind: str) -> dict[str, VectorSlice]:
-        return {
-            key: VectorSlice(
-                column=entry.get("original_key") or _DEFAULT_COLUMNS[kind],
-                start=entry["start"],
-                end=entry["end"],
-                is_absolute=entry.get("absolute", True),
-                rotation=entry.get("rotation_type"),
-                is_continuous=np.issubdtype(np.dtype(entry.get("dtype") or "float64"), np.floating),
-            )
-            for key, entry in entries.get(kind, {}).items()
-        }
-
-    cameras, annotations = entries.get("video", {}), entries.get("annotation", {})
-    return Modality(
-        state=slices("state"),
-        action=slices("action"),
-        video={key: entry.get("original_key") or key for key, entry in cameras.items()},
-        annotation={key: entry.get("original_key") or f"annotation.{key}" for key, entry in annotations.items()},
-    )
-
-
-def _derive_modality(features: Mapping[str, Any]) -> Modality:
-    """Make every column of float vectors a key, named by its last part, for sets without `modality.json`."""
-
-    def whole(name: str) -> VectorSlice:
-        return VectorSlice(name, 0, features[name]["shape"][0], is_absolute=True, rotation=None, is_continuous=True)
-
-    vectors = [
-        name
-        for name, feature in features.items()
-        if "float" in feature["dtype"] and len(feature["shape"]) == 1 and name != schema.TIMESTAMP_COLUMN
-    ]
-    cameras = [name for name, feature in features.items() if feature["dtype"] == "video"]
-    return Modality(
-        state={name.removeprefix("observation."): whole(name) for name in vectors if name.startswith("observation.")},
-        action={name.removeprefix("action."): whole(name) for name in vectors if name.split(".")[0] == ACTION_COLUMN},
-        video={name.removeprefix(IMAGE_COLUMN_PREFIX): name for name in cameras},
-        annotation={},
-    )

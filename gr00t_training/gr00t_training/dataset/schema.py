@@ -9,6 +9,7 @@ The only file that knows a path template. Facts about the formats are those of t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from gr00t_training.embodiment import ACTION_COLUMN, IMAGE_COLUMN_PREFIX, STATE_COLUMN, Embodiment, column_names
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.files import TEXT_LIMIT, check_name, inside, read_text
+from gr00t_training.io.text import printable
 
 
 class Version(str, Enum):
@@ -43,6 +46,7 @@ DEPTH_PATTERN = "depth/*/*/episode_*.mkv"
 SHARED_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 SHARED_VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_TABLE_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EPISODES_FOLDER = "meta/episodes"
 EPISODES_TABLE_PATTERN = "meta/episodes/*/*.parquet"
 DATA_PATTERN = "data/*/*.parquet"
 
@@ -62,12 +66,24 @@ QUALITY_PATTERN = f"{META}/quality/episode_*.json"
 # Hidden, and nothing inside ends in .parquet or .mp4: lerobot counts such files when it appends.
 STAGING = ".staging"
 IGNORED = f"{STAGING}/ignored"
+REPAIR_FOLDER = f"{STAGING}/repair"  # new content of files under repair
+REPAIR_STEPS = f"{STAGING}/repair.json"  # steps of a repair that is decided and not finished
 STAGED_SUFFIX = ".part"
 
 TIMESTAMP_COLUMN = "timestamp"
 TASK_COLUMN = "task_index"
-INDEX_COLUMNS = ("frame_index", "episode_index", "index", TASK_COLUMN)
+NUMBERING_COLUMNS = ("frame_index", "episode_index", "index")
+INDEX_COLUMNS = (*NUMBERING_COLUMNS, TASK_COLUMN)
 VECTOR_COLUMNS = (STATE_COLUMN, ACTION_COLUMN)
+INTERVENTION_COLUMN = "intervention"  # true: a person commanded the row; name and type are lerobot's
+SOURCE_COLUMN = "command_source"  # a `Commander`
+
+# What a path template may hold: a field, possibly with the width of a number.
+_TEMPLATE_FIELD = re.compile(r"\{([a-z_]+)(?::(?:0(\d{1,2}))?d?)?\}")
+MAX_NUMBER_WIDTH = 12  # digits
+
+JSON_LIMIT = 32 * 2**20  # [bytes] of a file that holds one JSON value; parsed it may take 30 times as much
+JSON_DEPTH = 64  # lists and objects inside each other; statistics have 4 or 5
 
 # Language keys that name no annotation: GR00T N1.6 and N1.7 read them from the episode's entry, not from a column.
 EPISODE_TEXTS = ("task", "sub_task")
@@ -75,25 +91,55 @@ ANNOTATION_PREFIX = "annotation."  # left out in `modality.json`
 
 
 def data_path(episode_index: int, template: str = DATA_PATH, chunks_size: int = CHUNKS_SIZE) -> str:
-    """Return the path of an episode's rows, relative to the dataset."""
-    return template.format(episode_chunk=episode_index // chunks_size, episode_index=episode_index)
+    """Return the path of an episode's rows, relative to the dataset; raises as `format_path` does."""
+    return format_path(template, episode_chunk=episode_index // chunks_size, episode_index=episode_index)
 
 
 def video_path(episode_index: int, feature: str, template: str = VIDEO_PATH, chunks_size: int = CHUNKS_SIZE) -> str:
-    """Return the path of an episode's video of the camera `feature`, relative to the dataset."""
+    """Return the path of an episode's video of the camera `feature`, relative to the dataset; see `format_path`."""
     chunk = episode_index // chunks_size
-    return template.format(episode_chunk=chunk, episode_index=episode_index, video_key=feature)
+    return format_path(template, episode_chunk=chunk, episode_index=episode_index, video_key=feature)
 
 
 def depth_path(episode_index: int, key: str, chunks_size: int = CHUNKS_SIZE) -> str:
     """Return the path of an episode's depth of one camera, relative to the dataset; the same in every version."""
     chunk = episode_index // chunks_size
-    return DEPTH_PATH.format(episode_chunk=chunk, episode_index=episode_index, depth_key=key)
+    return format_path(DEPTH_PATH, episode_chunk=chunk, episode_index=episode_index, depth_key=key)
 
 
 def shared_path(template: str, number: int, feature: str = "", chunks_size: int = CHUNKS_SIZE) -> str:
     """Return the path of the `number`-th file of v3.0 from one of its templates, relative to the dataset."""
-    return template.format(chunk_index=number // chunks_size, file_index=number % chunks_size, video_key=feature)
+    fields = {"video_key": feature} if feature else {}
+    return format_path(template, chunk_index=number // chunks_size, file_index=number % chunks_size, **fields)
+
+
+def format_path(template: str, **fields: int | str) -> str:
+    """Fill a path template of `info.json`: known fields only, numbers with a plain width, nothing else of `format`.
+
+    Raises:
+        DatasetError: an unknown field, another format, or a path that leaves the dataset.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        name, width = match[1], int(match[2] or 0)
+        if name not in fields or width > MAX_NUMBER_WIDTH or (width and isinstance(fields[name], str)):
+            raise DatasetError(_template_message(template, match[0], fields))
+        return f"{fields[name]:0{width}d}" if width else str(fields[name])
+
+    if not isinstance(template, str):
+        raise DatasetError(f"{INFO_FILE}: a path template is {printable(repr(template))}, expected a text")
+    rest = _TEMPLATE_FIELD.sub("", template)
+    if "{" in rest or "}" in rest:
+        raise DatasetError(_template_message(template, printable(rest), fields))
+    return check_name(_TEMPLATE_FIELD.sub(filled, template), DatasetError, INFO_FILE).as_posix()
+
+
+def _template_message(template: str, part: str, fields: Mapping[str, Any]) -> str:
+    known = ", ".join(f"{{{name}}}" for name in fields)
+    return (
+        f"{INFO_FILE}: path template '{printable(template)}': '{printable(part)}' is not understood; expected "
+        f"{known}, numbers like {{{next(iter(fields))}:06d}}"
+    )
 
 
 def quality_path(episode_index: int) -> str:
@@ -106,8 +152,14 @@ def image_feature(key: str) -> str:
     return IMAGE_COLUMN_PREFIX + key
 
 
-def make_features(embodiment: Embodiment, codec: str) -> dict[str, Any]:
-    """Return the `features` of `info.json`; `codec` is the name of the videos' codec (h264, av1)."""
+def make_features(embodiment: Embodiment, codec: str, *, has_source: bool = False) -> dict[str, Any]:
+    """Return the `features` of `info.json`.
+
+    Args:
+        embodiment: gives vectors and cameras.
+        codec: name of the videos' codec (h264, av1).
+        has_source: whether rows say who commanded.
+    """
     features: dict[str, Any] = {}
     for column, keys in ((STATE_COLUMN, embodiment.state), (ACTION_COLUMN, embodiment.action)):
         names = column_names(keys)
@@ -128,46 +180,13 @@ def make_features(embodiment: Embodiment, codec: str) -> dict[str, Any]:
                 "has_audio": False,
             },
         }
+    if has_source:
+        features[INTERVENTION_COLUMN] = {"dtype": "bool", "shape": [1], "names": None}
+        features[SOURCE_COLUMN] = {"dtype": "int64", "shape": [1], "names": None}
     features[TIMESTAMP_COLUMN] = {"dtype": "float32", "shape": [1], "names": None}
     for column in INDEX_COLUMNS:
         features[column] = {"dtype": "int64", "shape": [1], "names": None}
     return features
-
-
-def make_info(
-    embodiment: Embodiment,
-    codec: str,
-    num_episodes: int,
-    num_frames: int,
-    num_tasks: int,
-    version: Version = DEFAULT_VERSION,
-) -> dict[str, Any]:
-    """Return `info.json`."""
-    head: dict[str, Any] = {
-        "codebase_version": version.value,
-        "robot_type": embodiment.robot_type or embodiment.name,
-        "total_episodes": num_episodes,
-        "total_frames": num_frames,
-        "total_tasks": num_tasks,
-    }
-    if version is Version.V30:
-        head["chunks_size"] = CHUNKS_SIZE
-        head["data_files_size_in_mb"] = DATA_FILES_MB
-        head["video_files_size_in_mb"] = VIDEO_FILES_MB
-        paths = (SHARED_DATA_PATH, SHARED_VIDEO_PATH)
-    else:
-        head["total_videos"] = num_episodes * len(embodiment.video)
-        head["total_chunks"] = -(-num_episodes // CHUNKS_SIZE)
-        head["chunks_size"] = CHUNKS_SIZE
-        paths = (DATA_PATH, VIDEO_PATH)
-    return {
-        **head,
-        "fps": embodiment.fps,
-        "splits": {"train": f"0:{num_episodes}"},
-        "data_path": paths[0],
-        "video_path": paths[1],
-        "features": make_features(embodiment, codec),
-    }
 
 
 def make_timestamps(num_rows: int, fps: int) -> np.ndarray:
@@ -198,68 +217,118 @@ def make_table(columns: Mapping[str, np.ndarray]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
-def column_rows(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a parquet column as `(N,)`, or `(N, D)` where it holds lists of equal length.
+def meta_file(root: Path, name: str) -> Path:
+    """Return the path of a file of the dataset in `root` without following links; it need not exist.
 
     Raises:
-        DatasetError: nulls, or lists of different lengths.
+        DatasetError: it, or a folder on the way, is a symbolic link.
     """
-    array = column.combine_chunks()
-    if array.null_count:
-        raise DatasetError(f"a column of {array.type} has {array.null_count} empty rows; write the dataset again")
-    if isinstance(array, pa.FixedSizeListArray):
-        widths = {array.type.list_size}
-    elif isinstance(array, pa.ListArray):
-        widths = set(array.value_lengths().to_pylist())
-    else:
-        return array.to_numpy(zero_copy_only=False)
-    if len(widths) > 1:
-        raise DatasetError(
-            f"a column of {array.type} has {min(widths)} to {max(widths)} values a row; expected one width"
-        )
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    return inside(root, name, DatasetError)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
     """Read a JSON file of a dataset.
 
     Raises:
-        DatasetError: missing, unreadable or not JSON; names the file.
+        DatasetError: missing, no regular file, larger than `limit` bytes, not JSON, or nested beyond `JSON_DEPTH`.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this a LeRobot dataset?") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: not valid JSON ({error}); restore it from a copy") from error
+    return parse_json(_read_text(path, limit), str(path))
 
 
-def read_json_lines(path: Path) -> list[Any]:
+def read_object(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """Read a JSON file that holds an object; raises as `read_json` does."""
+    content = read_json(path, limit)
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: holds a {type(content).__name__}, expected an object; restore it from a copy")
+    return content
+
+
+def read_json_lines(path: Path, limit: int = TEXT_LIMIT) -> list[Any]:
     """Read a file with one JSON object a line.
 
     Raises:
-        DatasetError: missing, unreadable or not JSON; names the file and the line.
+        DatasetError: as `read_json`; names the file and the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); is this a LeRobot dataset?") from error
     entries = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entries.append(json.loads(line))
-        except ValueError as error:
-            raise DatasetError(f"{path}:{number}: not valid JSON ({error}); restore it from a copy") from error
+    for number, line in enumerate(_read_text(path, limit).split("\n"), start=1):
+        if line.strip():
+            entries.append(parse_json(line, f"{path}:{number}"))
     return entries
 
 
+def _read_text(path: Path, limit: int) -> str:
+    if not path.exists():
+        _refuse_other_kinds(path)
+        raise DatasetError(f"{path}: cannot be read (No such file or directory); is this a LeRobot dataset?")
+    return read_text(path, DatasetError, limit)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Say what was passed in the place of a dataset, where `path` is its `meta/info.json`."""
+    if path.name != "info.json":
+        return
+    root = path.parent.parent
+    kinds = {
+        "a checkpoint": ("config.json", "model*.safetensors", "adapter_config.json"),
+        "a run of gr00t_finetune": ("checkpoint-*",),
+        "a bag (gr00t_convert_bag makes a dataset of it)": ("*.mcap", "*.db3", "*.bag"),
+    }
+    if root.is_file():
+        raise DatasetError(f"{root}: is a file, expected the folder of a dataset")
+    for kind, patterns in kinds.items():
+        if root.is_dir() and any(any(root.glob(pattern)) for pattern in patterns):
+            raise DatasetError(f"{root}: is {kind}, expected a dataset (meta/info.json); check the path")
+
+
+def parse_json(text: str, subject: str) -> Any:
+    """Parse a JSON value; `subject` names it in errors.
+
+    Raises:
+        DatasetError: not JSON, nested beyond `JSON_DEPTH`, or with half a surrogate pair.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise DatasetError(
+            f"{subject}: nested too deeply (limit {JSON_DEPTH} levels); restore it from a copy"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"{subject}: not valid JSON ({error}); restore it from a copy") from error
+    if text.count("[") + text.count("{") > JSON_DEPTH and _depth(value) > JSON_DEPTH:
+        raise DatasetError(f"{subject}: nested too deeply (limit {JSON_DEPTH} levels); restore it from a copy")
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(f"{subject}: half a surrogate pair in a text; restore it from a copy") from error
+    return value
+
+
+def _depth(value: Any) -> int:
+    """Return how many lists and objects are inside each other, counted up to one beyond `JSON_DEPTH`."""
+    level, depth = [value], 0
+    while level and depth <= JSON_DEPTH:
+        depth += 1
+        inner = []
+        for each in level:
+            children = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+            inner += [child for child in children if isinstance(child, (dict, list))]
+        level = inner
+    return depth
+
+
 def json_text(value: Any) -> str:
-    """Format a JSON file: non-ASCII characters kept, NaN refused."""
-    return json.dumps(value, ensure_ascii=False, indent=4, allow_nan=False) + "\n"
+    """Format a JSON file: non-ASCII characters kept; DatasetError for NaN and infinity."""
+    return _dumped(value, indent=4) + "\n"
 
 
 def json_lines_text(values: list[Any]) -> str:
-    """Format a file with one JSON object a line."""
-    return "".join(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
+    """Format a file with one JSON object a line; raises as `json_text` does."""
+    return "".join(_dumped(value) + "\n" for value in values)
+
+
+def _dumped(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise DatasetError("a number of the metadata is NaN or infinite; correct it in the dataset's files") from error

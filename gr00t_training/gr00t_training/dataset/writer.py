@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing LeRobot datasets (v2.0, v2.1, v3.0) with GR00T's additions so that a kill loses no finished episode.
+"""Write LeRobot datasets (v2.0, v2.1, v3.0) with GR00T's additions; a kill loses no finished episode.
 
-An episode grows in a hidden staging folder inside the dataset (`gr00t_training.dataset.staging`). Saving it writes all
-metadata files beside it, syncs, and from then on only renames: first the episode's files, then the metadata, where one
-rename makes it exist (`store_v2`, `store_v3`). Whatever a crash left beyond it is moved to `.staging/ignored` when the
-dataset is next opened for writing. Images are encoded in the thread that adds them.
+An episode grows in a hidden staging folder inside the dataset (`writing.staging`). Saving it writes all metadata files
+there, syncs, and from then on only renames: first the episode's files, then the metadata, where one rename makes the
+episode exist (`store_v2`, `store_v3`). Leftovers of a crash are moved to `.staging/ignored` when the dataset is next
+opened for writing. Images are encoded in the thread that adds them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from types import TracebackType
 from typing import Any
 
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.encoders import check_encoder
-from gr00t_training.dataset.files import DatasetFiles
-from gr00t_training.dataset.staging import OpenVideo, StagedEpisode
-from gr00t_training.dataset.store import Store, StoreContext
-from gr00t_training.dataset.store_v2 import SeparateStore
-from gr00t_training.dataset.store_v3 import SharedStore
-from gr00t_training.dataset.trace import Marks, quality_text
-from gr00t_training.dataset.video import VideoSettings
-from gr00t_training.embodiment import Embodiment, differences, load_embodiment
+from gr00t_training.dataset.media.encoders import check_encoder
+from gr00t_training.dataset.media.video import VideoSettings
+from gr00t_training.dataset.metadata.embodiments import read_embodiment
+from gr00t_training.dataset.metadata.features import camera_block
+from gr00t_training.dataset.metadata.info import read_info
+from gr00t_training.dataset.quality import Marks, quality_text
+from gr00t_training.dataset.writing.files import DatasetFiles
+from gr00t_training.dataset.writing.finished import FinishedEpisode
+from gr00t_training.dataset.writing.staging import OpenVideo, StagedEpisode
+from gr00t_training.dataset.writing.store import Store, StoreContext
+from gr00t_training.dataset.writing.store_v2 import SeparateStore
+from gr00t_training.dataset.writing.store_v3 import SharedStore
+from gr00t_training.embodiment import Embodiment, differences
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.types import Frame
 
@@ -44,37 +48,44 @@ class DatasetWriter:
         *,
         video: VideoSettings | None = None,
         version: schema.Version | str | None = None,
+        has_source: bool = False,
     ) -> None:
         """Open the dataset at `path`, or start one there.
 
         Args:
             path: folder of the dataset.
-            embodiment: what its rows are of.
+            embodiment: of the robot that is recorded.
             video: how images are encoded.
-            version: of the format; None: that of the dataset, v2.1 for a new one.
+            version: of the format; None: as the existing dataset, v2.1 for a new one.
+            has_source: whether rows say who commanded (columns `intervention` and `command_source`).
 
         Raises:
-            DatasetError: another embodiment, codec or version; damaged; in use by another writer; not writable.
+            DatasetError: another embodiment, codec, version or `has_source`; damaged; in use by another writer; not
+                writable.
             ConfigError: no such version, or this machine cannot encode `video`.
         """
         self.path = Path(path)
         self.embodiment = embodiment
         self.video = video or VideoSettings()
+        self.has_source = has_source
         self._files = DatasetFiles(self.path)
         self._episode: EpisodeWriter | None = None
         wanted = None if version is None else _version(version)
         for size in embodiment.video.values():
             check_encoder(self.video, size.height, size.width, embodiment.fps)
         try:
-            (self.path / schema.IGNORED).mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / schema.STAGING / "lock", "w")  # noqa: SIM115 - held until close()
+            self._files.path(schema.IGNORED).mkdir(parents=True, exist_ok=True)
+            lock = self._files.path(f"{schema.STAGING}/lock")
+            self._lock = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
-            raise DatasetError(f"{self.path}: another writer has it open; close that one first") from error
+            raise DatasetError(f"{self.path}: open in another writer; close that one first") from error
         except OSError as error:
             raise DatasetError(f"{self.path}: cannot be written ({error.strerror}); check path and rights") from error
         try:
+            if (self.path / schema.REPAIR_STEPS).exists():
+                raise DatasetError(f"{self.path}: a repair was interrupted; run gr00t_dataset repair first")
             self.version = self._check_identity(wanted)
             self._store = self._make_store()
             self._store.load()
@@ -92,27 +103,30 @@ class DatasetWriter:
         """Number of rows of all finished episodes."""
         return self._store.totals.num_frames
 
+    def episode_folder(self, index: int) -> Path:
+        """Return the staging folder of an episode."""
+        return self.path / schema.STAGING / f"episode_{index:06d}"
+
     def start_episode(self, task: str, *, open_video: OpenVideo | None = None) -> EpisodeWriter:
         """Start the next episode.
 
         Args:
-            task: what its frames are about unless a frame says otherwise.
-            open_video: where images are coded already; see `StagedEpisode`.
+            task: of all frames without a task.
+            open_video: for images that are encoded already; see `StagedEpisode`.
 
         Raises:
             DatasetError: empty task, an episode is open already, or nothing can be written.
         """
         if not task.strip():
             raise DatasetError(f"{self.path}: the task text is empty; say what the robot does in this episode")
-        if self._lock.closed:
-            raise DatasetError(f"{self.path}: the writer is closed; open the dataset again")
+        self.check_present()
         if self._episode is not None and self._episode.is_open:
             raise DatasetError(f"{self.path}: episode {self.num_episodes} is open; save or discard it first")
         self._episode = EpisodeWriter(self, task, open_video)
         return self._episode
 
     def discard_last(self) -> Path:
-        """Take the last finished episode out of the dataset again; another may then take its index.
+        """Remove the last finished episode from the dataset; the next one gets its index.
 
         Returns:
             Folder with its files, inside the dataset and hidden from readers.
@@ -120,12 +134,11 @@ class DatasetWriter:
         Raises:
             DatasetError: there is none, an episode is open, or the files cannot be changed.
         """
-        if self._lock.closed:
-            raise DatasetError(f"{self.path}: the writer is closed; open the dataset again")
+        self.check_present()
         if self._episode is not None and self._episode.is_open:
             raise DatasetError(f"{self.path}: episode {self.num_episodes} is open; save or discard it first")
         if not self.num_episodes:
-            raise DatasetError(f"{self.path}: there is no finished episode to take out")
+            raise DatasetError(f"{self.path}: there is no finished episode to discard")
         index = self.num_episodes - 1
         folder = self._files.ignored_path(f"episode_{index:06d}")
         try:
@@ -134,23 +147,25 @@ class DatasetWriter:
         except (OSError, DatasetError) as error:
             self.recover()
             raise DatasetError(
-                f"{self.path}: episode {index} could not be taken out: {_reason(error, self.path)}"
+                f"{self.path}: episode {index} could not be discarded: {_reason(error, self.path)}"
             ) from error
         return folder
 
     def mark(self, index: int, marks: Marks) -> Marks:
-        """Note what the operator says about a finished episode; what `marks` leaves open stays as it was.
+        """Update the operator's marks of a finished episode; marks that are None or empty stay unchanged.
 
         Returns:
-            The marks as they are now.
+            The updated marks.
 
         Raises:
             DatasetError: no such episode, or its quality file cannot be read or written.
         """
         if not 0 <= index < self.num_episodes:
             raise DatasetError(f"{self.path}: no episode {index}; it has {self.num_episodes}")
+        self.check_present()
         name = schema.quality_path(index)
-        quality = schema.read_json(self.path / name) if (self.path / name).exists() else {}
+        path = self._files.path(name)
+        quality = schema.read_object(path) if path.exists() else {}
         joined = Marks.of_report(quality).updated(marks)
         try:
             self._files.move(self._files.stage_text(name, quality_text({**quality, **joined.to_mapping()})))
@@ -158,12 +173,28 @@ class DatasetWriter:
             raise DatasetError(f"{self.path}: {name}: {_reason(error, self.path)}") from error
         return joined
 
+    def check_present(self) -> None:
+        """Raise DatasetError when the folder that was opened is no longer at `path`: moved, deleted or unmounted."""
+        if self._lock.closed:
+            raise DatasetError(f"{self.path}: the writer is closed; open the dataset again")
+        try:
+            found = os.stat(self.path / schema.STAGING / "lock")
+            is_same = os.path.samestat(found, os.fstat(self._lock.fileno()))
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise DatasetError(
+                f"{self.path}: the dataset folder was moved, deleted or unmounted; bring it back, or open another one"
+            )
+
     def close(self) -> None:
-        """Discard an open episode, leave the dataset as readers like it best, and let other writers in."""
+        """Discard an open episode, let the store tidy up, and release the dataset for other writers."""
         if self._episode is not None and self._episode.is_open:
             self._episode.discard()
         if not self._lock.closed:
-            self._store.close()
+            with contextlib.suppress(DatasetError):  # a dataset that was moved cannot be tidied up
+                self.check_present()
+                self._store.close()
         self._lock.close()
 
     def __enter__(self) -> DatasetWriter:
@@ -174,62 +205,67 @@ class DatasetWriter:
     ) -> None:
         self.close()
 
-    def publish(self, staged: StagedEpisode, report: Mapping[str, Any]) -> None:
-        """Make a staged episode part of the dataset; for `EpisodeWriter`.
+    def publish(self, episode: FinishedEpisode, report: Mapping[str, Any]) -> None:
+        """Make a finished episode part of the dataset, with the next index.
 
         Raises:
-            OSError, DatasetError: it cannot be written; `recover` then finds out what is on disk.
+            OSError, DatasetError: it cannot be written; call `recover` to read what is on disk.
         """
-        self._store.publish(staged, report)
+        self._store.publish(episode, report)
 
     def recover(self) -> None:
-        """Return to what is on disk after a failure; closes the writer when that cannot be read or made whole."""
+        """Reload what is on disk after a failure; close the writer if that fails."""
         try:
             self._store.load()
         except (OSError, DatasetError):
             self._lock.close()
 
     def ignored_path(self, name: str) -> Path:
-        """Return an unused path for something that is set aside."""
+        """Return an unused path in the hidden folder."""
         return self._files.ignored_path(name)
 
     def _make_store(self) -> Store:
-        context = StoreContext(self._files, self.embodiment, self.video, self.version)
+        context = StoreContext(self._files, self.embodiment, self.video, self.version, self.has_source)
         return SharedStore(context) if self.version is schema.Version.V30 else SeparateStore(context)
 
     def _check_identity(self, wanted: schema.Version | None) -> schema.Version:
-        """Hold what is there against what is asked for; return the version to write."""
+        """Compare the existing dataset with the request; return the version to write."""
         if not self._files.find(schema.INFO_FILE, schema.EPISODES_FILE, schema.EPISODES_TABLE_PATTERN):
             return wanted or schema.DEFAULT_VERSION
-        if not (self.path / schema.EMBODIMENT_FILE).exists():
-            raise DatasetError(
-                f"{self.path}: no {schema.EMBODIMENT_FILE}: not written by this suite; choose a new folder"
-            )
         try:
-            found = load_embodiment(self.path / schema.EMBODIMENT_FILE)
+            found = read_embodiment(self.path)
         except ConfigError as error:
             raise DatasetError(f"{error}; restore the file from a copy") from error
+        if found is None:
+            raise DatasetError(
+                f"{self.path}: not written by this suite (no {schema.EMBODIMENT_FILE}); choose a new folder"
+            )
         items = differences(found, self.embodiment)
         if items:
-            raise DatasetError(f"{self.path}: is of another embodiment: {'; '.join(items)}; choose a new folder")
-        return self._check_form(wanted)
+            raise DatasetError(f"{self.path}: different embodiment: {'; '.join(items)}; choose a new folder")
+        return self._check_format(wanted)
 
-    def _check_form(self, wanted: schema.Version | None) -> schema.Version:
+    def _check_format(self, wanted: schema.Version | None) -> schema.Version:
         if not (self.path / schema.INFO_FILE).exists():
             return wanted or schema.DEFAULT_VERSION  # killed while the first episode was saved
-        info = schema.read_json(self.path / schema.INFO_FILE)
-        version = info.get("codebase_version")
-        if version not in schema.READ_VERSIONS or (wanted is not None and version != wanted.value):
-            expected = wanted.value if wanted else "one of " + ", ".join(schema.READ_VERSIONS)
+        info = read_info(self.path)
+        version = info["codebase_version"]
+        if wanted is not None and version != wanted.value:
             raise DatasetError(
-                f"{self.path}: is version {version}, asked to append {expected}; leave the version out or choose a new "
-                "folder"
+                f"{self.path}: is version {version}, cannot append {wanted.value}; leave the version out or choose a "
+                "new folder"
+            )
+        if (schema.SOURCE_COLUMN in info["features"]) != self.has_source:
+            found, given = ("no", "some") if self.has_source else ("a", "none")
+            raise DatasetError(
+                f"{self.path}: has {found} column '{schema.SOURCE_COLUMN}' (who commanded), the topic map binds "
+                f"{given}; choose a new folder or another topic map"
             )
         for key in self.embodiment.video:
-            codec = info["features"].get(schema.image_feature(key), {}).get("info", {}).get("video.codec")
+            codec = camera_block(info["features"].get(schema.image_feature(key), {})).get("video.codec")
             if codec != self.video.codec.value:
                 raise DatasetError(
-                    f"{self.path}: camera '{key}' is stored as {codec}, asked to append {self.video.codec.value}; "
+                    f"{self.path}: camera '{key}' is stored as {codec}, cannot append {self.video.codec.value}; "
                     "use the same codec or a new folder"
                 )
         return schema.Version(version)
@@ -242,11 +278,20 @@ class EpisodeWriter:
         self.index = dataset.num_episodes
         self.is_open = True
         self._dataset = dataset
-        self._folder = dataset.path / schema.STAGING / f"episode_{self.index:06d}"
+        self._folder = dataset.episode_folder(self.index)
         self._staged: StagedEpisode | None = None
         try:
+            if self._folder.exists():  # left where it could not be moved, such as after the disk was unmounted
+                os.rename(self._folder, dataset.ignored_path(self._folder.name))
             self._staged = StagedEpisode(
-                self._folder, self.index, task, dataset.embodiment, dataset.video, open_video, dataset.version
+                self._folder,
+                self.index,
+                task,
+                dataset.embodiment,
+                dataset.video,
+                open_video,
+                dataset.version,
+                has_source=dataset.has_source,
             )
         except OSError as error:
             raise self._fail(error) from error
@@ -261,7 +306,7 @@ class EpisodeWriter:
 
         Raises:
             DatasetError: a key is missing, of the wrong shape or not finite, or the tick is off the grid: the frame is
-                refused and the episode stays as it was. Or the disk is full: then the episode is closed, and the
+                refused and the episode unchanged. Or the disk is full: then the episode is closed, and the
                 message says where its files are.
         """
         staged = self._require_open()
@@ -281,13 +326,18 @@ class EpisodeWriter:
 
         Raises:
             DatasetError: no frames; or the files cannot be written or are not complete: then the episode is closed,
-                nothing finished is harmed, and the message says where its files are.
+                finished episodes are unharmed, and the message says where its files are.
         """
         staged = self._require_open()
         if not staged.num_frames:
             raise DatasetError(f"{self._dataset.path}: episode {self.index} has no frames; add some or discard it")
         try:
-            self._dataset.publish(staged, report or {})
+            self._dataset.check_present()
+            finished = staged.finish()
+        except (OSError, DatasetError) as error:
+            raise self._fail(error) from error  # nothing has been published, so there is nothing to recover
+        try:
+            self._dataset.publish(finished, report or {})
         except (OSError, DatasetError) as error:
             failure = self._fail(error)
             self._dataset.recover()
@@ -298,7 +348,7 @@ class EpisodeWriter:
         return self.index
 
     def discard(self) -> None:
-        """Drop the episode and its files."""
+        """Delete the episode and its files."""
         staged = self._require_open()
         staged.abandon()
         staged.forget()
@@ -307,20 +357,24 @@ class EpisodeWriter:
 
     def _require_open(self) -> StagedEpisode:
         if not self.is_open or self._staged is None:
-            raise DatasetError(f"{self._dataset.path}: episode {self.index} is not open any more; start another")
+            raise DatasetError(f"{self._dataset.path}: episode {self.index} is closed; start another")
         return self._staged
 
     def _fail(self, error: Exception) -> DatasetError:
-        """Set the episode's files aside and say what happened."""
+        """Move the episode's files to the hidden folder and return the error to raise."""
         self.is_open = False
         if self._staged is not None:
             self._staged.abandon()
-        with contextlib.suppress(OSError):
+        place = self._dataset.path / schema.IGNORED
+        try:
+            self._dataset.check_present()  # not in a folder that replaced it
             os.rename(self._folder, self._dataset.ignored_path(self._folder.name))
+        except (OSError, DatasetError):
+            place = self._folder  # it is moved when the next episode starts
         return DatasetError(
             f"{self._dataset.path}: episode {self.index} could not be written after {self.num_frames} rows: "
             f"{_reason(error, self._dataset.path)}. Finished episodes are unharmed; what was staged is in "
-            f"{self._dataset.path / schema.IGNORED}"
+            f"{place}"
         )
 
 

@@ -11,6 +11,7 @@ channels, D width, N denoising steps or samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class ActionHead(nn.Module):
         width, hidden, num = config.dit.width, config.hidden_size, config.num_embodiments
         self.refiner = FeatureRefiner(config.refiner, context_dim, kernel=kernel) if config.refiner else None
         self.state_encoder = CategoryMlp(num, config.state_dim * (config.state_history or 1), hidden, width)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width)) if config.has_mask_token else None
+        self.mask_token = _mask_token(width) if config.has_mask_token else None
         self.action_encoder = ActionEncoder(num, config.action_dim, width)
         self.dit = Dit(config.dit, context_dim, kernel=kernel)
         self.action_decoder = CategoryMlp(num, config.dit.output_dim, hidden, config.action_dim)
@@ -41,6 +42,33 @@ class ActionHead(nn.Module):
         self.future_tokens = nn.Embedding(config.num_future_tokens, width) if config.num_future_tokens else None
         if self.future_tokens is not None:
             nn.init.normal_(self.future_tokens.weight, std=0.02)
+        self.register_buffer("_row_of", None, persistent=False)  # projector -> row of the tables that are kept
+
+    def set_config(self, config: ActionHeadConfig) -> None:
+        """Take a configuration of the same sizes; makes or removes the token of a hidden state."""
+        if config.has_mask_token and self.mask_token is None:
+            self.mask_token = nn.Parameter(_mask_token(config.dit.width).detach().to(self.action_encoder.W1.W))
+        elif not config.has_mask_token:
+            self.mask_token = None
+        self.config = config
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep only the layers of some embodiments; `embodiment_id` still names them as before.
+
+        A fine-tune of one robot then neither stores gradients and optimizer state of the others' layers nor spends time
+        on them: in N1 they are 37 % of what a head-only run trains.
+        """
+        index = torch.full((self.config.num_embodiments,), -1)
+        index[list(rows)] = torch.arange(len(rows))
+        for module in self.modules():
+            if isinstance(module, CategoryLinear):
+                for name, table in list(module.named_parameters(recurse=False)):
+                    kept = nn.Parameter(table.detach()[list(rows)].clone(), requires_grad=table.requires_grad)
+                    setattr(module, name, kept)
+        self._row_of = index.to(self.state_encoder.layer1.W.device)
+
+    def _rows(self, embodiment_id: Tensor) -> Tensor:
+        return embodiment_id if self._row_of is None else self._row_of[embodiment_id]
 
     def loss(
         self,
@@ -54,34 +82,39 @@ class ActionHead(nn.Module):
         *,
         masks: ContextMasks | None = None,
         drops_state: Tensor | None = None,
+        delay: Tensor | None = None,
     ) -> Tensor:
         """Return the mean squared error of the velocity over the channels that `action_mask` marks.
+
+        Where `rtc_max_delay` is set, a sample's first `delay` rows are given as they are: actions that a robot carries
+        out while the model computes (training-time real-time chunking, arXiv 2512.05964, section 4). They have their
+        own time, that of finished actions, and no loss.
 
         Args:
             features: `(B, S, D)` of the backbone.
             state: `(B, R, state_dim)`.
-            actions: `(B, H, A)` normalised targets.
+            actions: `(B, H, A)` normalized targets.
             action_mask: `(B, H, A)`, 1 at real channels.
             embodiment_id: `(B,)` integers.
             noise: `(B, H, A)` standard normal.
             time: `(B,)` in about [0, 1].
             masks: of text and images, see `Dit.forward`.
             drops_state: `(B,)` bool, samples whose state is hidden; None: drawn.
+            delay: `(B,)` whole numbers below H; None: drawn from 0 to `rtc_max_delay`, each as often.
         """
-        t = time[:, None, None]
+        embodiment_id = self._rows(embodiment_id)
+        prefix, t = self._prefix(delay, actions), time[:, None, None]
+        if prefix is not None:
+            t = torch.where(prefix[..., None], 1.0, t)  # (B, H, 1)
         noisy = (1 - t) * noise + t * actions
         bucket = (time * self.config.num_time_buckets).long()
         state_tokens = self._disturbed(self._state_tokens(state, embodiment_id), drops_state)
-        velocity = self._velocity(
-            noisy,
-            self._leading_tokens(state_tokens),
-            self.time_codes(bucket),
-            self.dit.modulations(bucket),
-            self._keys_values(features),
-            embodiment_id,
-            masks,
-        )
+        leading = self._leading_tokens(state_tokens)
+        codes, modulations = self._times(bucket, prefix, leading.shape[1])
+        velocity = self._velocity(noisy, leading, codes, modulations, self._keys_values(features), embodiment_id, masks)
         mask = action_mask.float()
+        if prefix is not None:
+            mask = mask * ~prefix[..., None]
         squares = (velocity.float() - (actions - noise).float()) ** 2 * mask
         return squares.sum() / (mask.sum() + self.config.loss_epsilon)
 
@@ -105,14 +138,18 @@ class ActionHead(nn.Module):
             noise: standard normal.
             num_steps: of the integration.
             masks: of text and images, see `Dit.forward`.
-            inpainting: an earlier chunk to continue; None: a chunk of its own.
+            inpainting: an earlier chunk to continue; None: an independent chunk.
 
         Raises:
             ValueError: the earlier chunk does not fit.
         """
+        embodiment_id = self._rows(embodiment_id)
         bucket = self.buckets(num_steps, noise.device)
-        codes, modulations = self.time_codes(bucket), self.dit.modulations(bucket)
         leading = self._leading_tokens(self._state_tokens(state, embodiment_id))
+        prefix = None
+        if inpainting is not None and inpainting.is_prefix:
+            prefix = inpainting.prefix(noise.shape[1])[None].to(noise.device)
+        codes, modulations = self._times(bucket, prefix, leading.shape[1])
         keys_values = self._keys_values(features)
 
         def velocity(actions: Tensor, step: int) -> Tensor:
@@ -136,6 +173,58 @@ class ActionHead(nn.Module):
             return (1 - s) * self.config.noise_s
         return (self.config.noise_s - s) / self.config.noise_s
 
+    def draw_delay(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor | None:
+        """Draw how many first rows of `count` training samples are given; None if the model is not trained so."""
+        if not self.config.rtc_max_delay:
+            return None
+        return torch.randint(self.config.rtc_max_delay + 1, (count,), device=device, generator=generator)
+
+    def draw_drops(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor | None:
+        """Draw which of `count` samples have their state hidden; None if none has."""
+        share = self.config.state_dropout
+        # the release draws a learned token in evaluation mode too, zeros in training only
+        if not share or not (self.training or self.mask_token is not None):
+            return None
+        return torch.rand(count, device=device, generator=generator) < share
+
+    def _prefix(self, delay: Tensor | None, actions: Tensor) -> Tensor | None:
+        """Return which rows `(B, H)` bool of a training batch are given; None if the model is not trained so."""
+        delay = self.draw_delay(len(actions), actions.device) if delay is None else delay
+        if delay is None:
+            return None
+        return torch.arange(actions.shape[1], device=actions.device) < delay[:, None]
+
+    def _times(self, bucket: Tensor, prefix: Tensor | None, num_leading: int) -> tuple[Tensor, list[Tensor]]:
+        """Return what time buckets `(N,)` give: codes of the encoder and modulations of the transformer.
+
+        The releases have one time per sample in both. With a prefix `(N or 1, H)` every action token has its own, in
+        both too: the paper asks for it, and the adaptive norms would otherwise tell the transformer that given rows
+        are noise. No weight depends on the number of times. State and future tokens keep the sampled time, which they
+        have in the releases, so that a chunk without a prefix is computed as before.
+
+        Args:
+            bucket: of the rows that are not given.
+            prefix: rows that are given; None: none, and the results have one row.
+            num_leading: tokens before those of the actions.
+
+        Returns:
+            `(N, 1 or H, D)`, and per block and last for the output `(N, 1 or L + H, 2 D)`.
+        """
+        if prefix is None:
+            return self.time_codes(bucket), self.dit.modulations(bucket)
+        buckets = torch.cat([bucket, bucket.new_full((1,), self.finished_bucket)])
+        codes, modulations = self.time_codes(buckets), self.dit.modulations(buckets)
+        tokens = torch.cat([prefix.new_zeros(len(prefix), num_leading), prefix], 1)[..., None]  # (N or 1, L + H, 1)
+        return (
+            torch.where(prefix[..., None], codes[-1:], codes[:-1]),
+            [torch.where(tokens, each[-1:], each[:-1]) for each in modulations],
+        )
+
+    @property
+    def finished_bucket(self) -> int:
+        """Time bucket of rows that are given: time 1, just behind the buckets of noisy ones."""
+        return self.config.num_time_buckets
+
     def _state_tokens(self, state: Tensor, embodiment_id: Tensor) -> Tensor:
         """Return a token for all rows of the state, or one for each, `(B, 1 or R, D)`."""
         if self.config.state_history is not None:
@@ -144,10 +233,7 @@ class ActionHead(nn.Module):
 
     def _disturbed(self, tokens: Tensor, dropped: Tensor | None) -> Tensor:
         """Hide the state of the samples that `dropped` `(B,)` marks, of some samples where it is None; add noise."""
-        share = self.config.state_dropout
-        # the release draws a learned token in evaluation mode too, zeros in training only
-        if dropped is None and share and (self.training or self.mask_token is not None):
-            dropped = torch.rand(len(tokens), device=tokens.device) < share
+        dropped = self.draw_drops(len(tokens), tokens.device) if dropped is None else dropped
         if dropped is not None:
             hidden = torch.zeros_like(tokens[:1, :1]) if self.mask_token is None else self.mask_token
             tokens = torch.where(dropped[:, None, None], hidden.to(tokens.dtype), tokens)
@@ -190,6 +276,10 @@ class ActionHead(nn.Module):
         return code.to(self.action_encoder.W1.W.dtype)
 
 
+def _mask_token(width: int) -> nn.Parameter:
+    return nn.Parameter(0.02 * torch.randn(1, 1, width))
+
+
 class FeatureRefiner(nn.Module):
     """Norm and self attention over the backbone's features; rows of padding take part."""
 
@@ -218,7 +308,7 @@ class FeatureRefiner(nn.Module):
 
 
 class CategoryLinear(nn.Module):
-    """A linear layer per embodiment."""
+    """A linear layer per embodiment, or for some of them only (see `ActionHead.keep_rows`)."""
 
     def __init__(self, num_categories: int, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -228,6 +318,8 @@ class CategoryLinear(nn.Module):
 
     def forward(self, x: Tensor, category: Tensor) -> Tensor:
         """Map `(B, T, in)` to `(B, T, out)` with the layer of each sample's `category` `(B,)`."""
+        if len(self.W) == 1:
+            return x @ self.W[0] + self.b[0]
         return torch.bmm(x, self.W[category]) + self.b[category][:, None]
 
 
@@ -254,7 +346,7 @@ class ActionEncoder(nn.Module):
         self.W3 = CategoryLinear(num_categories, width, width)
 
     def forward(self, actions: Tensor, time_codes: Tensor, category: Tensor) -> Tensor:
-        """Map `(B, H, A)` and time codes `(B or 1, 1, D)` to `(B, H, D)`."""
+        """Map `(B, H, A)` and time codes `(B or 1, 1 or H, D)` to `(B, H, D)`."""
         x = self.W1(actions, category)
         x = torch.cat([x, time_codes.to(x.dtype).expand_as(x)], -1)
         return self.W3(F.silu(self.W2(x, category)), category)

@@ -3,7 +3,7 @@
 """Vision-language backbone: images and prompt in, a feature per prompt token out.
 
 Eagle 2, 2.5 and 3 (N1, N1.5, N1.6): SigLIP tower, connector, language model. Qwen3-VL (N1.7): tower with mergers,
-language model that is given the tower's middle layers too.
+language model with the tower's middle layers as additional inputs.
 
 Letters in shapes: B batch, I images of the whole batch, T prompt tokens, M image tokens of the whole batch, D width.
 """
@@ -29,7 +29,7 @@ class Backbone(nn.Module):
         self.vision: VisionTower | QwenVisionTower
         if isinstance(config.vision, QwenVisionConfig):
             self.vision = QwenVisionTower(config.vision, config.downsample, kernel=kernel)
-            self.connector = nn.Identity()  # the tower's mergers stand for it
+            self.connector = nn.Identity()  # the tower's mergers do its work
         else:
             self.vision = VisionTower(config.vision, kernel=kernel)
             self.connector = _make_connector(config, config.vision)
@@ -41,6 +41,13 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor, plan: Plan) -> Tensor:
         """Return the features `(B, T, D)`.
 
+        Args: see `hidden`. The last layer brings the features to the action head's width.
+        """
+        return self.linear(self.hidden(pixels, plan))
+
+    def hidden(self, pixels: Tensor, plan: Plan) -> Tensor:
+        """Return the features before the projection, `(B, T, D)`; of a frozen backbone they never change.
+
         Args:
             pixels: `(I, 3, P, P)` in [-1, 1], or packed patches `(N, patch_dim)`; sample by sample, image by image.
             plan: of the batch.
@@ -51,7 +58,7 @@ class Backbone(nn.Module):
         x = self.language(x, plan, deepstack)
         if self.config.reproject_vision:
             x = _place(x, plan.image_rows, tokens)
-        return self.linear(x)
+        return x
 
     def image_tokens(self, pixels: Tensor, plan: Plan) -> tuple[Tensor, list[Tensor]]:
         """Return the image tokens `(M, D)` in the order of `plan.image_rows`, and what to add to them in the layers."""

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the model of all four families, those of the releases, and a table of named variants.
-
-The published files are read and written by `config_n1`, `config_n1_5`, `config_n1_6` and `config_n1_7`.
-"""
+"""Sizes of a model; defaults are those of N1. The sizes of each release are in `gr00t_training.model.families`."""
 
 from __future__ import annotations
 
@@ -12,10 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-N1_MODEL_TYPE = "gr00t_n1"
-N1_5_MODEL_TYPE = "gr00t_n1_5"
-N1_6_MODEL_TYPE = "Gr00tN1d6"
-N1_7_MODEL_TYPE = "Gr00tN1d7"
+from gr00t_training.model.config_limits import check_limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +20,7 @@ class VisionConfig:
     intermediate_size: int = 4304
     num_layers: int = 27
     num_heads: int = 16
-    image_size: int = 224  # side of the square image that the stored positions are of [px]
+    image_size: int = 224  # side of the square image of the stored positions [px]
     patch_size: int = 14  # [px]
     norm_eps: float = 1e-6
     is_packed: bool = False  # takes patches of images of any size; otherwise square images of `image_size`
@@ -54,7 +48,7 @@ class QwenVisionConfig:
     patch_size: int = 16  # [px]
     temporal_patch_size: int = 2  # frames of a patch
     output_dim: int = 2048  # of a merged token
-    deepstack_layers: tuple[int, ...] = (5, 11, 17)  # whose outputs go to the first language layers
+    deepstack_layers: tuple[int, ...] = (5, 11, 17)  # vision layers; their outputs go to the first language layers
 
     @property
     def grid(self) -> int:
@@ -63,7 +57,7 @@ class QwenVisionConfig:
 
     @property
     def image_size(self) -> int:
-        """Side of the square image that the stored positions are of [px]."""
+        """Side of the square image of the stored positions [px]."""
         return self.grid * self.patch_size
 
     @property
@@ -125,7 +119,7 @@ class BackboneConfig:
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens of the prompt that one image fills, where all images are of one size."""
+        """Tokens of the prompt that one image fills, if all images have one size."""
         return self.image_tokens(self.vision.grid, self.vision.grid)
 
     def image_tokens(self, rows: int, columns: int) -> int:
@@ -186,6 +180,8 @@ class ActionHeadConfig:
     state_dropout: float = 0.0  # share of the training samples whose state the model does not see
     has_mask_token: bool = False  # learned, in the place of a dropped state; otherwise zeros
     state_noise: float = 0.0  # standard deviation of the noise on state tokens in training
+    # most first actions of a chunk that the model was trained to be given (arXiv 2512.05964); 0: it was not
+    rtc_max_delay: int = 0
     action_horizon: int = 16  # ticks in a chunk
     num_embodiments: int = 32
     add_position_embedding: bool = True
@@ -205,12 +201,14 @@ class Gr00tConfig:
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     action_head: ActionHeadConfig = field(default_factory=ActionHeadConfig)
-    model_type: str = N1_MODEL_TYPE
+    model_type: str = "gr00t_n1"  # of config.json; names the family
     # `config.json` and the file of the vision-language model as they were read: keys unknown here are written back
     model_source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     vlm_source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_limits(self)
+        self._check_heads()
         self._check_backbone()
         head = self.action_head
         if head.refiner and head.refiner.num_layers and head.refiner.width != self.feature_dim:
@@ -219,6 +217,20 @@ class Gr00tConfig:
             raise ValueError(f"action horizon {head.action_horizon} exceeds the {head.max_positions} positions stored")
         if head.dit.attend_text_every_n is not None and not head.dit.interleave_self_attention:
             raise ValueError("text and images in turn need self attention in every other block of the transformer")
+
+    def _check_heads(self) -> None:
+        """Refuse heads that do not fit the widths, before layers are created."""
+        vision, language = self.backbone.vision, self.backbone.language
+        if vision.hidden_size % vision.num_heads:
+            raise ValueError(f"the tower's width {vision.hidden_size} is not a multiple of {vision.num_heads} heads")
+        if language.head_dim is None and language.hidden_size % language.num_heads:
+            raise ValueError(f"the text's width {language.hidden_size} is not a multiple of {language.num_heads} heads")
+        if language.num_heads % (language.num_kv_heads or language.num_heads):
+            raise ValueError(
+                f"num_key_value_heads is {language.num_kv_heads}, {language.num_heads} query heads are not a multiple"
+            )
+        if language.head_width % 2:
+            raise ValueError(f"the text's heads have {language.head_width} channels; rotary positions need pairs")
 
     def _check_backbone(self) -> None:
         backbone, vision = self.backbone, self.backbone.vision
@@ -232,8 +244,17 @@ class Gr00tConfig:
             raise ValueError(
                 f"rotary sections {language.rope_sections} do not add up to {language.head_width // 2} channel pairs"
             )
+        if backbone.image_token_id >= language.vocab_size:
+            raise ValueError(
+                f"image token {backbone.image_token_id} is beyond the {language.vocab_size} entries of the vocabulary"
+            )
         if not isinstance(vision, QwenVisionConfig):
             return
+        if vision.hidden_size // vision.num_heads % 4:
+            raise ValueError(
+                f"the tower's heads have {vision.hidden_size // vision.num_heads} channels; rotary positions of rows "
+                "and columns need a multiple of 4"
+            )
         if vision.grid**2 != vision.num_positions:
             raise ValueError(f"{vision.num_positions} stored image positions are not a square")
         if vision.output_dim != language.hidden_size:
@@ -254,149 +275,6 @@ class Gr00tConfig:
         if self.backbone.projector_dim == -1:
             return self.backbone.language.hidden_size
         return self.backbone.output_dim or self.action_head.dit.width
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A model that can be made from scratch."""
-
-    config: Gr00tConfig
-    projectors: Mapping[str, int]  # embodiment tag -> row of the embodiment-specific tables
-    tokenizer: str | None  # folder under `tokenizers/` that holds its tokenizer.json; None: not shipped
-
-
-N1_PROJECTORS = {"gr1": 24, "new_embodiment": 31}
-N1_5_PROJECTORS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
-N1_6_PROJECTORS = {
-    "robocasa_panda_omron": 13,
-    "gr1": 20,
-    "behavior_r1_pro": 24,
-    "unitree_g1": 8,
-    "libero_panda": 2,
-    "oxe_google": 0,
-    "oxe_widowx": 1,
-    "oxe_droid": 16,
-    "new_embodiment": 10,
-}
-N1_7_PROJECTORS = {
-    "oxe_droid_relative_eef_relative_joint": 24,
-    "xdof_relative_eef_relative_joint": 27,
-    "xdof_relative_eef_relative_joint_subtask": 27,
-    "real_g1_relative_eef_relative_joints": 25,
-    "real_r1_pro_sharpa_relative_eef": 26,
-    "real_r1_pro_sharpa_relative_eef_human": 26,
-    "real_r1_pro_sharpa_relative_eef_maxinsights": 26,
-    "real_r1_pro_sharpa_relative_eef_mecka": 26,
-    "unitree_g1_full_body_with_waist_height_nav_cmd": 25,
-    "unitree_g1_sonic": 11,
-    "simpler_env_google": 0,
-    "simpler_env_widowx": 1,
-    "libero_sim": 2,
-    "new_embodiment": 10,
-    "robocasa_panda_omron": 10,
-    "robocasa_gr1_tabletop": 10,
-}
-
-_QWEN3 = LanguageConfig(
-    vocab_size=151680,
-    hidden_size=2048,
-    intermediate_size=6144,
-    num_layers=28,
-    num_heads=16,
-    num_kv_heads=8,
-    head_dim=128,
-    norms_heads=True,
-    norm_eps=1e-6,
-    rope_theta=1e6,
-    max_positions=40960,
-)
-
-N1_5 = Gr00tConfig(
-    backbone=BackboneConfig(
-        language=_QWEN3, projector_dim=-1, downsample=1, is_connector_deep=False, image_token_id=151669
-    ),
-    action_head=ActionHeadConfig(refiner=RefinerConfig(), num_future_tokens=32, num_steps=4),
-    model_type=N1_5_MODEL_TYPE,
-)
-
-# What both families have apart from sizes.
-_N1_6_HEAD = ActionHeadConfig(
-    dit=DitConfig(num_layers=32, attend_text_every_n=2),
-    refiner=RefinerConfig(num_layers=0),
-    scales_time=True,
-    loss_epsilon=1e-6,
-    num_steps=4,
-)
-
-N1_6 = Gr00tConfig(
-    backbone=BackboneConfig(
-        vision=VisionConfig(is_packed=True),
-        language=dataclasses.replace(_QWEN3, rounds_frequencies=True),
-        select_layer=16,
-        projector_dim=-1,
-        image_token_id=151669,
-    ),
-    action_head=dataclasses.replace(
-        _N1_6_HEAD,
-        state_dim=128,
-        action_dim=128,
-        action_horizon=50,
-        state_history=None,
-        state_dropout=0.8,
-        has_mask_token=True,
-    ),
-    model_type=N1_6_MODEL_TYPE,
-)
-
-N1_7 = Gr00tConfig(
-    backbone=BackboneConfig(
-        vision=QwenVisionConfig(),
-        language=dataclasses.replace(
-            _QWEN3,
-            vocab_size=151936,
-            rope_theta=5e6,
-            rope_sections=(24, 20, 20),
-            rounds_frequencies=True,
-            max_positions=262144,
-        ),
-        select_layer=16,
-        norms_output=False,
-        projector_dim=-1,
-        image_token_id=151655,
-    ),
-    action_head=dataclasses.replace(
-        _N1_6_HEAD, refiner=RefinerConfig(), state_dim=132, action_dim=132, action_horizon=40, state_dropout=0.2
-    ),
-    model_type=N1_7_MODEL_TYPE,
-)
-
-# Few million parameters, so that recording, training and control can be tried on a laptop's processor.
-_COMPACT = Gr00tConfig(
-    backbone=BackboneConfig(
-        vision=VisionConfig(hidden_size=128, intermediate_size=384, num_layers=6, num_heads=4, image_size=168),
-        language=LanguageConfig(
-            vocab_size=736, hidden_size=192, intermediate_size=512, num_layers=3, num_heads=4, max_positions=2048
-        ),
-        select_layer=3,
-        projector_dim=192,
-        image_token_id=726,
-    ),
-    action_head=ActionHeadConfig(
-        dit=DitConfig(num_heads=4, head_dim=48, num_layers=4, output_dim=192, dropout=0.0),
-        hidden_size=192,
-        num_embodiments=2,
-        max_positions=64,
-        num_steps=4,
-    ),
-)
-
-VARIANTS: Mapping[str, Variant] = {
-    "n1_2b": Variant(Gr00tConfig(), N1_PROJECTORS, None),
-    "n1_compact": Variant(_COMPACT, {"gr1": 0, "new_embodiment": 1}, "compact"),
-    "n1_5_3b": Variant(N1_5, N1_5_PROJECTORS, None),
-    "n1_6_3b": Variant(N1_6, N1_6_PROJECTORS, None),
-    "n1_7_3b": Variant(N1_7, N1_7_PROJECTORS, None),
-}
 
 
 def with_horizon(config: Gr00tConfig, horizon: int) -> Gr00tConfig:

@@ -70,7 +70,7 @@ class Dit(nn.Module):
         Args:
             x: state and action tokens.
             keys_values: result of `keys_values`.
-            modulations: result of `modulations`; N is B or 1.
+            modulations: result of `modulations`, N is B or 1; or a row per token, `(N, T, 2 D)`.
             masks: needed where text and images are attended to in turn.
         """
         text_mask, image_mask = masks or (None, None)
@@ -99,7 +99,7 @@ class DitBlock(nn.Module):
         self.attn1 = Attention(width, config.num_heads, kernel=kernel, context_width=context_width)
         self.attention_dropout = nn.Dropout(config.dropout)  # behind the output projection
         self.final_dropout = nn.Dropout(config.dropout if config.final_dropout else 0.0)
-        self.ff = FeedForward(width, 4 * width, dropout=config.dropout, final_dropout=config.final_dropout)
+        self.ff = DitFeedForward(width, 4 * width, dropout=config.dropout, final_dropout=config.final_dropout)
 
     @property
     def is_cross(self) -> bool:
@@ -115,6 +115,10 @@ class DitBlock(nn.Module):
         y = self.attn1(y, keys_values, mask=mask)
         x = x + self.final_dropout(self.attention_dropout(y))
         return x + self.ff(F.layer_norm(x, x.shape[-1:], eps=self.norm_eps))
+
+
+class DitFeedForward(FeedForward):
+    """Feed-forward layer of a block; named for itself, since it is the part of a block that training may split."""
 
 
 class TimestepEmbedding(nn.Module):

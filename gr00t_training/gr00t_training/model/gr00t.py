@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The whole model: loss of a batch, actions of a batch, what is trained; and the registry of model families.
+"""The whole model: loss of a batch, actions of a batch, what is trained.
 
 A batch is a dictionary of tensors (made by `gr00t_training.transforms.pipeline`):
 
@@ -11,44 +11,31 @@ A batch is a dictionary of tensors (made by `gr00t_training.transforms.pipeline`
     attention_mask  (B, T) 0 at padding; may be absent when nothing is padded
     state           (B, R, state_dim), R rows: one, or as many as the model remembers
     embodiment_id   (B,) row of the embodiment-specific tables
-    action          (B, H, A) normalised targets, for the loss
+    action          (B, H, A) normalized targets, for the loss
     action_mask     (B, H, A) True at real channels, for the loss
+    features        (B, T, D) of the backbone (`hidden_features`), instead of pixel_values, for the loss
 
 Floating inputs are cast to the model's dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gr00t_training.errors import CheckpointError
 from gr00t_training.model.action_head import ActionHead
 from gr00t_training.model.backbone import Backbone
-from gr00t_training.model.config import (
-    N1_5_MODEL_TYPE,
-    N1_5_PROJECTORS,
-    N1_6_MODEL_TYPE,
-    N1_6_PROJECTORS,
-    N1_7_MODEL_TYPE,
-    N1_7_PROJECTORS,
-    N1_MODEL_TYPE,
-    N1_PROJECTORS,
-    Gr00tConfig,
-)
-from gr00t_training.model.config_n1 import dump_n1, parse_n1
-from gr00t_training.model.config_n1_5 import dump_n1_5, parse_n1_5
-from gr00t_training.model.config_n1_6 import dump_n1_6, parse_n1_6
-from gr00t_training.model.config_n1_7 import dump_n1_7, parse_n1_7
-from gr00t_training.model.plan import Plan, make_plan, to_device
+from gr00t_training.model.config import Gr00tConfig
+from gr00t_training.model.dit import DitBlock
+from gr00t_training.model.language import LanguageBlock
+from gr00t_training.model.layers import EncoderBlock
+from gr00t_training.model.plan import ContextPlan, Plan, make_plan, to_device
 from gr00t_training.model.sampler import Inpainting
-from gr00t_training.model.weights import N1_5_NAMES, N1_6_NAMES, N1_7_NAMES, N1_NAMES, NameTable
 
-__all__ = ["FAMILIES", "Batch", "Family", "Gr00tModel", "Inpainting", "Plan", "family", "to_device"]
+__all__ = ["Batch", "Gr00tModel", "Inpainting", "Plan", "to_device"]
 
 Batch = Mapping[str, Tensor]
 
@@ -75,9 +62,9 @@ class Gr00tModel(nn.Module):
         return self.action_head.state_encoder.layer1.W.dtype
 
     def plan(self, batch: Batch) -> Plan:
-        """Work out what prompt and image sizes of a batch fix.
+        """Return everything that depends only on the prompt and the image sizes of a batch.
 
-        Reads `input_ids`, `attention_mask` and `image_grid` only, on the host; waits for a device that they lie on.
+        Reads `input_ids`, `attention_mask` and `image_grid` only, on the host; waits for the device if they are on one.
 
         Raises:
             ValueError: image tokens and images do not agree.
@@ -93,12 +80,17 @@ class Gr00tModel(nn.Module):
         """
         return self.backbone(pixels.to(self.dtype), plan)
 
+    def hidden_features(self, pixels: Tensor, plan: Plan) -> Tensor:
+        """Return the backbone's features before their projection, `(B, T, D)`; args: see `features`."""
+        return self.backbone.hidden(pixels.to(self.dtype), plan)
+
     def loss(
         self,
         batch: Batch,
         noise: Tensor | None = None,
         time: Tensor | None = None,
         drops_state: Tensor | None = None,
+        delay: Tensor | None = None,
     ) -> Tensor:
         """Return the training loss, a scalar.
 
@@ -107,17 +99,32 @@ class Gr00tModel(nn.Module):
             noise: `(B, H, A)` standard normal; None: drawn.
             time: `(B,)` flow-matching times; None: drawn.
             drops_state: `(B,)` bool, samples whose state is hidden; None: drawn.
+            delay: `(B,)` first rows that are given, see `ActionHead.loss`; None: drawn if the model is trained so.
 
         Raises:
             ValueError: the batch does not fit the model (see `check_batch`).
         """
         self.check_batch(batch)
-        plan = self.plan(batch)
+        return self.planned_loss(batch, self.plan(batch), noise, time, drops_state, delay)
+
+    def planned_loss(
+        self,
+        batch: Batch,
+        plan: ContextPlan,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        drops_state: Tensor | None = None,
+        delay: Tensor | None = None,
+    ) -> Tensor:
+        """Return the training loss of a batch that was checked and planned; nothing waits for the device.
+
+        Args and result: see `loss`.
+        """
         actions = batch["action"].to(self.dtype)
         noise = torch.randn_like(actions) if noise is None else noise
         time = self.action_head.sample_time(len(actions), actions.device) if time is None else time
         return self.action_head.loss(
-            self.features(batch["pixel_values"], plan),
+            self._context(batch, plan),
             batch["state"].to(self.dtype),
             actions,
             batch["action_mask"],
@@ -126,7 +133,44 @@ class Gr00tModel(nn.Module):
             time.to(self.dtype),
             masks=plan.context_masks,
             drops_state=drops_state,
+            delay=delay,
         )
+
+    def _context(self, batch: Batch, plan: ContextPlan) -> Tensor:
+        """Return the features of a batch, from its pixels or from the backbone's part that was computed before."""
+        if "features" not in batch:
+            assert isinstance(plan, Plan)
+            return self.features(batch["pixel_values"], plan)
+        hidden = batch["features"]
+        return self.backbone.linear(hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(self.dtype))
+
+    @torch.no_grad()
+    def loss_and_actions(self, batch: Batch, plan: ContextPlan, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch, and predicted actions `(B, H, A)`, both of the same features.
+
+        States are visible and no rows are given, so that the losses of runs with other options can be compared.
+
+        Args:
+            batch: checked and planned; with actions.
+            plan: of the batch.
+            num_steps: of the sampler.
+        """
+        features, ids = self._context(batch, plan), batch["embodiment_id"]
+        actions, state = batch["action"].to(self.dtype), batch["state"].to(self.dtype)
+        loss = self.action_head.loss(
+            features,
+            state,
+            actions,
+            batch["action_mask"],
+            ids,
+            torch.randn_like(actions),
+            self.action_head.sample_time(len(actions), actions.device).to(self.dtype),
+            masks=plan.context_masks,
+            drops_state=torch.zeros(len(actions), dtype=torch.bool, device=actions.device),
+            delay=torch.zeros_like(ids) if self.config.action_head.rtc_max_delay else None,
+        )
+        noise = torch.randn_like(actions)
+        return loss, self.action_head.sample(features, state, ids, noise, num_steps, masks=plan.context_masks)
 
     @torch.no_grad()
     def sample_actions(
@@ -136,13 +180,13 @@ class Gr00tModel(nn.Module):
         num_steps: int | None = None,
         inpainting: Inpainting | None = None,
     ) -> Tensor:
-        """Return normalised actions `(B, H, A)` float32; hold the batch against `check_batch` beforehand.
+        """Return normalized actions `(B, H, A)` float32; call `check_batch` first.
 
         Args:
             batch: see above.
             noise: `(B, H, A)` start of the sampler, standard normal; None: drawn.
             num_steps: denoising steps; None: the configuration's.
-            inpainting: an earlier chunk to continue; None: a chunk of its own.
+            inpainting: an earlier chunk to continue; None: an independent chunk.
 
         Raises:
             ValueError: image tokens and images do not agree, or the earlier chunk does not fit.
@@ -163,43 +207,25 @@ class Gr00tModel(nn.Module):
         ).float()
 
     def check_batch(self, batch: Batch) -> None:
-        """Hold the shapes of a batch and its number of image tokens against the model.
+        """Compare a batch with the model, see the function `check_batch`."""
+        check_batch(self.config, batch)
 
-        Raises:
-            ValueError: names the input, what was found and what was expected.
+    def set_conditioning(self, *, rtc_max_delay: int, state_dropout: float, has_mask_token: bool) -> None:
+        """Choose what the action head is given in training and what is hidden from it.
+
+        Args:
+            rtc_max_delay: most first rows of a chunk that are given; 0: none.
+            state_dropout: share of the samples whose state is hidden.
+            has_mask_token: whether a learned token takes the place of a hidden state; made or removed.
         """
-        head, samples = self.config.action_head, len(batch["state"])
-        rows = batch["state"].shape[1] if head.state_history is None else head.state_history
-        expected = {
-            "pixel_values": self._pixel_shape(batch),
-            "input_ids": (samples, batch["input_ids"].shape[-1]),
-            "attention_mask": tuple(batch["input_ids"].shape),
-            "state": (samples, rows, head.state_dim),
-            "embodiment_id": (samples,),
-            "action": (samples, head.action_horizon, head.action_dim),
-            "action_mask": (samples, head.action_horizon, head.action_dim),
-        }
-        for key, shape in expected.items():
-            if key in batch and tuple(batch[key].shape) != shape:
-                raise ValueError(f"{key}: shape {tuple(batch[key].shape)}, the model expects {shape}")
-        if self.config.backbone.is_packed:
-            return  # `plan` holds the image tokens against the grids
-        images, num_tokens = len(batch["pixel_values"]), self.config.backbone.num_image_tokens
-        found = int((batch["input_ids"] == self.config.backbone.image_token_id).sum())
-        if images == 0 or found != images * num_tokens:
-            raise ValueError(
-                f"input_ids: {found} image tokens for {images} images, expected {num_tokens} per image and at "
-                "least one image"
-            )
-
-    def _pixel_shape(self, batch: Batch) -> tuple[int, ...]:
-        if not self.config.backbone.is_packed:
-            return len(batch["pixel_values"]), 3, self.config.image_size, self.config.image_size
-        grid = batch.get("image_grid")
-        if grid is None or grid.ndim != 2 or grid.shape[1] != 2:
-            found = "nothing" if grid is None else f"shape {tuple(grid.shape)}"
-            raise ValueError(f"image_grid: {found}, the model expects rows and columns of patches per image, (I, 2)")
-        return int(grid.prod(1).sum()), self.config.backbone.vision.patch_dim
+        head = dataclasses.replace(
+            self.config.action_head,
+            rtc_max_delay=rtc_max_delay,
+            state_dropout=state_dropout,
+            has_mask_token=has_mask_token,
+        )
+        self.config = dataclasses.replace(self.config, action_head=head)
+        self.action_head.set_config(head)
 
     def set_trainable(
         self,
@@ -258,6 +284,11 @@ class Gr00tModel(nn.Module):
             module.eval()
         return self
 
+    def blocks(self) -> list[nn.Module]:
+        """List the blocks that the model repeats: of the vision tower, the language model and the action head."""
+        kinds = (EncoderBlock, LanguageBlock, DitBlock)
+        return [module for module in self.modules() if isinstance(module, kinds)]
+
     def undecayed_names(self) -> set[str]:
         """Names of parameters that weight decay spares: those of norms, and biases of ordinary layers."""
         norms = (nn.LayerNorm, nn.RMSNorm)
@@ -268,39 +299,43 @@ class Gr00tModel(nn.Module):
         return names
 
 
-@dataclass(frozen=True)
-class Family:
-    """What a checkpoint's `model_type` stands for."""
-
-    model: Callable[..., Gr00tModel]
-    names: NameTable
-    projectors: Mapping[str, int]  # embodiment tag -> row, where the folder has no embodiment_id.json
-    parse: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Gr00tConfig]  # config.json, `vlm_file`
-    dump: Callable[[Gr00tConfig], tuple[dict[str, Any], dict[str, Any]]]
-    pixel_dtype: torch.dtype  # that the release rounds pixels to
-    vlm_file: str  # in a checkpoint's folder, sizes of the vision-language model; may be absent
-
-
-FAMILIES: Mapping[str, Family] = {
-    N1_MODEL_TYPE: Family(Gr00tModel, N1_NAMES, N1_PROJECTORS, parse_n1, dump_n1, torch.bfloat16, "eagle_config.json"),
-    N1_5_MODEL_TYPE: Family(
-        Gr00tModel, N1_5_NAMES, N1_5_PROJECTORS, parse_n1_5, dump_n1_5, torch.float32, "eagle_config.json"
-    ),
-    N1_6_MODEL_TYPE: Family(
-        Gr00tModel, N1_6_NAMES, N1_6_PROJECTORS, parse_n1_6, dump_n1_6, torch.float32, "backbone/config.json"
-    ),
-    N1_7_MODEL_TYPE: Family(
-        Gr00tModel, N1_7_NAMES, N1_7_PROJECTORS, parse_n1_7, dump_n1_7, torch.float32, "backbone/config.json"
-    ),
-}
-
-
-def family(model_type: object) -> Family:
-    """Return the family of a `model_type`.
+def check_batch(config: Gr00tConfig, batch: Batch) -> None:
+    """Check the shapes of a batch and its number of image tokens.
 
     Raises:
-        CheckpointError: the family is not supported.
+        ValueError: names the input, what was found and what was expected.
     """
-    if model_type not in FAMILIES:
-        raise CheckpointError(f"model_type is {model_type!r}, supported: {', '.join(FAMILIES)}")
-    return FAMILIES[str(model_type)]
+    head, samples = config.action_head, len(batch["state"])
+    rows = batch["state"].shape[1] if head.state_history is None else head.state_history
+    expected = {
+        "input_ids": (samples, batch["input_ids"].shape[-1]),
+        "attention_mask": tuple(batch["input_ids"].shape),
+        "state": (samples, rows, head.state_dim),
+        "embodiment_id": (samples,),
+        "action": (samples, head.action_horizon, head.action_dim),
+        "action_mask": (samples, head.action_horizon, head.action_dim),
+    }
+    if "pixel_values" in batch:  # else the device makes them
+        expected["pixel_values"] = _pixel_shape(config, batch)
+    for key, shape in expected.items():
+        if key in batch and tuple(batch[key].shape) != shape:
+            raise ValueError(f"{key}: shape {tuple(batch[key].shape)}, the model expects {shape}")
+    if config.backbone.is_packed or "pixel_values" not in batch:
+        return  # `plan` compares the image tokens with the grids
+    images, num_tokens = len(batch["pixel_values"]), config.backbone.num_image_tokens
+    found = int((batch["input_ids"] == config.backbone.image_token_id).sum())
+    if images == 0 or found != images * num_tokens:
+        raise ValueError(
+            f"input_ids: {found} image tokens for {images} images, expected {num_tokens} per image and at "
+            "least one image"
+        )
+
+
+def _pixel_shape(config: Gr00tConfig, batch: Batch) -> tuple[int, ...]:
+    if not config.backbone.is_packed:
+        return len(batch["pixel_values"]), 3, config.image_size, config.image_size
+    grid = batch.get("image_grid")
+    if grid is None or grid.ndim != 2 or grid.shape[1] != 2:
+        found = "nothing" if grid is None else f"shape {tuple(grid.shape)}"
+        raise ValueError(f"image_grid: {found}, the model expects rows and columns of patches per image, (I, 2)")
+    return int(grid.prod(1).sum()), config.backbone.vision.patch_dim

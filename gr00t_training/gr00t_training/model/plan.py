@@ -1,18 +1,18 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a batch's prompt and image sizes fix, worked out on the host: indices, positions, masks.
+"""Indices, positions and masks that depend only on the prompt and the image sizes of a batch; computed on the host.
 
 The rest of the model then runs with static shapes and never waits for the device. A plan holds for every batch with the
 same prompts and image sizes: pixels, state and noise are not in it.
 
 Letters in shapes: B batch, T prompt tokens, M image tokens of the whole batch, P patches of an image, C stored
-positions that one is made of, K width of a head.
+positions that are mixed for one patch, K width of a head.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from gr00t_training.model.layers import rotary_frequencies, rotary_table
 
 Grid = tuple[int, int]  # rows and columns of patches
 Rotary = tuple[Tensor, Tensor]
-HOST_KEYS = ("input_ids", "attention_mask", "image_grid")  # of a batch: what a plan is made of
+HOST_KEYS = ("input_ids", "attention_mask", "image_grid")  # of a batch: inputs of a plan
 
 _VISION_THETA = 10000.0
 
@@ -42,18 +42,11 @@ class ImageGroup:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a batch's prompt and image sizes fix; tensors lie on the model's device."""
+class ContextPlan:
+    """What the action head needs of a plan; all of it where the features of the backbone are known."""
 
-    input_ids: Tensor  # (B, T)
-    image_rows: Tensor  # (M,) rows of the flattened (B T) prompts that image tokens go to, in the tower's order
-    padding_mask: Tensor | None  # (B, T) bool, False at padding; None: nothing is padded
-    attention_mask: Tensor | None  # (B, 1, T, T) bool, where a token of the language model may look; None: causal
-    rotary: Rotary  # cosines and sines (T, K) or (B, 1, T, K) float32 of the language model
     text_mask: Tensor | None  # (B, 1, 1, T) bool, tokens that are neither image nor padding; None: not needed
     image_mask: Tensor | None  # (B, 1, 1, T) bool, image tokens; None: not needed
-    image_grid: tuple[Grid, ...]  # of every image in the order of the batch; empty: square images
-    images: tuple[ImageGroup, ...]  # packed images in the tower's order; empty: square images
 
     @property
     def context_masks(self) -> tuple[Tensor, Tensor] | None:
@@ -62,14 +55,35 @@ class Plan:
             return None
         return self.text_mask, self.image_mask
 
+    def layout(self) -> tuple[Any, ...]:
+        """Return what two plans must share to be used with the same graph."""
+        return tuple((tuple(x.shape), x.dtype) for x in plan_tensors(self))
+
+
+@dataclass(frozen=True)
+class Plan(ContextPlan):
+    """Everything that depends only on the prompt and the image sizes of a batch; tensors are on the model's device."""
+
+    input_ids: Tensor  # (B, T)
+    image_rows: Tensor  # (M,) rows of the flattened (B T) prompts that image tokens go to, in the tower's order
+    padding_mask: Tensor | None  # (B, T) bool, False at padding; None: nothing is padded
+    attention_mask: Tensor | None  # (B, 1, T, T) bool, where a token of the language model may look; None: causal
+    rotary: Rotary  # cosines and sines (T, K) or (B, 1, T, K) float32 of the language model
+    image_grid: tuple[Grid, ...]  # of every image in the order of the batch; empty: square images
+    images: tuple[ImageGroup, ...]  # packed images in the tower's order; empty: square images
+
+    def layout(self) -> tuple[Any, ...]:
+        """Return what two plans must share to be used with the same graph."""
+        return (*super().layout(), self.image_grid, self.padding_mask is None)
+
 
 def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Plan:
-    """Work out the plan of a batch.
+    """Compute the plan of a batch.
 
     Args:
         config: of the model.
         batch: `input_ids`, `attention_mask` (may be absent) and, for packed images, `image_grid`; see
-            `gr00t_training.model.gr00t`. Copied to the host where they lie on a device.
+            `gr00t_training.model.gr00t`. Copied to the host if they are on a device.
         device: of the model.
         dtype: of the model's weights; some releases round positions to it.
 
@@ -77,18 +91,13 @@ def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.de
         ValueError: image tokens and images do not agree.
     """
     backbone = config.backbone
-    ids = batch["input_ids"].cpu()
-    is_token = batch["attention_mask"].cpu().bool() if "attention_mask" in batch else torch.ones_like(ids).bool()
+    ids, is_token = _tokens(batch)
     padding_mask = None if bool(is_token.all()) else is_token
     is_image = ids == backbone.image_token_id
     grids = _grids(batch, backbone)
     rows = _token_rows(backbone, is_image, grids)
     groups = _groups(backbone, grids, dtype)
-    text_mask = image_mask = None
-    if config.action_head.dit.attend_text_every_n is not None:
-        text_mask, image_mask = (is_token & ~is_image)[:, None, None], (is_token & is_image)[:, None, None]
-        if not bool(is_image.any(1).all()):
-            raise ValueError("input_ids: a sample has no image token, the model needs at least one image per sample")
+    context = make_context_plan(config, batch)
     order = [i for group in groups for i in group.images] if backbone.is_packed else range(len(rows))
     plan = Plan(
         input_ids=ids,
@@ -96,16 +105,35 @@ def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.de
         padding_mask=padding_mask,
         attention_mask=None if padding_mask is None else causal_mask(padding_mask),
         rotary=_language_rotary(backbone, is_token, rows, grids, dtype),
-        text_mask=text_mask,
-        image_mask=image_mask,
+        text_mask=context.text_mask,
+        image_mask=context.image_mask,
         image_grid=grids,
         images=groups,
     )
-    return _moved(plan, device)
+    return map_tensors(plan, lambda tensor: tensor.to(device))
+
+
+def make_context_plan(config: Gr00tConfig, batch: Mapping[str, Tensor]) -> ContextPlan:
+    """Compute the part of a plan that the action head needs, on the host.
+
+    Args:
+        config: of the model.
+        batch: `input_ids` and `attention_mask` (may be absent).
+
+    Raises:
+        ValueError: a sample has no image.
+    """
+    if config.action_head.dit.attend_text_every_n is None:
+        return ContextPlan(None, None)
+    ids, is_token = _tokens(batch)
+    is_image = ids == config.backbone.image_token_id
+    if not bool(is_image.any(1).all()):
+        raise ValueError("input_ids: a sample has no image token, the model needs at least one image per sample")
+    return ContextPlan((is_token & ~is_image)[:, None, None], (is_token & is_image)[:, None, None])
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    """Move a batch to the device; what a plan is made of stays where it is, so that planning need not wait for it."""
+    """Move a batch to the device; the inputs of a plan stay on the host, so that planning does not wait."""
     return {key: value if key in HOST_KEYS else value.to(device) for key, value in batch.items()}
 
 
@@ -139,6 +167,12 @@ def corner_positions(stored: int, grid: Grid, merge: int) -> tuple[Tensor, Tenso
     index = [first[:, None] * stored + second for first in (top, bottom) for second in (left, right)]
     share = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
     return torch.stack([_merged(i, merge) for i in index]), torch.stack([_merged(s, merge) for s in share])
+
+
+def _tokens(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the ids `(B, T)` and which of them are no padding, `(B, T)` bool."""
+    ids = batch["input_ids"].cpu()
+    return ids, batch["attention_mask"].cpu().bool() if "attention_mask" in batch else torch.ones_like(ids).bool()
 
 
 def _grids(batch: Mapping[str, Tensor], backbone: BackboneConfig) -> tuple[Grid, ...]:
@@ -216,8 +250,8 @@ def _language_rotary(
 def image_places(is_token: Tensor, rows: tuple[Tensor, ...], grids: tuple[Grid, ...], merge: int) -> Tensor:
     """Return time, row and column `(3, B, T)` of every token, counted from the first that is not padding.
 
-    A text token has one place in all three; an image stands at one time and spreads over rows and columns, and the
-    text behind it goes on after its longer side. Padding is at 1.
+    A text token has one place in all three; an image has one time and spreads over rows and columns, and the
+    text after it continues after its longer side. Padding is at 1.
 
     Args:
         is_token: `(B, T)` bool, False at padding.
@@ -226,7 +260,7 @@ def image_places(is_token: Tensor, rows: tuple[Tensor, ...], grids: tuple[Grid, 
         merge: patches along a side of a token.
 
     Raises:
-        ValueError: image tokens of one image do not stand together.
+        ValueError: image tokens of one image are not adjacent.
     """
     count = (is_token.long().cumsum(1) - 1).flatten()  # of tokens before, images counted like text
     places = count.repeat(3, 1)  # (3, B T)
@@ -236,7 +270,7 @@ def image_places(is_token: Tensor, rows: tuple[Tensor, ...], grids: tuple[Grid, 
         sample = first // length
         end = (sample + 1) * length
         if last - first != len(image) - 1 or last >= end:
-            raise ValueError("input_ids: the tokens of an image do not stand together in one sample")
+            raise ValueError("input_ids: the tokens of an image are not adjacent in one sample")
         height, width = grid[0] // merge, grid[1] // merge
         row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         spread = torch.stack([torch.zeros_like(row), row, column]).flatten(1)
@@ -261,13 +295,25 @@ def _merged(x: Tensor, merge: int) -> Tensor:
     return x.view(rows // merge, merge, columns // merge, merge).transpose(1, 2).flatten()
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    """Return a plan, or a part of one, on another device."""
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return a plan, or a part of one, with `function` applied to its tensors."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return function(value)
     if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
-    if isinstance(value, Plan | ImageGroup):
-        fields = {field.name: _moved(getattr(value, field.name), device) for field in dataclasses.fields(value)}
+        return tuple(map_tensors(item, function) for item in value)
+    if isinstance(value, ContextPlan | ImageGroup):
+        fields = {f.name: map_tensors(getattr(value, f.name), function) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
     return value
+
+
+def plan_tensors(plan: ContextPlan) -> list[Tensor]:
+    """List the tensors of a plan, in the order of its fields."""
+    found: list[Tensor] = []
+
+    def take(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(plan, take)
+    return found

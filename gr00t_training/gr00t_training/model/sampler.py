@@ -25,13 +25,15 @@ class Inpainting:
 
     Without `guidance` the overlapping rows start from the earlier actions instead of noise and follow the velocity the
     less the sooner they are due (as N1.7 does). With it they start from noise and are drawn to the earlier actions
-    (real-time chunking, arXiv 2506.07339).
+    (real-time chunking, arXiv 2506.07339). A model that was trained to be given frozen rows continues them by itself:
+    all other rows start from noise (`is_prefix`, arXiv 2512.05964).
     """
 
-    actions: Tensor  # (B, O, A) normalised, row i is due at step i of the new chunk
+    actions: Tensor  # (B, O, A) normalized, row i is due at step i of the new chunk
     frozen_steps: int  # first rows that will be carried out before the new chunk is there
     ramp_rate: float = 6.0  # how soon the rows behind follow the velocity; higher is sooner; not used with guidance
     guidance: float | None = None  # greatest weight of the pull to the earlier actions; 5 in the paper; None: no pull
+    is_prefix: bool = False  # whether the frozen rows have the time of finished actions, as in training
 
     def __post_init__(self) -> None:
         if not 0 <= self.frozen_steps <= self.overlap:
@@ -40,14 +42,33 @@ class Inpainting:
             raise ValueError(f"ramp_rate is {self.ramp_rate}, expected a positive number")
         if self.guidance is not None and not self.guidance >= 0:
             raise ValueError(f"guidance is {self.guidance}, expected 0 or more, or None")
+        if self.is_prefix and self.guidance is not None:
+            raise ValueError(f"guidance is {self.guidance}, expected None for a model that continues the frozen rows")
 
     @property
     def overlap(self) -> int:
         """Steps that both chunks have."""
         return self.actions.shape[1]
 
+    @property
+    def started_rows(self) -> int:
+        """First rows that start from the earlier actions instead of noise."""
+        if self.guidance is not None:
+            return 0
+        return self.frozen_steps if self.is_prefix else self.overlap
+
+    def prefix(self, horizon: int) -> Tensor:
+        """Return which rows `(H,)` bool have the time of finished actions."""
+        return (torch.arange(horizon) < self.frozen_steps) & self.is_prefix
+
     def strength(self, horizon: int) -> Tensor:
         """Return the share of the velocity `(H, 1)` float32 that each row follows: 0 frozen, then rising, 1 behind."""
+        if self.is_prefix:
+            return 1 - self.prefix(horizon).float()[:, None]
+        return self.ramp(horizon)
+
+    def ramp(self, horizon: int) -> Tensor:
+        """Return `(H, 1)` float32, rising from 0 in the frozen rows to 1 behind the overlap."""
         ramp = torch.linspace(0, 1, self.overlap - self.frozen_steps + 2)[1:-1]
         shares = torch.ones(horizon)
         shares[: self.frozen_steps] = 0
@@ -73,7 +94,7 @@ def integrate(velocity: Velocity, noise: Tensor, num_steps: int, inpainting: Inp
         velocity: of actions at the time `step / num_steps`.
         noise: standard normal.
         num_steps: of the integration.
-        inpainting: an earlier chunk to continue; None: a chunk of its own.
+        inpainting: an earlier chunk to continue; None: an independent chunk.
 
     Raises:
         ValueError: the earlier chunk does not fit the new one.
@@ -86,7 +107,7 @@ def integrate(velocity: Velocity, noise: Tensor, num_steps: int, inpainting: Inp
     earlier = _fitted(inpainting, noise)
     if inpainting.guidance is not None:
         return _integrate_guided(velocity, noise, num_steps, inpainting, earlier, inpainting.guidance)
-    actions = torch.cat([earlier[:, : inpainting.overlap], noise[:, inpainting.overlap :]], 1)
+    actions = torch.cat([earlier[:, : inpainting.started_rows], noise[:, inpainting.started_rows :]], 1)
     strength = inpainting.strength(noise.shape[1]).to(noise)
     for step in range(num_steps):
         actions = actions + velocity(actions, step) * strength / num_steps

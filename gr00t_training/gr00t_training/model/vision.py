@@ -67,7 +67,7 @@ def by_group(pixels: Tensor, grids: Sequence[Grid], groups: Sequence[ImageGroup]
 
 
 def fold_patches(x: Tensor, factor: int) -> Tensor:
-    """Join each square of `factor` x `factor` neighbouring patches into one token (pixel shuffle).
+    """Join each square of `factor` x `factor` neighboring patches into one token (pixel shuffle).
 
     Args:
         x: `(B, G * G, D)`, row by row.

@@ -1,40 +1,66 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Who may talk to a policy server: addresses and tokens.
+"""Access to a policy server: addresses and tokens.
 
-A token travels unencrypted: it keeps others of a laboratory's network away, not someone who listens to it.
+A token is sent unencrypted: it protects against other users of a network, not against someone who records its traffic.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import socket
+import stat
 from pathlib import Path
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.files import open_regular
 
 TOKEN_VARIABLE = "GR00T_API_TOKEN"
+MAX_TOKEN_BYTES = 1024
+MAX_TOKEN_FILE_BYTES = 4096
 
 
 def find_token(token: str | None = None, file: str | Path | None = None) -> str | None:
-    """Return the token that is given, else that of the file, else that of the environment variable, else None.
+    """Return the given token, or that of the file, or that of the environment variable, or None.
 
     Raises:
-        ConfigError: the file cannot be read, or the token is empty.
+        ConfigError: the file cannot be read or others can read it too, or the token is empty or too long.
     """
     source = "token"
     if token is None and file is not None:
         source = str(file)
-        try:
-            token = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: token cannot be read ({error}); check the path") from error
+        token = _read_token(Path(file))
     if token is None and TOKEN_VARIABLE in os.environ:
         source, token = TOKEN_VARIABLE, os.environ[TOKEN_VARIABLE].strip()
     if token == "":
         raise ConfigError(f"{source}: is empty, expected a token; write one or leave it out")
+    if token is not None and len(token.encode()) > MAX_TOKEN_BYTES:
+        raise ConfigError(
+            f"{source}: token of {len(token.encode())} bytes (limit {MAX_TOKEN_BYTES}); is it the right one?"
+        )
     return token
+
+
+def token_matches(found: str | None, expected: str) -> bool:
+    """Whether a client's token is the expected one, compared in constant time."""
+    return found is not None and hmac.compare_digest(found.encode(errors="replace"), expected.encode())
+
+
+def _read_token(file: Path) -> str:
+    with open_regular(file, ConfigError, MAX_TOKEN_FILE_BYTES) as opened:
+        mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            raise ConfigError(
+                f"{file}: other users can read the token (mode {mode:04o}, expected 0600); run 'chmod 600 {file}', and "
+                "choose another token if others may have seen it"
+            )
+        content = opened.read(MAX_TOKEN_FILE_BYTES)
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: token is not UTF-8 text; write one line of text") from error
 
 
 def bind_address(host: str) -> str:
@@ -54,7 +80,7 @@ def bind_address(host: str) -> str:
 
 
 def tcp_address(host: str, port: int | str) -> str:
-    """Return the ZeroMQ address; IPv6 numbers get their brackets."""
+    """Return the ZeroMQ address; an IPv6 address gets brackets."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 

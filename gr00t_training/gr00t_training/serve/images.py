@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Camera images as JPEG or PNG files, for links that are too narrow for raw images. Needs OpenCV, only when used."""
+"""Camera images as JPEG or PNG files, for networks that are too slow for raw images. OpenCV is imported when used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from gr00t_training.errors import ConfigError, ServerError
+from gr00t_training.io.image_header import read_header
 from gr00t_training.serve.wire import EncodedImages
 
-JPEG_QUALITY = 95  # errors of a few grey levels; a 640x480 image has 50 to 150 kB instead of 920
+MAX_JPEG_SCANS = 64  # progressive files have about 10
+_JPEG_SCAN = b"\xff\xda"
+JPEG_QUALITY = 95  # errors of a few gray levels; a 640x480 image has 50 to 150 kB instead of 920
 
 
 class ImageForm(str, Enum):
-    """How a client sends images."""
+    """Format in which a client sends images."""
 
     RAW = "raw"
     JPEG = "jpeg"  # small, not exact
@@ -25,7 +28,7 @@ class ImageForm(str, Enum):
 
 
 def encode_images(images: np.ndarray, form: ImageForm) -> np.ndarray | EncodedImages:
-    """Return images `(..., H, W, 3)` uint8 RGB in the form in which they are sent.
+    """Return images `(..., H, W, 3)` uint8 RGB in the format in which they are sent.
 
     Raises:
         ConfigError: OpenCV is not installed.
@@ -46,22 +49,41 @@ def encode_images(images: np.ndarray, form: ImageForm) -> np.ndarray | EncodedIm
 def decode_images(encoded: EncodedImages, subject: str) -> np.ndarray:
     """Return the images, `encoded.shape` uint8 RGB; `subject` names them in errors.
 
+    Kind and size of every file are checked before the first is decoded.
+
     Raises:
-        ServerError: a file is no image, or has another size than announced.
+        ServerError: a file is not a JPEG or PNG, or has another size than announced.
         ConfigError: OpenCV is not installed.
     """
+    shape = encoded.shape[-3:]
+    for i, file in enumerate(encoded.files):
+        _check_file(file, shape, f"{subject}: file {i}")
     cv2 = _opencv()
-    images = np.empty((math.prod(encoded.shape[:-3]), *encoded.shape[-3:]), np.uint8)
+    images = np.empty((math.prod(encoded.shape[:-3]), *shape), np.uint8)
     for i, file in enumerate(encoded.files):
         try:
             image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error as error:  # of an empty file, or of a size beyond its limits
-            raise ServerError(f"{subject}: file {i} is no image ({error.err}); send JPEG or PNG") from error
-        if image is None or image.shape != images.shape[1:]:
-            found = "no JPEG or PNG" if image is None else f"an image of shape {image.shape}"
-            raise ServerError(f"{subject}: file {i} is {found}, expected shape {images.shape[1:]}")
+        except cv2.error as error:  # its own limits of size
+            raise ServerError(f"{subject}: file {i} is not an image ({error.err}); send JPEG or PNG") from error
+        if image is None or image.shape != shape:
+            found = "not a JPEG or PNG that can be decoded" if image is None else f"an image of shape {image.shape}"
+            raise ServerError(f"{subject}: file {i} is {found}, expected shape {shape}")
         images[i] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return images.reshape(encoded.shape)
+
+
+def _check_file(file: bytes | memoryview, shape: tuple[int, ...], subject: str) -> None:
+    try:
+        header = read_header(file)
+    except ValueError as error:
+        raise ServerError(f"{subject} is not a readable JPEG or PNG ({error}); send JPEG or PNG") from error
+    found = (header.height, header.width, 3)
+    if found != shape:
+        raise ServerError(f"{subject} is an image of shape {found}, expected shape {shape}")
+    # the marker cannot occur in the coded data; each scan goes over the whole image
+    num_scans = bytes(file).count(_JPEG_SCAN) if header.kind == "jpeg" else 0
+    if num_scans > MAX_JPEG_SCANS:
+        raise ServerError(f"{subject} has {num_scans} scans (limit {MAX_JPEG_SCANS}); send a plain JPEG")
 
 
 def _opencv() -> Any:

@@ -1,20 +1,23 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""An embodiment as the releases' modality configs, and what differs between the two.
+"""Describe an embodiment as modality configs of the releases, and compare the two.
 
 The two releases name keys differently: "video.front" (N1.5) or "front" (N1.7).
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from gr00t_training.embodiment import Embodiment, Normalization, VectorKey
 from gr00t_training.errors import ServerError
-from gr00t_training.published.keys import published_language
-from gr00t_training.published.modality import action_config
+from gr00t_training.io.text import printable
 from gr00t_training.serve.wire import ModalityConfig, Wire
+from gr00t_training.types import KeyKind, KeyRef
+from gr00t_training.upstream.keys import published_language
+from gr00t_training.upstream.modality import action_config
 
 
 def modality_configs(embodiment: Embodiment, wire: Wire) -> dict[str, ModalityConfig]:
@@ -23,9 +26,9 @@ def modality_configs(embodiment: Embodiment, wire: Wire) -> dict[str, ModalityCo
     language = ModalityConfig((0,), (published_language(embodiment.language),))
     if wire is Wire.N1_5:
         return {
-            "video": ModalityConfig(embodiment.video_history, _prefixed("video", embodiment.video_keys)),
-            "state": ModalityConfig(embodiment.state_history, _prefixed("state", embodiment.state_keys)),
-            "action": ModalityConfig(ticks, _prefixed("action", embodiment.action_keys)),
+            "video": ModalityConfig(embodiment.video_history, _prefixed(KeyKind.VIDEO, embodiment.video_keys)),
+            "state": ModalityConfig(embodiment.state_history, _prefixed(KeyKind.STATE, embodiment.state_keys)),
+            "action": ModalityConfig(ticks, _prefixed(KeyKind.ACTION, embodiment.action_keys)),
             "language": language,
         }
     states = {key: embodiment.state[key] for key in embodiment.state_keys}
@@ -50,17 +53,18 @@ def modality_configs(embodiment: Embodiment, wire: Wire) -> dict[str, ModalityCo
 
 
 def check_modality(found: Any, embodiment: Embodiment, source: str) -> str:
-    """Hold a server's modality configs against the embodiment; return the server's language key.
+    """Compare a server's modality configs with the embodiment; return the server's language key.
 
-    Compared are keys and ticks of video, state and action; units and channel names are not in the configs.
+    It compares keys and ticks of video, state and action; units and channel names are not in the configs.
 
     Raises:
-        ServerError: names each item that differs, or `found` is no set of modality configs. `source` names the server.
+        ServerError: names each item that differs and `source`, the server; or `found` is not a set of modality configs.
     """
     needed = ("video", "state", "action", "language")
     if not isinstance(found, Mapping) or not all(isinstance(found.get(name), ModalityConfig) for name in needed):
         raise ServerError(
-            f"{source}: its modality config is {str(found)[:200]}, expected one of {', '.join(needed)} each"
+            f"{source}: its modality config is {printable(reprlib.repr(found))}, expected one each of "
+            f"{', '.join(needed)}"
         )
     items = []
     expected = modality_configs(embodiment, Wire.N1_7)
@@ -81,8 +85,8 @@ def check_modality(found: Any, embodiment: Embodiment, source: str) -> str:
     return languages[0]
 
 
-def _prefixed(kind: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{kind}.{key}" for key in keys)
+def _prefixed(kind: KeyKind, keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(KeyRef(kind, key)) for key in keys)
 
 
 def _normalized(keys: Mapping[str, VectorKey], how: Normalization) -> tuple[str, ...] | None:
@@ -95,5 +99,5 @@ def _action_config(key: str, vector: VectorKey) -> dict[str, str | None]:
 
 
 def _listed(items: Any) -> str:
-    values = [str(item) for item in (sorted(items) if isinstance(items, set) else items)]
+    values = [printable(str(item), 100) for item in (sorted(items) if isinstance(items, set) else items)]
     return f"[{', '.join(values[:20])}{', ...' if len(values) > 20 else ''}]"

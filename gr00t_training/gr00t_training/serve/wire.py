@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages between policy server and client as bytes: msgpack, with arrays in one of the two published forms.
+"""Encode messages between policy server and client: msgpack, with arrays in one of the two published formats.
 
     N1.5  {"__ndarray_class__": true, "as_npy": <a .npy file>}
           {"__ModalityConfig_class__": true, "as_json": "<JSON text>"}
@@ -8,8 +8,9 @@
           {"__ModalityConfig__": true, "as_json": {...}}
     ours  {"__jpeg__": true, "shape": [..., H, W, 3], "files": [<a JPEG or PNG file>, ...]}
 
-Nothing that could run code is read or written: no pickle, no object arrays. Decoded arrays are read-only views of the
-message's bytes. What a message means is said in `gr00t_training.serve.messages`.
+Nothing that could run code is read or written: no pickle, no object arrays. Structure and sizes are checked before
+any object is created (`gr00t_training.serve.msgpack_reader`). Decoded arrays are read-only views of the message. The
+meaning of a message is in `gr00t_training.serve.messages`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ import msgpack
 import numpy as np
 
 from gr00t_training.errors import ServerError
+from gr00t_training.io.text import printable
+from gr00t_training.serve.msgpack_reader import ScannedMessage, scan
 
-MAX_MESSAGE_BYTES = 256 * 2**20  # 90 raw images of 1280x720
-MAX_LIST_ITEMS = 65_536  # lists and maps of small things must not grow to gigabytes of Python objects
-MAX_MAP_ITEMS = 4_096
-MAX_TEXT_BYTES = 2**20
-MAX_AXES = 32  # of NumPy 1
+MAX_MESSAGE_BYTES = 64 * 2**20  # 24 raw images of 1280x720
+MAX_AXES = 8  # published messages have at most 5
+MAX_SHOWN_VALUES = 10  # of a list in an error
 
 _TYPE = re.compile(r"[<>|=]?[biufSU][1-9]\d{0,8}")  # numbers, booleans and text
 _NPY_START = b"\x93NUMPY"
@@ -42,10 +43,12 @@ _NPY_FIELDS = {  # of a .npy header
     "shape": re.compile(r"'shape':\s*\(((?:\d{1,12}\s*,\s*)*(?:\d{1,12}\s*)?)\)"),
 }
 _NPY_MAX_HEADER = 10_000  # bytes
+_MAX_TYPE = 16  # characters
+_BYTES = (bytes, memoryview)
 
 
 class Wire(str, Enum):
-    """Which release's messages."""
+    """Release that defined the message format."""
 
     N1_5 = "n1.5"
     N1_7 = "n1.7"
@@ -53,7 +56,7 @@ class Wire(str, Enum):
 
 @dataclass(frozen=True)
 class ModalityConfig:
-    """Keys and ticks of one modality, as the releases describe them."""
+    """Keys and ticks of one modality, as in the releases."""
 
     delta_indices: tuple[int, ...]  # ticks relative to now
     modality_keys: tuple[str, ...]
@@ -67,18 +70,18 @@ class EncodedImages:
     """Images as JPEG or PNG files."""
 
     shape: tuple[int, ...]  # (..., H, W, 3)
-    files: tuple[bytes, ...]  # one per image, in order of the leading axes
+    files: tuple[bytes | memoryview, ...]  # one per image, in order of the leading axes
 
 
 def pack(content: Any, wire: Wire) -> bytes:
-    """Return a message's bytes.
+    """Encode a message.
 
     Args:
         content: maps, lists, text, numbers, bytes, None; also arrays, `ModalityConfig` and `EncodedImages`.
-        wire: form of arrays and modality configs.
+        wire: format of arrays and modality configs.
 
     Raises:
-        ServerError: something else is in it, such as an object array.
+        ServerError: the content has another type, such as an object array.
     """
 
     def encode(value: Any) -> Any:
@@ -98,44 +101,45 @@ def pack(content: Any, wire: Wire) -> bytes:
 def unpack(
     message: bytes | memoryview, wire: Wire | None = None, max_bytes: int = MAX_MESSAGE_BYTES
 ) -> tuple[Any, Wire | None]:
-    """Read a message.
+    """Decode a message.
 
     Args:
         message: one frame.
-        wire: the only form to accept; None: either.
+        wire: the only format to accept; None: both.
         max_bytes: a longer message is refused.
 
     Returns:
-        The content, and the form its arrays or modality configs have; None where it has none of them.
+        The content, and the format of its arrays or modality configs; None if there are none.
 
     Raises:
-        ServerError: the message is too long, cut short or malformed, or holds what is refused.
+        ServerError: the message is too long, truncated or malformed, or has content that is refused.
+    """
+    return read_content(scan_message(message, max_bytes), wire)
+
+
+def scan_message(message: bytes | memoryview, max_bytes: int = MAX_MESSAGE_BYTES) -> ScannedMessage:
+    """Check size and structure of a message without reading its content.
+
+    Raises:
+        ServerError: the message is too long, truncated or malformed, or above a limit.
     """
     size = memoryview(message).nbytes
     if size > max_bytes:
         raise ServerError(
-            f"message of {size} bytes: longer than the limit of {max_bytes}; send fewer or smaller images"
+            f"message of {size} bytes (limit {max_bytes}); send fewer or smaller images, or raise "
+            "the server's --max-request-mib"
         )
+    return scan(message)
+
+
+def read_content(message: ScannedMessage, wire: Wire | None = None) -> tuple[Any, Wire | None]:
+    """Read a message after its structure was checked; see `unpack`."""
     reader = _Reader(wire)
-    try:
-        content = msgpack.unpackb(
-            message,
-            object_hook=reader.read_map,
-            ext_hook=_refuse_extension,
-            max_array_len=MAX_LIST_ITEMS,
-            max_map_len=MAX_MAP_ITEMS,
-            max_str_len=MAX_TEXT_BYTES,
-        )
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        reason = str(error) or type(error).__name__
-        raise ServerError(
-            f"message of {size} bytes: not msgpack ({reason}); it is damaged or of another kind"
-        ) from error
-    return content, reader.seen
+    return message.read(reader.read_map), reader.seen
 
 
 class _Reader:
-    """Turns the maps that stand for something else into it; remembers their form."""
+    """Decode maps that represent arrays, images and modality configs; remember their format."""
 
     def __init__(self, wire: Wire | None) -> None:
         self._wire = wire
@@ -147,7 +151,7 @@ class _Reader:
             return _from_numpy_map(content)
         if "__ndarray_class__" in content:
             self._see(Wire.N1_5)
-            return _from_npy(_field(content, "as_npy", bytes, "array"))
+            return _from_npy(_field(content, "as_npy", _BYTES, "array"))
         if "__ModalityConfig__" in content:
             self._see(Wire.N1_7)
             return _from_modality_map(_field(content, "as_json", dict, "modality config"))
@@ -162,7 +166,7 @@ class _Reader:
         expected = self._wire or self.seen
         if expected and wire is not expected:
             raise ServerError(
-                f"message: found an array or config in the form of {wire.value}, expected {expected.value}"
+                f"message: found an array or config in the format of {wire.value}, expected {expected.value}"
             )
         self.seen = wire
 
@@ -170,7 +174,7 @@ class _Reader:
 def _npy_map(array: np.ndarray) -> dict[str, Any]:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    is_column_major = array.flags.f_contiguous and not array.flags.c_contiguous  # what the header then says
+    is_column_major = array.flags.f_contiguous and not array.flags.c_contiguous  # as the header says
     content = _bytes_of(array.T if is_column_major else array)
     return {"__ndarray_class__": True, "as_npy": b"".join([header.getvalue(), content])}
 
@@ -179,23 +183,23 @@ def _bytes_of(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _from_npy(file: bytes) -> np.ndarray:
-    # read here and not by NumPy, which evaluates the header as Python
-    version = file[6:8]
-    if not file.startswith(_NPY_START) or version not in (b"\x01\x00", b"\x02\x00"):
-        raise ServerError(f"array: not a .npy file of version 1 or 2, it starts with {file[:8]!r}")
-    start = 10 if version == b"\x01\x00" else 12
+def _from_npy(file: bytes | memoryview) -> np.ndarray:
+    # not read by NumPy, which evaluates the header as Python
+    magic = bytes(file[:8])
+    if magic not in (_NPY_START + b"\x01\x00", _NPY_START + b"\x02\x00"):
+        raise ServerError(f"array: not a .npy file of version 1 or 2, it starts with {magic!r}")
+    start = 10 if magic.endswith(b"\x01\x00") else 12
     end = start + int.from_bytes(file[8:start], "little")
-    header = file[start : min(end, _NPY_MAX_HEADER)].decode("latin-1")
+    header = str(file[start : min(end, _NPY_MAX_HEADER)], "latin-1")
     fields = {name: pattern.search(header) for name, pattern in _NPY_FIELDS.items()}
     missing = [name for name, found in fields.items() if found is None]
     if missing or end > len(file):
         raise ServerError(
-            f"array: header of its .npy file is cut short or has no plain {' and '.join(missing) or 'end'}: "
+            f"array: header of its .npy file is truncated or has no plain {' and '.join(missing) or 'end'}: "
             f"{header[:100]!r}; arrays of objects or records (pickle) are refused"
         )
     kind, is_fortran, lengths = (found[1] for found in fields.values() if found)
-    shape = [int(length) for length in lengths.split(",") if length.strip()]
+    shape = [int(length) for length in lengths.split(",", MAX_AXES + 1) if length.strip().isdigit()]
     return _view(kind, shape, file, end, "F" if is_fortran == "True" else "C")
 
 
@@ -205,28 +209,31 @@ def _numpy_map(array: np.ndarray) -> dict[bytes, Any]:
 
 def _from_numpy_map(content: dict) -> Any:
     if content.get(b"kind", b"") != b"":
-        raise ServerError(f"array: kind {content[b'kind']!r} is refused; arrays of objects or records need pickle")
+        raise ServerError(f"array: kind {shown(content[b'kind'])} is refused; arrays of objects or records need pickle")
     kind = _field(content, b"type", str, "array")
-    values = _field(content, b"data", bytes, "array")
+    values = _field(content, b"data", _BYTES, "array")
     if content[b"nd"] is not True:
         return _view(kind, [], values)[()]  # a single number
     return _view(kind, _field(content, b"shape", list, "array"), values)
 
 
-def _view(kind: str, shape: list, content: bytes, offset: int = 0, order: Any = "C") -> np.ndarray:
-    """Return a read-only view of the bytes behind `offset`."""
+def _view(kind: str, shape: list, content: bytes | memoryview, offset: int = 0, order: Any = "C") -> np.ndarray:
+    """Return a read-only view of the bytes from `offset` on."""
     try:
-        dtype = np.dtype(kind) if _TYPE.fullmatch(kind) else None
-    except TypeError:  # of no such width
+        dtype = np.dtype(kind) if len(kind) < _MAX_TYPE and _TYPE.fullmatch(kind) else None
+    except (TypeError, ValueError):  # no such width
         dtype = None
     if dtype is None:
-        raise ServerError(f"array: type {kind[:40]!r} is refused; expected numbers, booleans or text, never objects")
+        raise ServerError(f"array: type {shown(kind)} is refused; expected numbers, booleans or text, never objects")
     if len(shape) > MAX_AXES or not all(type(length) is int and 0 <= length < 2**40 for length in shape):
-        raise ServerError(f"array: shape {str(shape)[:100]} is refused; expected at most {MAX_AXES} whole numbers")
+        raise ServerError(f"array: shape {shown(shape)} is refused; expected at most {MAX_AXES} whole numbers")
     found, expected = len(content) - offset, math.prod(shape) * dtype.itemsize
     if found != expected:
         raise ServerError(f"array: found {found} bytes, {kind} {tuple(shape)} has {expected}; the message is damaged")
-    return np.ndarray(tuple(shape), dtype, content, offset, order=order)
+    try:
+        return np.ndarray(tuple(shape), dtype, content, offset, order=order)
+    except (ValueError, TypeError) as error:  # empty, with axes above NumPy's limit
+        raise ServerError(f"array: shape {shown(shape)} is refused ({error})") from error
 
 
 def _modality_map(config: ModalityConfig, wire: Wire) -> dict[str, Any]:
@@ -242,9 +249,9 @@ def _json(text: str) -> dict:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ServerError(f"modality config: not JSON ({error}): {text[:100]!r}") from error
+        raise ServerError(f"modality config: not JSON ({error}): {shown(text)}") from error
     if not isinstance(content, dict):
-        raise ServerError(f"modality config: found {type(content).__name__}, expected an object: {text[:100]!r}")
+        raise ServerError(f"modality config: found {type(content).__name__}, expected an object: {shown(text)}")
     return content
 
 
@@ -253,7 +260,7 @@ def _from_modality_map(content: dict) -> ModalityConfig:
     keys = _field(content, "modality_keys", list, "modality config")
     if not all(type(delta) is int for delta in deltas) or not all(isinstance(key, str) for key in keys):
         raise ServerError(
-            f"modality config: found delta_indices {str(deltas)[:100]} and modality_keys {str(keys)[:100]}, expected "
+            f"modality config: found delta_indices {shown(deltas)} and modality_keys {shown(keys)}, expected "
             "whole numbers and text"
         )
     others = {
@@ -265,20 +272,28 @@ def _from_modality_map(content: dict) -> ModalityConfig:
 
 def _from_images_map(content: dict) -> EncodedImages:
     shape, files = _field(content, "shape", list, "images"), _field(content, "files", list, "images")
-    if not all(type(length) is int and length > 0 for length in shape) or len(shape) < 3 or shape[-1] != 3:
-        raise ServerError(f"images: shape {str(shape)[:100]}, expected (..., H, W, 3)")
-    if not all(isinstance(file, bytes) for file in files) or len(files) != math.prod(shape[:-3]):
+    is_shape = 3 <= len(shape) <= MAX_AXES and all(type(length) is int and 0 < length < 2**40 for length in shape)
+    if not is_shape or shape[-1] != 3:
+        raise ServerError(f"images: shape {shown(shape)}, expected (..., H, W, 3) of at most {MAX_AXES} axes")
+    if not all(isinstance(file, _BYTES) for file in files) or len(files) != math.prod(shape[:-3]):
         raise ServerError(f"images: {len(files)} files, shape {tuple(shape)} expects {math.prod(shape[:-3])} as bytes")
     return EncodedImages(tuple(shape), tuple(files))
 
 
-def _field(content: dict, name: str | bytes, kind: type, subject: str) -> Any:
+def _field(content: dict, name: str | bytes, kind: Any, subject: str) -> Any:
     value = content.get(name)
     if not isinstance(value, kind):
         text = name if isinstance(name, str) else name.decode()
-        raise ServerError(f"{subject}: '{text}' is {type(value).__name__}, expected {kind.__name__}")
+        expected = "bytes" if kind is _BYTES else kind.__name__
+        raise ServerError(f"{subject}: '{text}' is {type(value).__name__}, expected {expected}")
     return value
 
 
-def _refuse_extension(code: int, content: bytes) -> None:
-    raise ServerError(f"message: extension type {code} is refused; send maps, lists, text, numbers or arrays")
+def shown(value: Any) -> str:
+    """Return a value of a peer for an error: one line, truncated before it is formatted."""
+    if isinstance(value, list):
+        items = ", ".join(shown(item) for item in value[:MAX_SHOWN_VALUES])
+        return f"[{items}{', ...' if len(value) > MAX_SHOWN_VALUES else ''}]"
+    if isinstance(value, (str, *_BYTES)):
+        return printable(repr(value[:40] if isinstance(value, str) else bytes(value[:40])))
+    return str(value) if value is None or isinstance(value, (bool, int, float)) else type(value).__name__

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""From a camera's image to the frame that the vision-language model's own image processor gets (N1.6, N1.7).
+"""Crop and scale a camera's image for the image processor of the vision-language model (N1.6, N1.7).
 
 The releases have two image paths. With `use_albumentations` the shortest side is scaled by area, a fraction of both
 sides is cut out and scaled again; without, everything is scaled to one size with torchvision's antialiased kernel. In
@@ -9,6 +9,8 @@ both, black borders come first where `letter_box_transform` says so.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gr00t_training.errors import ConfigError
 from gr00t_training.transforms.augmentation import ImageDraw, jitter_bytes, jitter_factors, rotate_bytes
+from gr00t_training.transforms.device_augmentation import ColorJitter, DrawnTransform, crop_at
 from gr00t_training.transforms.processor import ProcessorOptions
 from gr00t_training.transforms.resampling import (
     Resize,
@@ -40,7 +43,7 @@ class Steps:
 
 
 class Framing:
-    """Letter box, resize, crop and resize, in training also rotation and colours."""
+    """Letter box, resize, crop and resize, in training also rotation and colors."""
 
     def __init__(self, options: ProcessorOptions) -> None:
         """Prepare for a checkpoint's options.
@@ -80,12 +83,29 @@ class Framing:
         cropped = max(1, int(resized[0] * self._fraction)), max(1, int(resized[1] * self._fraction))
         return Steps(padded, resized, cropped, _shortest(cropped, self._edge))
 
+    def stored_size(self, height: int, width: int) -> Size:
+        """Return the smallest size in which images of a raw size can be stored without a change of any result.
+
+        It is that after the steps before the first random one, if an image of that size goes through them unchanged
+        and has fewer pixels; else the raw size.
+        """
+        steps = self.steps(height, width)
+        is_same = self.steps(*steps.resized) == dataclasses.replace(steps, padded=steps.resized)
+        return steps.resized if is_same and math.prod(steps.resized) < height * width else (height, width)
+
+    def stored(self, image: np.ndarray) -> np.ndarray:
+        """Scale `(H, W, 3)` uint8 to its `stored_size`."""
+        size = self.stored_size(*image.shape[:2])
+        if size == image.shape[:2]:
+            return image
+        return self._resize(_letter_box(image, self.steps(*image.shape[:2]).padded), size)
+
     def frame(self, image: np.ndarray, draw: ImageDraw | None = None) -> Tensor:
         """Transform one image.
 
         Args:
             image: `(H, W, 3)` uint8 RGB.
-            draw: random choices for training; None: centre crop, nothing else random.
+            draw: random choices for training; None: center crop, nothing else random.
 
         Returns:
             `(3, h, w)` uint8.
@@ -108,8 +128,8 @@ class Framing:
         steps = self.steps(*size)
         top, left = self._corner(steps, None)
         rows, columns = steps.cropped
-        above, beside = _borders(size, steps.padded)
-        borders = (0, 0, *beside, *above)
+        vertical, horizontal = _borders(size, steps.padded)
+        borders = (0, 0, *horizontal, *vertical)
         resize = self._resize_on_device(steps.padded, steps.resized, device)
         resize_again = self._resize_on_device(steps.cropped, steps.final, device)
 
@@ -117,6 +137,30 @@ class Framing:
             if any(borders):
                 x = F.pad(x, borders)
             return resize_again(resize(x)[:, top : top + rows, left : left + columns])
+
+        return transform
+
+    def augmented_on_device(self, size: Size, device: torch.device) -> DrawnTransform:
+        """Return the training transform of images of one raw size, `(N, H, W, 3)` to `(N, h, w, 3)` uint8.
+
+        Raises:
+            ConfigError: the checkpoint's images are turned, which is done on the CPU only.
+        """
+        options, steps = self._options, self.steps(*size)
+        if options.random_rotation_angle:
+            raise ConfigError(
+                f"processor_config.json: random_rotation_angle is {options.random_rotation_angle}; images are turned "
+                "on the CPU only, leave out --augment-on-gpu"
+            )
+        vertical, horizontal = _borders(size, steps.padded)
+        resize = self._resize_on_device(steps.padded, steps.resized, device)
+        resize_again = self._resize_on_device(steps.cropped, steps.final, device)
+        jitter = ColorJitter(options.color_jitter_params or {}, device)
+
+        def transform(x: Tensor, draws: Tensor) -> Tensor:
+            x = crop_at(resize(F.pad(x, (0, 0, *horizontal, *vertical))), draws, steps.cropped)
+            x = resize_again(x)
+            return jitter.bytes(x, draws) if options.color_jitter_params else x
 
         return transform
 
@@ -154,5 +198,5 @@ def _borders(size: Size, padded: Size) -> tuple[tuple[int, int], tuple[int, int]
 
 
 def _letter_box(image: np.ndarray, padded: Size) -> np.ndarray:
-    above, beside = _borders(image.shape[:2], padded)
-    return np.pad(image, (above, beside, (0, 0))) if any((*above, *beside)) else image
+    vertical, horizontal = _borders(image.shape[:2], padded)
+    return np.pad(image, (vertical, horizontal, (0, 0))) if any((*vertical, *horizontal)) else image

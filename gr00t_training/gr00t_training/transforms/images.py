@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Camera images to the model's pixels, for each of the families.
+"""Convert camera images to the model's pixels, for each of the families.
 
 The steps follow the releases, including every pass through bytes: frames are uint8 between the video transforms and
-the image processor of the vision-language model. `on_device` repeats both in tensor operations, bit for bit, for a
-policy that has no time to scale images on the CPU.
+the image processor of the vision-language model. `on_device` repeats both in tensor operations, bit for bit, so
+that a policy need not scale images on the CPU.
 
 Letters in shapes: I images, N images of one size, H and W size of a camera's image, h and w size of a frame, P side of
 a square frame, L patches, D numbers of a patch.
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.transforms.augmentation import JITTER, ImageDraw, draw_images, jitter_factors
+from gr00t_training.transforms.device_augmentation import ColorJitter, DrawnTransform, crop_at
 from gr00t_training.transforms.framing import Framing
 from gr00t_training.transforms.processor import ProcessorOptions
 from gr00t_training.transforms.resampling import (
@@ -38,13 +39,13 @@ from gr00t_training.transforms.resampling import (
 __all__ = ["EagleImages", "ImageDraw", "ImageProcessor", "QwenImages", "SquareImages", "draw_images"]
 
 CROP_SCALE = 0.95  # of height and width, N1 and N1.5
-HALF_RANGES = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08}  # likewise; hue in turns
+HALF_RANGES = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08}  # N1 and N1.5; hue in turns
 LARGEST_ASPECT = 200  # of the vision-language models' image processors
-EAGLE_PATCH, QWEN_PATCH = 14, 16  # side [px]
-MERGE = 2  # patches along each side of what becomes one token
+EAGLE_PATCH, QWEN_PATCH = 14, 16  # side of the releases' patches [px]
+MERGE = 2  # patches along each side of what becomes one token, of the releases
 EAGLE_PIXELS = (3136, 3211264)  # least and most of one image
-QWEN_PIXELS = (65536, 16777216)  # likewise, of the released Cosmos-Reason2 and Qwen3-VL
-QWEN_FRAMES = 2  # of a patch; a still image is two equal frames
+QWEN_PIXELS = (65536, 16777216)  # the same, of the released Cosmos-Reason2 and Qwen3-VL
+QWEN_FRAMES = 2  # of a patch, of the release
 
 
 class ImageProcessor(Protocol):
@@ -72,6 +73,30 @@ class ImageProcessor(Protocol):
 
     def grids(self, sizes: Sequence[Size]) -> Tensor | None:
         """Return the `image_grid` of images of these raw sizes."""
+        ...
+
+    def stored_size(self, height: int, width: int) -> Size:
+        """Return the smallest size in which images of a raw size can be stored without a change of any result."""
+        ...
+
+    def stored(self, image: np.ndarray) -> np.ndarray:
+        """Scale `(H, W, 3)` uint8 to its `stored_size`; what `frames` makes of the result is the same."""
+        ...
+
+    def augmented_on_device(self, sizes: Sequence[Size], device: torch.device) -> DrawnTransform:
+        """Return `pixels(frames(...))[0]` in training for many samples, within a gray level.
+
+        Args:
+            sizes: raw height and width of each image of a sample.
+            device: where images are and pixels are to be.
+
+        Returns:
+            Function of the images of all samples, `(B, bytes)` uint8: those of a sample one after another; and of their
+            draws (`draw_numbers`). It can be captured in a CUDA graph.
+
+        Raises:
+            ConfigError: a step is done on the CPU only.
+        """
         ...
 
     def on_device(self, sizes: Sequence[Size], device: torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
@@ -128,6 +153,14 @@ class SquareImages:
     def grids(self, sizes: Sequence[Size]) -> None:
         """Return None: all images are alike (`ImageProcessor.grids`)."""
 
+    def stored_size(self, height: int, width: int) -> Size:
+        """Return the raw size: the first step is a random crop (`ImageProcessor.stored_size`)."""
+        return height, width
+
+    def stored(self, image: np.ndarray) -> np.ndarray:
+        """Return the image (`ImageProcessor.stored`)."""
+        return image
+
     def on_device(self, sizes: Sequence[Size], device: torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
         """Return both steps as operations on the device (`ImageProcessor.on_device`)."""
         shares = (torch.arange(256).float() / 255).to(device)  # a GPU would multiply by the reciprocal
@@ -146,6 +179,23 @@ class SquareImages:
         transform = _by_size(sizes, prepare)
         return lambda images: _look_up(scaled, torch.stack(transform(images)).permute(0, 3, 1, 2))
 
+    def augmented_on_device(self, sizes: Sequence[Size], device: torch.device) -> DrawnTransform:
+        """Return the steps of training as operations on the device (`ImageProcessor.augmented_on_device`)."""
+        scaled = self._scale(torch.arange(256)).to(device)
+        jitter = ColorJitter(HALF_RANGES, device)
+
+        def prepare(size: Size) -> DrawnTransform:
+            cut = _crop(*size, None)[2:]
+
+            def transform(x: Tensor, draws: Tensor) -> Tensor:
+                frames = crop_at(x, draws, cut).permute(0, 3, 1, 2).float() / 255
+                return (jitter.floats(resize_smooth(frames, self._size), draws) * 255).to(torch.uint8)
+
+            return transform
+
+        transform = _drawn_by_size(sizes, prepare)
+        return lambda images, draws: _look_up(scaled, torch.stack(transform(images, draws), 1).flatten(0, 1))
+
     def _scale(self, levels: Tensor) -> Tensor:
         return ((levels.float() / 255 - 0.5) / 0.5).to(self._dtype)
 
@@ -153,10 +203,10 @@ class SquareImages:
 class _PackedImages:
     """Patches of all images one after another, `(L, D)` float32, of images of any size; base of the two below."""
 
-    _patch: int  # side [px]
-
-    def __init__(self, options: ProcessorOptions) -> None:
+    def __init__(self, options: ProcessorOptions, patch: int, merge: int = MERGE) -> None:
         self._framing = Framing(options)
+        self._patch = patch  # side [px]
+        self._merge = merge  # patches along each side of what becomes one token
 
     def frames(self, images: Sequence[np.ndarray], draw: ImageDraw | None = None) -> list[Tensor]:
         """Crop and resize (`ImageProcessor.frames`)."""
@@ -167,20 +217,28 @@ class _PackedImages:
         sizes = [self._fit(*frame.shape[1:]) for frame in frames]
         resized = [self._resize(frame, size) for frame, size in zip(frames, sizes, strict=True)]
         patches = torch.cat([self._pack(image[None])[0] for image in resized])
-        return _centre(patches), self._grid(sizes)
+        return _center(patches), self._grid(sizes)
 
     def num_tokens(self, height: int, width: int) -> int:
         """Return the number of merged patches (`ImageProcessor.num_tokens`)."""
         rows, columns = self._final_size((height, width))
-        return rows * columns // (self._patch * MERGE) ** 2
+        return rows * columns // (self._patch * self._merge) ** 2
 
     def grids(self, sizes: Sequence[Size]) -> Tensor:
         """Return rows and columns of patches (`ImageProcessor.grids`)."""
         return self._grid([self._final_size(size) for size in sizes])
 
+    def stored_size(self, height: int, width: int) -> Size:
+        """Return the size before the random crop, see `Framing.stored_size` (`ImageProcessor.stored_size`)."""
+        return self._framing.stored_size(height, width)
+
+    def stored(self, image: np.ndarray) -> np.ndarray:
+        """Scale to that size (`ImageProcessor.stored`)."""
+        return self._framing.stored(image)
+
     def on_device(self, sizes: Sequence[Size], device: torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
         """Return both steps as operations on the device (`ImageProcessor.on_device`)."""
-        centred = _centre(torch.arange(256)).to(device)
+        centered = _center(torch.arange(256)).to(device)
 
         def prepare(size: Size) -> Resize:
             frame_size = self._framing.steps(*size).final
@@ -189,7 +247,20 @@ class _PackedImages:
             return lambda x: self._pack(resize(frame(x)))
 
         transform = _by_size(sizes, prepare)
-        return lambda images: _look_up(centred, torch.cat(transform(images)))
+        return lambda images: _look_up(centered, torch.cat(transform(images)))
+
+    def augmented_on_device(self, sizes: Sequence[Size], device: torch.device) -> DrawnTransform:
+        """Return the steps of training as operations on the device (`ImageProcessor.augmented_on_device`)."""
+        centered = _center(torch.arange(256)).to(device)
+
+        def prepare(size: Size) -> DrawnTransform:
+            frame_size = self._framing.steps(*size).final
+            frame = self._framing.augmented_on_device(size, device)
+            resize = self._resize_on_device(frame_size, self._fit(*frame_size), device)
+            return lambda x, draws: self._pack(resize(frame(x, draws)))
+
+        transform = _drawn_by_size(sizes, prepare)
+        return lambda images, draws: _look_up(centered, torch.cat(transform(images, draws), 1).flatten(0, 1))
 
     def _final_size(self, size: Size) -> Size:
         return self._fit(*self._framing.steps(*size).final)
@@ -216,11 +287,13 @@ class _PackedImages:
 class EagleImages(_PackedImages):
     """Patches row by row, each as (row, column, channel) (N1.6)."""
 
-    _patch = EAGLE_PATCH
+    def __init__(self, options: ProcessorOptions, *, patch: int = EAGLE_PATCH) -> None:
+        """Prepare for a checkpoint with its options and the side of its patches [px]."""
+        super().__init__(options, patch)
 
     def _fit(self, height: int, width: int) -> Size:
         _check_aspect(height, width)
-        factor = EAGLE_PATCH * MERGE
+        factor = self._patch * self._merge
         rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))
         least, most = EAGLE_PIXELS
         if rows * columns > most:
@@ -237,29 +310,39 @@ class EagleImages(_PackedImages):
         return pillow_on_device(source, target, device)
 
     def _pack(self, frames: Tensor) -> Tensor:
-        cut = frames.unflatten(2, (-1, EAGLE_PATCH)).unflatten(1, (-1, EAGLE_PATCH))  # (N, rows, 14, columns, 14, 3)
-        return cut.transpose(2, 3).reshape(len(frames), -1, 3 * EAGLE_PATCH**2)
+        side = self._patch
+        cut = frames.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # (N, rows, 14, columns, 14, 3)
+        return cut.transpose(2, 3).reshape(len(frames), -1, 3 * side**2)
 
 
 class QwenImages(_PackedImages):
     """Patches of one token together, each as (channel, time, row, column) (N1.7)."""
 
-    _patch = QWEN_PATCH
-
     def __init__(
-        self, options: ProcessorOptions, *, min_pixels: int = QWEN_PIXELS[0], max_pixels: int = QWEN_PIXELS[1]
+        self,
+        options: ProcessorOptions,
+        *,
+        min_pixels: int = QWEN_PIXELS[0],
+        max_pixels: int = QWEN_PIXELS[1],
+        patch: int = QWEN_PATCH,
+        merge: int = MERGE,
+        frames: int = QWEN_FRAMES,
     ) -> None:
         """Prepare for a checkpoint.
 
         Args:
             options: of the checkpoint.
+            patch: side of a patch [px].
+            merge: patches along each side of a token.
+            frames: of a patch; a still image is as many equal frames.
             min_pixels: of one image, `size.shortest_edge` in the backbone's preprocessor_config.json.
-            max_pixels: likewise, `size.longest_edge`.
+            max_pixels: largest size, `size.longest_edge`.
 
         Raises:
             ConfigError: the options or limits contradict each other.
         """
-        super().__init__(options)
+        super().__init__(options, patch, merge)
+        self._frames = frames
         if not 0 < min_pixels <= max_pixels:
             raise ConfigError(
                 f"preprocessor_config.json: at least {min_pixels} and at most {max_pixels} pixels per image; expected "
@@ -269,7 +352,7 @@ class QwenImages(_PackedImages):
 
     def _fit(self, height: int, width: int) -> Size:
         _check_aspect(height, width)
-        factor = QWEN_PATCH * MERGE
+        factor = self._patch * self._merge
         rows, columns = (round(side / factor) * factor for side in (height, width))
         least, most = self._limits
         if rows * columns > most:
@@ -287,11 +370,12 @@ class QwenImages(_PackedImages):
         return antialiased_on_device(source, target, "bicubic", device)
 
     def _pack(self, frames: Tensor) -> Tensor:
-        cut = frames.unflatten(2, (-1, MERGE, QWEN_PATCH)).unflatten(1, (-1, MERGE, QWEN_PATCH))
+        token = (-1, self._merge, self._patch)
+        cut = frames.unflatten(2, token).unflatten(1, token)
         # (N, rows, 2, 16, columns, 2, 16, 3) -> (N, rows, columns, 2, 2, 3, time, 16, 16)
         cut = cut.permute(0, 1, 4, 2, 5, 7, 3, 6).unsqueeze(6)
-        cut = cut.expand(*[-1] * 6, QWEN_FRAMES, -1, -1)
-        return cut.reshape(len(frames), -1, 3 * QWEN_FRAMES * QWEN_PATCH**2)
+        cut = cut.expand(*[-1] * 6, self._frames, -1, -1)
+        return cut.reshape(len(frames), -1, 3 * self._frames * self._patch**2)
 
 
 def _crop(height: int, width: int, draw: ImageDraw | None) -> tuple[int, int, int, int]:
@@ -302,8 +386,8 @@ def _crop(height: int, width: int, draw: ImageDraw | None) -> tuple[int, int, in
     return int(draw.top * (height - rows + 1)), int(draw.left * (width - columns + 1)), rows, columns
 
 
-def _centre(levels: Tensor) -> Tensor:
-    """Scale grey levels to [-1, 1] with the rounding of the releases' image processors."""
+def _center(levels: Tensor) -> Tensor:
+    """Scale gray levels to [-1, 1] with the rounding of the releases' image processors."""
     return levels.float().sub_(127.5).div_(127.5)
 
 
@@ -324,6 +408,29 @@ def _look_up(table: Tensor, levels: Tensor) -> Tensor:
     """Return `table[levels]` for 256 entries; on a GPU nothing else equals the CPU's division."""
     places = levels.to(torch.int32, memory_format=torch.contiguous_format)
     return table.index_select(0, places.flatten()).view(places.shape)
+
+
+def split_images(images: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+    """Return the images `(B, H, W, 3)` of samples whose bytes `(B, bytes)` are one after another."""
+    parts = images.split([height * width * 3 for height, width in sizes], dim=1)
+    return [part.unflatten(1, (*size, 3)) for part, size in zip(parts, sizes, strict=True)]
+
+
+def _drawn_by_size(
+    sizes: Sequence[Size], prepare: Callable[[Size], DrawnTransform]
+) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    """Return a function that transforms the images of samples, those of one size together, and keeps their order."""
+    groups = {size: [i for i, other in enumerate(sizes) if other == size] for size in sizes}
+    transforms = {size: prepare(size) for size in groups}
+
+    def transform(images: Tensor, draws: Tensor) -> list[Tensor]:
+        parts, results = split_images(images, sizes), {}
+        for size, places in groups.items():
+            found = transforms[size](torch.cat([parts[i] for i in places]), draws.repeat(len(places), 1))
+            results.update(zip(places, found.split(len(images)), strict=True))
+        return [results[i] for i in range(len(sizes))]
+
+    return transform
 
 
 def _by_size(sizes: Sequence[Size], prepare: Callable[[Size], Resize]) -> Callable[[Sequence[Tensor]], list[Tensor]]:

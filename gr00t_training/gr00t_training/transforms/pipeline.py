@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Observation (and, in training, actions) to the model's tensors, and predictions back to the robot's units.
+"""Convert observations (and, in training, actions) to the model's tensors, and predictions to the robot's units.
 
-Loader and policy use the same pipeline, so that a policy sees what was trained on. A policy in a hurry takes the parts
-of `encode` one by one: the prompt comes from a cache then, and images are scaled on the device.
+Loader and policy use the same pipeline, so that a policy sees what was trained on. The policy's engine calls the parts
+of `encode` one by one: prompts are cached, and images are scaled on the device.
 
 Letters in shapes: V cameras, T ticks of the images or of the state, W the model's state channels, H its action ticks,
 A its action channels.
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gr00t_training.dataset.stats import KeyStatistics
+from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import CheckpointError, ConfigError, ObservationError
-from gr00t_training.transforms.images import ImageProcessor, draw_images
-from gr00t_training.transforms.processor import ProcessorOptions
+from gr00t_training.transforms.device_augmentation import draw_numbers
+from gr00t_training.transforms.images import ImageDraw, ImageProcessor, draw_images
+from gr00t_training.transforms.resampling import Size
+from gr00t_training.transforms.rules import InputRules
 from gr00t_training.transforms.state_action import VectorTransform
 from gr00t_training.transforms.text import PromptTokenizer, formalize, pad_left
-from gr00t_training.types import Observation
+from gr00t_training.types import KeyKind, KeyRef, Observation
 
-DEFAULT_INSTRUCTION = "Perform the default behavior."  # of N1 and N1.5, when there is no instruction
 SMALLEST_IMAGE_PX = 28  # side; less than one patch of N1.6 after merging
 CACHED_PROMPTS = 256  # a robot has a few, a dataset as many as tasks
 Statistics = Mapping[str, Mapping[str, KeyStatistics]]  # "state", "action", "relative_action" -> key -> statistics
@@ -45,7 +46,7 @@ class ModelInputs:
     action_dim: int  # channels after padding
     action_horizon: int  # ticks after padding
     num_projectors: int  # rows of the embodiment-specific tables
-    options: ProcessorOptions | None = None  # of N1.6 and N1.7; None: the rules of N1 and N1.5
+    rules: InputRules
 
 
 class Pipeline:
@@ -62,7 +63,7 @@ class Pipeline:
         """Prepare the transforms.
 
         Args:
-            embodiment: keys, order, history and normalisation.
+            embodiment: keys, order, history and normalization.
             statistics: of the dataset that is or was trained on.
             inputs: of the model.
             tokenizer: of the model.
@@ -70,37 +71,38 @@ class Pipeline:
 
         Raises:
             ConfigError: embodiment, statistics and model do not fit each other.
-            CheckpointError: the tokenizer is of another model.
+            CheckpointError: the tokenizer belongs to another model.
         """
         _check_fit(embodiment, inputs, projector)
         if tokenizer.image_token_id != inputs.image_token_id or tokenizer.vocab_size > inputs.vocab_size:
             raise CheckpointError(
                 f"tokenizer: {tokenizer.vocab_size} entries with image token {tokenizer.image_token_id}, the model "
-                f"expects at most {inputs.vocab_size} with {inputs.image_token_id}; it is of another model"
+                f"expects at most {inputs.vocab_size} with {inputs.image_token_id}; it belongs to another model"
             )
         self.embodiment = embodiment
         self.inputs = inputs
         self.tokenizer = tokenizer
         self.projector = projector
         self.state = VectorTransform(
-            "state",
+            KeyKind.STATE,
             embodiment.state,
             embodiment.state_keys,
             statistics["state"],
             inputs.state_dim,
-            options=inputs.options,
+            rules=inputs.rules.state,
         )
         self.action = VectorTransform(
-            "action",
+            KeyKind.ACTION,
             embodiment.action,
             embodiment.action_keys,
             statistics["action"],
             inputs.action_dim,
-            options=inputs.options,
+            rules=inputs.rules.action,
             relative_statistics=statistics.get("relative_action"),
             horizon=embodiment.action_horizon,
             model_horizon=inputs.action_horizon,
         )
+        self.takes_stored_images = False  # images may come from a cache, in the size of `ImageProcessor.stored_size`
         self._prompts: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
 
     def encode(
@@ -114,7 +116,7 @@ class Pipeline:
 
         Args:
             observation: one time step.
-            actions: key -> `(T, D)` targets in the robot's units, T the embodiment's horizon; None when predicting.
+            actions: key -> `(T, D)` targets in the robot's units, T the embodiment's horizon; None if predicting.
             rng: source of the image augmentation and the state's dropout; needed in training.
             training: whether images are augmented and states dropped.
 
@@ -122,24 +124,85 @@ class Pipeline:
             ObservationError: an input is missing, malformed or not finite.
         """
         if training and rng is None:
-            raise ValueError("training draws random crops and colours; pass rng")
-        images = self.images(observation)
-        state, state_mask = self.vectors(observation)
-        processor, options = self.inputs.images, self.inputs.options
+            raise ValueError("training draws random crops and colors; pass rng")
         draw = draw_images(rng) if training and rng is not None else None
+        sample, prompt = self.encode_images(observation, draw)
+        return sample | self.encode_vectors(observation, prompt, actions, rng if training else None)
+
+    def encode_images(
+        self, observation: Observation, draw: ImageDraw | None
+    ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+        """Return the tensors of the images of one sample, and the ids of its prompt.
+
+        Args:
+            observation: one time step.
+            draw: random choices for training; None: none.
+
+        Raises:
+            ObservationError: see `encode`.
+        """
+        images, processor = self.images(observation), self.inputs.images
         pixels, grid = processor.pixels(processor.frames(images, draw))
-        if training and rng is not None and options and rng.random() < options.state_dropout_prob:
-            state = torch.zeros_like(state)
         counts = tuple(processor.num_tokens(*image.shape[:2]) for image in images)
+        sample = {"pixel_values": pixels} if grid is None else {"pixel_values": pixels, "image_grid": grid}
+        return sample, self.prompt(observation.instruction, counts)
+
+    def encode_raw_images(
+        self, observation: Observation, draw: ImageDraw | None, sizes: Sequence[Size]
+    ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+        """Return the bytes of the images of one sample and its draw, for a device, and the ids of its prompt.
+
+        Args:
+            observation: one time step.
+            draw: random choices for training; None: none.
+            sizes: stored height and width of each image.
+
+        Raises:
+            ObservationError: see `encode`, and images of other sizes.
+        """
+        processor = self.inputs.images
+        images = [processor.stored(image) for image in self.images(observation)]
+        if [image.shape[:2] for image in images] != list(sizes):
+            raise ObservationError(
+                f"images of {[image.shape[:2] for image in images]} (height, width), expected {list(sizes)} as in "
+                "meta/info.json; validate the dataset, or leave out --augment-on-gpu"
+            )
+        sample = {"images": torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))}
+        if draw is not None:
+            sample["draw"] = draw_numbers(draw)
+        grid = processor.grids(sizes)
+        if grid is not None:
+            sample["image_grid"] = grid
+        counts = tuple(processor.num_tokens(*size) for size in sizes)
+        return sample, self.prompt(observation.instruction, counts)
+
+    def encode_vectors(
+        self,
+        observation: Observation,
+        prompt: Sequence[int],
+        actions: Mapping[str, np.ndarray] | None,
+        rng: np.random.Generator | None,
+    ) -> dict[str, Tensor]:
+        """Return the tensors of one sample except those of the images.
+
+        Args:
+            observation: one time step.
+            prompt: its ids.
+            actions: see `encode`.
+            rng: source of the state's dropout; None: no state is dropped.
+
+        Raises:
+            ObservationError: see `encode`.
+        """
+        state, state_mask = self.vectors(observation)
+        if rng is not None and rng.random() < self.inputs.rules.state_dropout:
+            state = torch.zeros_like(state)
         sample = {
-            "pixel_values": pixels,
-            "input_ids": torch.tensor(self.prompt(observation.instruction, counts)),
+            "input_ids": torch.tensor(prompt),
             "state": state,
             "state_mask": state_mask,
             "embodiment_id": torch.tensor(self.projector),
         }
-        if grid is not None:
-            sample["image_grid"] = grid
         if actions is not None:
             action, action_mask = self.action.pad(self._scaled(actions, observation))
             sample["action"], sample["action_mask"] = torch.from_numpy(action).float(), torch.from_numpy(action_mask)
@@ -151,7 +214,7 @@ class Pipeline:
         Raises:
             ObservationError: a camera is missing, or its images have another shape or type.
         """
-        _check_images(observation, self.embodiment)
+        _check_images(observation, self.embodiment, self.inputs.images if self.takes_stored_images else None)
         ticks = range(len(self.embodiment.video_history))
         return [observation.images[key][tick] for tick in ticks for key in self.embodiment.video_keys]
 
@@ -166,7 +229,7 @@ class Pipeline:
             state, mask = self.state.pad(self.state.forward(observation.state))
         except ValueError as error:  # names the key
             raise ObservationError(f"{error}; check the robot's message") from error
-        if self.inputs.options and self.inputs.options.exclude_state:
+        if self.inputs.rules.hides_state:
             state[:] = 0
         return torch.from_numpy(state).float(), torch.from_numpy(mask)
 
@@ -174,20 +237,19 @@ class Pipeline:
         """Return the ids of a prompt.
 
         Args:
-            instruction: what the robot is to do; N1 and N1.5 have a default for none.
+            instruction: what the robot is to do; some families have a default for none.
             tokens_per_image: in the order of `images` (`ImageProcessor.num_tokens`).
 
         Raises:
-            ObservationError: the instruction contains a token that stands for an image.
+            ObservationError: the instruction contains the token of an image.
         """
         asked = (instruction, tokens_per_image)
         ids = self._prompts.get(asked)
         if ids is None:
-            options = self.inputs.options
-            if options is None:
-                text = instruction or DEFAULT_INSTRUCTION
-            else:
-                text = formalize(instruction) if options.formalize_language else instruction
+            rules = self.inputs.rules
+            text = instruction or rules.default_instruction
+            if rules.formalizes:
+                text = formalize(text)
             if len(self._prompts) == CACHED_PROMPTS:
                 self._prompts.clear()
             ids = self._prompts[asked] = tuple(self.tokenizer.encode(text, tokens_per_image))
@@ -214,7 +276,7 @@ class Pipeline:
             observation: that it answers; relative actions count from its newest state.
 
         Raises:
-            ObservationError: the state that actions count from is missing, or is no rotation.
+            ObservationError: the state that actions count from is missing, or is not a rotation.
         """
         try:
             return self.action.inverse(action.double().cpu().numpy(), self._references(observation))
@@ -225,11 +287,11 @@ class Pipeline:
         """Return actions as the model would predict them at an observation, `(T, A)` float32.
 
         This is how what is left of an older chunk becomes the start of the next one: row 0 is due at the observation,
-        and relative actions are counted anew from its newest state.
+        and relative actions count from its newest state.
 
         Args:
             actions: key -> `(T, D)` in the robot's units, T at most the embodiment's horizon.
-            observation: that the model is asked about.
+            observation: input of the model.
 
         Raises:
             ObservationError: as `decode`.
@@ -246,28 +308,20 @@ class Pipeline:
 
     def _references(self, observation: Observation) -> dict[str, np.ndarray]:
         """Return the newest raw row `(D,)` of each state key that actions count from."""
-        return {key: _input(observation.state, "state", key)[-1] for key in self.action.reference_keys}
+        return {key: _input(observation.state, KeyRef(KeyKind.STATE, key))[-1] for key in self.action.reference_keys}
 
 
 _RAGGED = ("pixel_values", "image_grid", "input_ids")
 
 
-def check_observation(observation: Observation, embodiment: Embodiment) -> None:
-    """Hold an observation against the embodiment.
-
-    Raises:
-        ObservationError: a key that the model uses is missing, has another shape or type, or is not finite.
-    """
-    _check_images(observation, embodiment)
-    _check_state(observation, embodiment)
-
-
-def _check_images(observation: Observation, embodiment: Embodiment) -> None:
+def _check_images(observation: Observation, embodiment: Embodiment, cached_by: ImageProcessor | None) -> None:
     num_ticks = len(embodiment.video_history)
     for key in embodiment.video_keys:
-        images, video = _input(observation.images, "video", key), embodiment.video[key]
+        images, video = _input(observation.images, KeyRef(KeyKind.VIDEO, key)), embodiment.video[key]
         height, width = images.shape[1:3] if video.is_any_size and images.ndim == 4 else (video.height, video.width)
         expected = (num_ticks, height, width, 3)
+        if cached_by and images.shape == (num_ticks, *cached_by.stored_size(height, width), 3):
+            expected = images.shape
         if images.shape != expected or images.dtype != np.uint8:
             wanted = f"({num_ticks}, any height, any width, 3)" if video.is_any_size else expected
             raise ObservationError(
@@ -282,7 +336,7 @@ def _check_images(observation: Observation, embodiment: Embodiment) -> None:
 
 def _check_state(observation: Observation, embodiment: Embodiment) -> None:
     for key in embodiment.state_keys:
-        value = _input(observation.state, "state", key)
+        value = _input(observation.state, KeyRef(KeyKind.STATE, key))
         expected = (len(embodiment.state_history), embodiment.state[key].dim)
         if value.shape != expected:
             raise ObservationError(
@@ -294,12 +348,12 @@ def _check_state(observation: Observation, embodiment: Embodiment) -> None:
 
 def _check_fit(embodiment: Embodiment, inputs: ModelInputs, projector: int) -> None:
     name, horizon = embodiment.name, embodiment.action_horizon
-    if horizon > inputs.action_horizon or (inputs.options is None and horizon != inputs.action_horizon):
+    if horizon > inputs.action_horizon or (not inputs.rules.pads_actions and horizon != inputs.action_horizon):
         raise ConfigError(
             f"embodiment '{name}': action_horizon is {horizon}, the model's is "
-            f"{'at most ' if inputs.options else ''}{inputs.action_horizon}"
+            f"{'at most ' if inputs.rules.pads_actions else ''}{inputs.action_horizon}"
         )
-    if inputs.options is None and embodiment.video_history != (0,):
+    if not inputs.rules.takes_image_history and embodiment.video_history != (0,):
         raise ConfigError(
             f"embodiment '{name}': video_history is {list(embodiment.video_history)}, the model sees the newest "
             "images only; leave it out"
@@ -322,7 +376,7 @@ def _check_fit(embodiment: Embodiment, inputs: ModelInputs, projector: int) -> N
         )
 
 
-def _input(values: Mapping[str, np.ndarray], kind: str, key: str) -> np.ndarray:
-    if key not in values:
-        raise ObservationError(f"{kind}.{key}: missing, found {', '.join(values) or 'nothing'}; check the topic map")
-    return np.asarray(values[key])
+def _input(values: Mapping[str, np.ndarray], ref: KeyRef) -> np.ndarray:
+    if ref.key not in values:
+        raise ObservationError(f"{ref}: missing, found {', '.join(values) or 'nothing'}; check the topic map")
+    return np.asarray(values[ref.key])

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What `processor_config.json` of N1.6 and N1.7 says beside the embodiments' keys: options of all transforms.
+"""Options of the transforms in `processor_config.json` (N1.6, N1.7).
 
-Field names are those of the file. Defaults are those of the release's constructor, which hold where a file lacks a key.
+Field names are those of the file. Keys that are missing from a file have the defaults of the release's constructor.
 """
 
 from __future__ import annotations

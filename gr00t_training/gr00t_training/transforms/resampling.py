@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image resizes that the releases use, each twice: with its library on the CPU, and in tensor operations on any device.
 
-A grey level more or less in a resize is enough to change an action, so the second form repeats the arithmetic of the
+A gray level more or less in a resize is enough to change an action, so the second form repeats the arithmetic of the
 library: the same weights, the same intermediate rounding and, where floats are added, the same order. It makes no
 decision from values and waits for nothing, so it can be captured in a CUDA graph. Every pass gathers all taps of an
 axis at once, since a launch costs more than the little memory.
@@ -12,8 +12,6 @@ Letters in shapes: N images of one size, H and W their size, n places of a resiz
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,19 +21,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-logger = logging.getLogger(__name__)
-
 Size = tuple[int, int]  # height and width [px]
 Resize = Callable[[Tensor], Tensor]  # (N, H, W, 3) to another size
 
 ROWS, COLUMNS = 1, 2  # axes of (N, H, W, 3)
 PILLOW_BITS = 22  # fraction of Pillow's weights for 8-bit images
 OPENCV_BITS = 11  # fraction of OpenCV's weights for 8-bit bilinear resizes
+# torch's float kernel rounds this many products at a time before it adds them and fuses the rest; found by trying on
+# x86-64
+_PLAIN_GROUP = 4
 
 
 @dataclass(frozen=True)
 class Taps:
-    """For each place of a resized axis, the source places that it is made of; short rows end with weight 0."""
+    """For each place of a resized axis, the source places and their weights; short rows end with weight 0."""
 
     index: Tensor  # (n, K) int64
     weight: Tensor  # (n, K)
@@ -190,16 +189,15 @@ def resize_smooth(frame: Tensor, size: Size) -> Tensor:
 
 
 def smooth_on_device(source: Size, target: Size, device: torch.device) -> Resize:
-    """Return `resize_smooth` of this machine's CPU for one size, `(N, H, W, 3)` float32.
+    """Return `resize_smooth` for one size, `(N, H, W, 3)` float32.
 
-    How the CPU's kernel rounds its sums depends on the compiler and the instruction set (`_plain_group`).
+    Equal to torch's on x86-64 CPUs; elsewhere `_PLAIN_GROUP` may differ and an image by one gray level.
     """
-    group = _plain_group()
     passes = [
         (axis, taps.to(device), plain.to(device))
         for axis, place in ((COLUMNS, 1), (ROWS, 0))
         if source[place] != target[place]
-        for taps, plain in [_smooth_taps(source[place], target[place], group)]
+        for taps, plain in [_smooth_taps(source[place], target[place])]
     ]
 
     def resize(x: Tensor) -> Tensor:
@@ -210,12 +208,12 @@ def smooth_on_device(source: Size, target: Size, device: torch.device) -> Resize
     return resize
 
 
-def _smooth_taps(source: int, target: int, group: int) -> tuple[Taps, Tensor]:
+def _smooth_taps(source: int, target: int) -> tuple[Taps, Tensor]:
     """Return taps with float64 copies of float32 weights, and which products are rounded before they are added."""
     first, count, weight = _antialias_taps(source, target, "bilinear", np.float32)
     taps = _pad_taps(first, count, weight.astype(np.float64), source)
     place = torch.arange(taps.index.shape[1])
-    whole_groups = torch.from_numpy((count - 1) // group * group)
+    whole_groups = torch.from_numpy((count - 1) // _PLAIN_GROUP * _PLAIN_GROUP)
     return taps, place <= whole_groups[:, None]
 
 
@@ -232,32 +230,6 @@ def _add_in_order(x: Tensor, taps: Taps, plain: Tensor, axis: int) -> Tensor:
     for product in others:
         total = (total + product).float()
     return total
-
-
-@functools.cache
-def _plain_group() -> int:
-    """Return how many products at a time the CPU's float kernel rounds before it adds them.
-
-    Compilers turn its loop into fused multiply-adds, except where they take several products at once; what is left
-    over after whole groups is fused. 1: nothing is fused. The result is found by trying.
-    """
-    generator = torch.Generator().manual_seed(0)
-    source, target = (1, 1500), (1, 160)  # up to 19 taps
-    image = torch.rand((1, *source, 3), generator=generator)
-    expected = resize_smooth(image.permute(0, 3, 1, 2), target).permute(0, 2, 3, 1)
-    all_fused = source[1]
-    differing = {}
-    for group in (4, all_fused, 1, 8, 2, 16):
-        taps, plain = _smooth_taps(source[1], target[1], group)
-        differing[group] = int((_add_in_order(image, taps, plain, COLUMNS) != expected).sum())
-        if not differing[group]:
-            return group
-    best = min(differing, key=lambda group: differing[group])
-    logger.warning(
-        "this build of torch adds in an unknown order: images of N1 and N1.5 that are scaled on a GPU may differ from "
-        "those scaled on the CPU by one grey level"
-    )
-    return best
 
 
 # Area -----------------------------------------------------------------------------------------------------------------
@@ -343,7 +315,7 @@ def _blend_on_device(source: Size, target: Size, device: torch.device) -> Resize
 
 
 def _blend_taps(source: int, target: int) -> Taps:
-    """Two neighbours and their weights; a pixel keeps its value over most of the area that it grew to."""
+    """Two neighbors and their weights; a pixel keeps its value over most of the area that it grew to."""
     grow = target / source
     scale = 1 / grow
     place = np.arange(target)

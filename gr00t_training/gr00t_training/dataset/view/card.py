@@ -1,33 +1,35 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The card of a dataset, `README.md`: what the Hub shows, made of the summary."""
+"""Dataset card, `README.md`, shown by the Hub; written from the summary."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from gr00t_training.dataset import schema
-from gr00t_training.dataset.view.summary import DatasetSummary, duration_text, size_text
+from gr00t_training.dataset.view.summary import DatasetSummary
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.files import inside, read_text, replacing
+from gr00t_training.io.text import duration_text, printable, size_text
 
 CARD_FILE = "README.md"
 # A card that a person wrote is never replaced.
 _MARK = "<!-- written by gr00t_dataset; remove this line to keep your own changes -->"
 _MAX_TASKS = 50
+_MAX_BYTES = 16 * 2**20  # of an existing card
 
 
-def make_card(summary: DatasetSummary, title: str, licence: str | None = None) -> str:
+def make_card(summary: DatasetSummary, title: str, license_name: str | None = None) -> str:
     """Return the card.
 
     Args:
         summary: of the dataset.
         title: heading.
-        licence: identifier as the Hub knows it ("apache-2.0"); None: the card does not tell.
+        license_name: identifier as the Hub knows it ("apache-2.0"); None: not in the card.
     """
     lines = ["---"]
-    if licence:
-        lines.append(f"license: {licence}")
+    if license_name:
+        lines.append(f"license: {license_name}")
     tags = ["LeRobot", "GR00T", *([summary.robot_type] if summary.robot_type else [])]
     data = "data/*/*.parquet"
     lines += ["task_categories:", "- robotics", "tags:", *(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags)]
@@ -52,18 +54,17 @@ def make_card(summary: DatasetSummary, title: str, licence: str | None = None) -
 
 
 def write_card(path: Path, text: str) -> bool:
-    """Write the card into the dataset; False where one stands that was not written by this.
+    """Write the card into the dataset; return False if there is one by somebody else.
 
     Raises:
         DatasetError: it cannot be written.
     """
-    card = path / CARD_FILE
+    card = inside(path, CARD_FILE, DatasetError)
     try:
-        if card.exists() and _MARK not in card.read_text(encoding="utf-8"):
+        if card.exists() and _MARK not in read_text(card, DatasetError, _MAX_BYTES):
             return False
-        staged = card.with_name(card.name + schema.STAGED_SUFFIX)
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(card)
+        with replacing(card) as file:
+            file.write(text.encode())
     except OSError as error:
         raise DatasetError(f"{card}: cannot be written ({error.strerror}); check path and rights") from error
     return True
@@ -88,4 +89,4 @@ def _facts(summary: DatasetSummary) -> list[tuple[str, str]]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One episode as it is shown: curves, videos and where every row came from."""
+"""One episode as the viewers show it: curves, videos and recording quality."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gr00t_training.dataset.edit.features import channel_names
-from gr00t_training.dataset.places import Span
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.trace import Marks, Trace
+from gr00t_training.dataset.metadata.features import channel_names
+from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.quality import EpisodeQuality, Marks
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.types import VECTOR_KINDS, KeyRef
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class EpisodeView:
-    """What there is to show of an episode."""
+    """Everything a viewer shows of an episode."""
 
     index: int
     length: int  # rows
@@ -35,30 +36,30 @@ class EpisodeView:
     tasks: list[tuple[int, str]]  # first row and text of each stretch of rows of one task
     curves: list[Curves]
     videos: Mapping[str, Span]  # by camera
-    trace: Trace | None
+    quality: EpisodeQuality | None
 
     @property
     def marks(self) -> Marks:
-        """What the operator said."""
-        return self.trace.marks if self.trace else Marks()
+        """The operator's marks."""
+        return self.quality.marks if self.quality else Marks()
 
     @property
     def streams(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the recorder counted, by stream; empty where nothing was kept."""
-        return self.trace.report.get("streams", {}) if self.trace else {}
+        """Counts of the recorder by stream; empty if there is no quality file."""
+        return (self.quality.report.get("streams") or {}) if self.quality else {}
 
 
-def read_episode(dataset: LeRobotDataset, index: int) -> EpisodeView:
-    """Read an episode; images are left where they are.
+def read_episode(dataset: EpisodeDataset, index: int) -> EpisodeView:
+    """Read an episode, except its images.
 
     Raises:
         DatasetError: no such episode, or its files cannot be read.
     """
     episode = dataset.episode(index)
     curves = [
-        Curves(f"{kind}.{key}", _names(dataset, kind, key), dataset.vectors(kind, index, key).astype(np.float32))
-        for kind, keys in (("state", dataset.modality.state), ("action", dataset.modality.action))
-        for key in keys
+        Curves(str(ref), _names(dataset, ref), dataset.vectors(ref, index).astype(np.float32))
+        for kind in VECTOR_KINDS
+        for ref in (KeyRef(kind, key) for key in dataset.modality.vectors(kind))
     ]
     videos = {key: dataset.video_span(index, key) for key in dataset.modality.video}
     return EpisodeView(
@@ -68,14 +69,14 @@ def read_episode(dataset: LeRobotDataset, index: int) -> EpisodeView:
         tasks=_stretches([dataset.task(index, row) for row in range(episode.length)]),
         curves=curves,
         videos={key: span for key, span in videos.items() if span.path.exists()},
-        trace=dataset.trace(index),
+        quality=dataset.quality(index),
     )
 
 
-def _names(dataset: LeRobotDataset, kind: str, key: str) -> list[str]:
-    part = dataset.slice_of(kind, key)
+def _names(dataset: EpisodeDataset, ref: KeyRef) -> list[str]:
+    part = dataset.slice_of(ref)
     names = channel_names(dataset.features.get(part.column, {}).get("names"))[part.start : part.end]
-    return names if len(names) == part.dim else [f"{key}[{channel}]" for channel in range(part.dim)]
+    return names if len(names) == part.dim else [f"{ref.key}[{channel}]" for channel in range(part.dim)]
 
 
 def _stretches(texts: list[str]) -> list[tuple[int, str]]:

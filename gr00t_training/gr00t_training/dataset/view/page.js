@@ -6,7 +6,7 @@
 
 const COLOURS = ["#0b6bcb", "#d95f02", "#1b9e77", "#c2185b", "#7b52ab", "#8a6d00", "#00838f", "#5d6b7a", "#e0503a", "#3f7d20"];
 
-/** Row that is shown at a time of the episode; rows are centred frames, the last one stays. */
+/** Row that is shown at a time of the episode; rows are centered frames, the last one stays. */
 function rowAt(seconds, fps, numRows) {
   return Math.min(Math.max(Math.floor(seconds * fps + 1e-3), 0), numRows - 1);
 }
@@ -61,8 +61,8 @@ function chartsOf(curves) {
   return [...charts.values()];
 }
 
-/** Colour of a row of a stream: red when filled, grey when nothing is known, else darker with age. */
-function rowColour(age, filled, oldest) {
+/** Color of a row of a stream: red when filled, gray when nothing is known, else darker with age. */
+function rowColor(age, filled, oldest) {
   if (filled) return "#c62828";
   if (age === null || age === undefined) return "#c9d0d8";
   const share = oldest > 0 ? Math.min(Math.abs(age) / oldest, 1) : 0;
@@ -89,7 +89,7 @@ function formatted(value) {
 }
 
 if (typeof module !== "undefined") {
-  module.exports = { rowAt, timeOf, decodeFloats, niceTicks, extremes, chartsOf, rowColour, taskAt, rowAfterKey, formatted };
+  module.exports = { rowAt, timeOf, decodeFloats, niceTicks, extremes, chartsOf, rowColor, taskAt, rowAfterKey, formatted };
 }
 
 // ---- the page ----
@@ -123,7 +123,7 @@ class Episode {
     for (const video of described.videos) videos.append(this.figure(video));
     place.replaceChildren(head, videos, this.player());
     place.append(make("h3", { textContent: "State (solid) and action (dashed)" }), this.charts());
-    if (described.trace.length) place.append(make("h3", { textContent: "Age of the samples by row; red: filled, grey: unknown" }), this.strips());
+    if (described.quality.length) place.append(make("h3", { textContent: "Age of the samples by row; red: filled, gray: unknown" }), this.strips());
     if (described.streams.length) place.append(make("h3", { textContent: "Streams" }), streamTable(described.streams));
     const keys = make("p", { className: "keys" });
     keys.innerHTML = "<kbd>space</kbd> play, <kbd>&larr;</kbd> <kbd>&rarr;</kbd> one row, with <kbd>shift</kbd> one second, <kbd>Home</kbd> <kbd>End</kbd>, <kbd>&uarr;</kbd> <kbd>&darr;</kbd> episode, <kbd>+</kbd> <kbd>-</kbd> speed; click a curve to go there, a name to hide it";
@@ -140,12 +140,12 @@ class Episode {
       this.videos = this.videos.filter((one) => one.element !== element);
     });
     element.addEventListener("loadeddata", () => this.seek(this.row));
-    const shown = { element, start: video.start, seconds: null }; // seconds: of the frame on the screen, where told
-    const tell = (now, frame) => {
+    const shown = { element, start: video.start, seconds: null }; // seconds: of the frame on the screen, where reported
+    const onFrame = (now, frame) => {
       shown.seconds = frame.mediaTime;
-      element.requestVideoFrameCallback(tell);
+      element.requestVideoFrameCallback(onFrame);
     };
-    if (element.requestVideoFrameCallback) element.requestVideoFrameCallback(tell);
+    if (element.requestVideoFrameCallback) element.requestVideoFrameCallback(onFrame);
     this.videos.push(shown);
     return make("figure", {}, element, caption);
   }
@@ -172,7 +172,7 @@ class Episode {
 
   strips() {
     const place = make("div", { className: "strips" });
-    for (const stream of this.described.trace) {
+    for (const stream of this.described.quality) {
       const strip = new Strip(stream, this.numRows, (row) => this.show(row, true));
       this.painters.push(strip);
       place.append(make("span", { textContent: stream.name }), strip.canvas, strip.output);
@@ -224,7 +224,7 @@ class Episode {
     this.seek(this.row);
   }
 
-  /** While playing: the first video leads, the others are kept beside it; without videos the clock leads. */
+  /** While playing: the first video leads, the others follow it; without videos the clock leads. */
   follow() {
     if (!this.isPlaying) return;
     const first = this.videos.find(({ element }) => element.readyState >= 2);
@@ -257,7 +257,7 @@ class Episode {
   }
 }
 
-/** A canvas as sharp as the screen that is drawn anew when its size changes. */
+/** A canvas as sharp as the screen that is redrawn when its size changes. */
 class Surface {
   constructor(draw, numRows, left, choose) {
     this.canvas = make("canvas");
@@ -407,7 +407,7 @@ class Strip {
   draw(pen, surface) {
     const width = surface.width / surface.numRows;
     for (let row = 0; row < surface.numRows; row++) {
-      pen.fillStyle = rowColour(this.stream.ages_ms[row], this.filled.has(row), this.oldest);
+      pen.fillStyle = rowColor(this.stream.ages_ms[row], this.filled.has(row), this.oldest);
       pen.fillRect(row * width, 0, width + 0.5, surface.height);
     }
   }

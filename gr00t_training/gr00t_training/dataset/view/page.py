@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes as one page for the browser: videos, curves and traces that move together, without a server or a network.
+"""Episodes as one page for the browser: videos, curves and sample ages that move together; no server, no network.
 
-Videos are put into the page up to a size, cut by packets where a file holds many episodes; beyond it the page links to
-the dataset's files, relative to itself. The page's own parts are `page.html`, `page.css` and `page.js`.
+Videos are embedded in the page up to a size limit, cut by packets where a file holds many episodes; the others are
+linked by relative paths. The templates are `page.html`, `page.css` and `page.js`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 import tempfile
 import urllib.parse
@@ -22,20 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from gr00t_training.dataset.edit.packets import count_packets, cut_file
-from gr00t_training.dataset.places import Span
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.trace import Trace
-from gr00t_training.dataset.video import VideoReader
+from gr00t_training.dataset.media.packets import count_packets, cut_file
+from gr00t_training.dataset.media.video import VideoReader
+from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.quality import EpisodeQuality
+from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.view.episode import EpisodeView, read_episode
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.files import replacing
 
 EMBEDDED_MB = 64.0  # browsers open pages of some hundred MB, but slowly
 
 
 @dataclass(frozen=True)
 class PageReport:
-    """What became of the videos."""
+    """Number of episodes, and of embedded and linked videos."""
 
     num_episodes: int
     num_embedded: int
@@ -56,7 +58,7 @@ def write_page(
     Raises:
         DatasetError: an episode cannot be read, or the page cannot be written.
     """
-    dataset = LeRobotDataset(path)
+    dataset = EpisodeDataset(path)
     videos = _Videos(output, embedded_mb)
     described = [_describe(read_episode(dataset, index), videos) for index in episodes]
     content = json.dumps({"fps": dataset.fps, "episodes": described}, ensure_ascii=False, allow_nan=False)
@@ -71,13 +73,12 @@ def write_page(
         "dataset": content.replace("</", "<\\/"),  # a task text must not end the script element
     }
     text = _part("page.html")
-    for name in ("title", "facts", "style", "script", "dataset"):  # contents last: their text is not looked at
+    for name in ("title", "facts", "style", "script", "dataset"):  # contents last: their text is not replaced
         text = text.replace("{" + name + "}", parts[name])
-    staged = output.with_name(output.name + ".part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(output)
+        with replacing(output) as file:
+            file.write(text.encode())
     except OSError as error:
         raise DatasetError(f"{output}: cannot be written ({error.strerror}); check path and rights") from error
     return PageReport(len(described), videos.num_embedded, videos.num_linked)
@@ -95,8 +96,13 @@ class _Videos:
     def describe(self, key: str, span: Span, fps: float) -> dict[str, Any]:
         """Return source, codec, and the time of the episode's first frame in the source [s]."""
         reader = VideoReader(span.path)
-        codec, first_s = reader.codec, float(reader.presentation_s[span.first])
+        codec, times_s = reader.codec, reader.presentation_s
         reader.close()
+        if len(times_s) < span.first + span.count:
+            raise DatasetError(
+                f"{span.path}: has {len(times_s)} frames, the episode needs {span.first + span.count}; run validate"
+            )
+        first_s = float(times_s[span.first])
         entry: dict[str, Any] = {"key": key, "codec": codec}
         content = self._content(span, fps)
         if content is None:
@@ -139,23 +145,28 @@ def _describe(view: EpisodeView, videos: _Videos) -> dict[str, Any]:
             for curves in view.curves
         ],
         "videos": [videos.describe(key, span, view.fps) for key, span in view.videos.items()],
-        "trace": _describe_trace(view.trace) if view.trace else [],
+        "quality": _describe_quality(view.quality) if view.quality else [],
         "streams": [{"name": name, **_plain(counts)} for name, counts in view.streams.items()],
     }
 
 
-def _describe_trace(trace: Trace) -> list[dict[str, Any]]:
+def _describe_quality(quality: EpisodeQuality) -> list[dict[str, Any]]:
     described = []
-    for stream, ages_ns in trace.ages_ns.items():
-        is_known = trace.valid[stream] | trace.filled[stream] & (ages_ns != 0)
+    for stream, ages_ns in quality.ages_ns.items():
+        is_known = quality.valid[stream] | quality.filled[stream] & (ages_ns != 0)
         ages_ms = [round(age / 1e6, 3) if known else None for age, known in zip(ages_ns, is_known, strict=True)]
-        filled = np.flatnonzero(trace.filled[stream]).tolist()
+        filled = np.flatnonzero(quality.filled[stream]).tolist()
         described.append({"name": stream, "ages_ms": ages_ms, "filled": filled})
     return described
 
 
 def _plain(counts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in counts.items() if isinstance(value, (int, float, str))}
+    """Return counts and texts, without numbers that JSON cannot represent."""
+    return {
+        name: value
+        for name, value in counts.items()
+        if isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
+    }
 
 
 def _base64_floats(values: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes as a recording for the Rerun viewer. Its library is imported when it is needed and only then."""
+"""Episodes as a recording for the Rerun viewer. Its library is imported only when needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gr00t_training.dataset.edit.packets import count_packets, cut_file
-from gr00t_training.dataset.places import Span
-from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_training.dataset.media.packets import count_packets, cut_file
+from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.view.episode import EpisodeView, read_episode
 from gr00t_training.errors import DatasetError
 
@@ -33,7 +33,7 @@ def export_rerun(path: str | Path, episodes: Sequence[int], output: Path | None)
         DatasetError: Rerun is not installed, the dataset cannot be read, or the file not written.
     """
     rerun = _library()
-    dataset = LeRobotDataset(path)
+    dataset = EpisodeDataset(path)
     views = [read_episode(dataset, index) for index in episodes]
     recording = rerun.RecordingStream("gr00t_dataset")
     if output is None:
@@ -60,10 +60,12 @@ def _log(rerun: ModuleType, recording: Any, view: EpisodeView) -> None:
         recording.send_columns(entity, index, columns.partition([curves.values.shape[1]] * view.length))
     for key, span in view.videos.items():
         _log_video(rerun, recording, f"{root}/video/{key}", span, view)
-    if view.trace is not None:
-        for stream, ages_ns in view.trace.ages_ns.items():
-            entity = f"{root}/trace/{stream}"
-            columns = rerun.Scalars.columns(scalars=np.stack([ages_ns / 1e6, view.trace.filled[stream]], 1).reshape(-1))
+    if view.quality is not None:
+        for stream, ages_ns in view.quality.ages_ns.items():
+            entity = f"{root}/quality/{stream}"
+            columns = rerun.Scalars.columns(
+                scalars=np.stack([ages_ns / 1e6, view.quality.filled[stream]], 1).reshape(-1)
+            )
             recording.log(entity, rerun.SeriesLines(names=["age [ms]", "filled"]), static=True)
             recording.send_columns(entity, index, columns.partition([2] * view.length))
     marks = view.marks
@@ -81,7 +83,7 @@ def _log_video(rerun: ModuleType, recording: Any, entity: str, span: Span, view:
             contents = (Path(folder) / "part.mp4").read_bytes()
     video = rerun.AssetVideo(contents=contents, media_type="video/mp4")
     recording.log(entity, video, static=True)
-    # frame k belongs to row k, whatever the file says of its time; a damaged video may have fewer
+    # frame k belongs to row k, regardless of its time in the file; a damaged video may have fewer
     stamps = np.asarray(video.read_frame_timestamps_nanos())[: view.length]
     references = rerun.VideoFrameReference.columns_nanos(stamps)
     recording.send_columns(entity, _rows_of(rerun, view.fps, len(stamps)), references)

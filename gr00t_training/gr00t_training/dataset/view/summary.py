@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a dataset holds, in numbers; nothing is decoded for it."""
+"""Summary of a dataset in numbers; nothing is decoded for it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gr00t_training.dataset import schema
-from gr00t_training.dataset.edit.features import channel_names, image_size
-from gr00t_training.dataset.edit.source import SourceDataset
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.video import VideoReader
+from gr00t_training.dataset.media.video import VideoReader
+from gr00t_training.dataset.metadata.features import camera_block, channel_names, image_size
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.edit.source import SourceDataset
+from gr00t_training.dataset.tools.repair.unfinished import find_unfinished
+from gr00t_training.types import VECTOR_KINDS, KeyRef
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class CameraSummary:
     feature: str
     width: int  # pixels
     height: int
-    codec: str  # of the first episode's file, or as declared where that cannot be read
+    codec: str  # of the first episode's file, or as declared if that cannot be read
     size_bytes: int  # of its files
 
 
@@ -32,7 +33,7 @@ class VectorSummary:
 
     key: str  # state.arm
     column: str
-    names: list[str]  # of its channels; empty where the dataset does not tell
+    names: list[str]  # of its channels; empty if the dataset has none
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ class DatasetSummary:
     tasks: dict[str, int]  # text -> episodes
     vectors: list[VectorSummary]
     cameras: list[CameraSummary]
-    depth: list[str]  # depth cameras kept beside the dataset
+    depth: list[str]  # depth cameras with sidecar files
     success: dict[str, int]  # "yes", "no", "unmarked" -> episodes
     valid: dict[str, int]
     num_unfinished: int  # episodes in the staging folder that `repair` may recover
     size_bytes: int  # of all files
 
 
-def summarise(path: str | Path) -> DatasetSummary:
+def summarize(path: str | Path) -> DatasetSummary:
     """Sum up the dataset in the folder `path`.
 
     Raises:
@@ -70,7 +71,7 @@ def summarise(path: str | Path) -> DatasetSummary:
     source = SourceDataset(path)
     embodiment = source.embodiment
     lengths = [episode.length for episode in source.episodes]
-    marks = [episode.marks for episode in source.episodes]
+    marks = [source.marks(episode) for episode in source.episodes]
     tasks = Counter(text for episode in source.episodes for text in dict.fromkeys(episode.entry.get("tasks") or []))
     return DatasetSummary(
         path=str(source.path),
@@ -91,41 +92,25 @@ def summarise(path: str | Path) -> DatasetSummary:
         depth=list(embodiment.depth) if embodiment else [],
         success=_counts([mark.is_success for mark in marks]),
         valid=_counts([mark.is_valid for mark in marks]),
-        num_unfinished=sum(item.is_dir() for item in (source.path / schema.STAGING).glob("**/episode_*")),
+        num_unfinished=len(find_unfinished(source.path)[0]),
         size_bytes=sum(file.stat().st_size for file in source.path.rglob("*") if file.is_file()),
     )
 
 
-def size_text(size_bytes: float) -> str:
-    """Format a size for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
-
-
-def duration_text(seconds: float) -> str:
-    """Format a duration for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
-
-
 def _vectors(source: SourceDataset) -> list[VectorSummary]:
-    modality = LeRobotDataset(source.path).modality
+    modality = EpisodeDataset(source.path).modality
     return [
-        VectorSummary(f"{kind}.{key}", part.column, names[part.start : part.end])
-        for kind, parts in (("state", modality.state), ("action", modality.action))
-        for key, part in parts.items()
+        VectorSummary(str(KeyRef(kind, key)), part.column, names[part.start : part.end])
+        for kind in VECTOR_KINDS
+        for key, part in modality.vectors(kind).items()
         for names in [channel_names(source.features.get(part.column, {}).get("names"))]
     ]
 
 
 def _camera(source: SourceDataset, name: str) -> CameraSummary:
     feature = source.features[name]
-    height, width = image_size(feature)
-    codec = str((feature.get("info") or feature.get("video_info") or {}).get("video.codec", "unknown"))
+    height, width = image_size(feature, name)
+    codec = str(camera_block(feature).get("video.codec", "unknown"))
     paths = {episode.videos[name].path for episode in source.episodes}
     present = sorted(path for path in paths if path.exists())
     if present:

@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset that is edited: its metadata, the rows of its episodes, and the files that travel with an episode.
+
+Files that belong to one episode in addition to its rows and videos (reports, traces, depth) are found by their name,
+`episode_000012`, wherever they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gr00t_training.dataset import schema
+from gr00t_training.dataset.metadata.columns import column_rows
+from gr00t_training.dataset.metadata.model import Episode, read_metadata
+from gr00t_training.dataset.metadata.rows import rows_of
+from gr00t_training.dataset.metadata.tables import conforming, read_table
+from gr00t_training.dataset.quality import Marks
+from gr00t_training.errors import DatasetError
+from gr00t_training.io.files import check_links
+
+_EPISODE_IN_NAME = re.compile(r"episode_(\d{6,})")
+# Rows, videos, staging, caches of other tools: never copied as separate files.
+_NOT_COPIED = (".cache", ".git")
+_NOT_SIDE_FILES = ("data", "videos", "images", schema.STAGING, *_NOT_COPIED)
+# Written again for the episodes that are kept.
+_REMADE = {
+    schema.INFO_FILE,
+    schema.EPISODES_FILE,
+    schema.TASKS_FILE,
+    schema.EPISODES_STATS_FILE,
+    schema.STATS_FILE,
+    schema.RELATIVE_STATS_FILE,
+    schema.TASKS_TABLE,
+}
+
+
+class SourceDataset:
+    """A dataset of version 2.0, 2.1 or 3.0 as episodes; their rows and frames are parts of files."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the metadata of the dataset in the folder `path`.
+
+        Raises:
+            DatasetError: not a dataset, another version, or damaged metadata; names the file.
+            ConfigError: its embodiment is wrong.
+        """
+        self.path = Path(path)
+        self.metadata = read_metadata(self.path, with_statistics=True)
+        self.info = self.metadata.info
+        self.version = self.metadata.version
+        self.is_v3 = self.metadata.is_v3
+        self.fps: float = self.info["fps"]
+        self.features = self.metadata.features
+        self.modality = self.metadata.modality or {}
+        self.embodiment = self.metadata.embodiment
+        self.tasks = self.metadata.tasks
+        self.num_frames = self.metadata.num_frames
+        check_links(self.path, DatasetError, _NOT_COPIED)  # what is copied whole takes nothing along from outside
+        self._side_files, self.other_files = self._find_files()
+        # some of NVIDIA's sets declare a camera that has no files; readers go by modality.json and never notice
+        self.cameras = [
+            name
+            for name in self.metadata.declared_cameras
+            if any(episode.videos[name].path.exists() for episode in self.metadata.episodes)
+        ]
+        self.episodes = [
+            replace(episode, videos={name: episode.videos[name] for name in self.cameras})
+            for episode in self.metadata.episodes
+        ]
+        self._table: tuple[Path, pa.Table] | None = None
+
+    @property
+    def task_columns(self) -> list[str]:
+        """Columns of task numbers: `task_index`, and the annotations of `modality.json`."""
+        return list(dict.fromkeys([schema.TASK_COLUMN, *self.metadata.annotation_columns().values()]))
+
+    @property
+    def language_columns(self) -> list[str]:
+        """Task columns with the instruction of the robot."""
+        annotations = self.metadata.annotation_columns()
+        key = self.embodiment.language if self.embodiment else next(iter(annotations), None)
+        columns = [annotations[key]] if key in annotations else []
+        return list(dict.fromkeys([schema.TASK_COLUMN, *columns]))
+
+    def side_files(self, episode: Episode) -> Mapping[str, Path]:
+        """Return the other files of an episode by their names in the dataset."""
+        return self._side_files.get(episode.index, {})
+
+    def quality(self, episode: Episode) -> Mapping[str, Any]:
+        """Return what is known about the recording of an episode; empty if there is nothing."""
+        path = self.side_files(episode).get(schema.quality_path(episode.index))
+        return schema.read_object(path) if path else {}
+
+    def marks(self, episode: Episode) -> Marks:
+        """Return what the operator said of an episode."""
+        return Marks.of_report(self.quality(episode))
+
+    def statistics_of(self, episode: Episode) -> Mapping[str, Any]:
+        """Return lerobot's statistics of an episode by feature; empty if there are none."""
+        return self.metadata.episode_statistics.get(episode.index, {})
+
+    def episode(self, index: int) -> Episode:
+        """Return the episode of that index; DatasetError when there is none."""
+        for episode in self.episodes:
+            if episode.index == index:
+                return episode
+        raise DatasetError(f"{self.path}: no episode {index}; it has {_list_of([e.index for e in self.episodes])}")
+
+    def read_rows(self, episode: Episode, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of an episode, or those of `columns` that the file has.
+
+        Raises:
+            DatasetError: the file is missing, damaged or shorter than the metadata says.
+        """
+        span = episode.rows
+        if not span.count:
+            raise DatasetError(f"{self.path}: episode {episode.index} has no rows; remove it with gr00t_dataset delete")
+        if self._table is not None and self._table[0] == span.path:
+            table = self._table[1]  # files of v3.0 hold many episodes
+        else:
+            table = self._read_file(span.path, None if self.is_v3 else columns, episode.index)
+            self._table = (span.path, table) if self.is_v3 else None
+        rows = rows_of(table, span.first, span.count, episode.index, span.path, self.metadata.episodes_place)
+        if self.is_v3 and "episode_index" in rows.column_names:
+            found = column_rows(rows["episode_index"])
+            if (found != episode.index).any():
+                raise DatasetError(
+                    f"{span.path}: row {span.first} is of episode {found[found != episode.index][0]}, expected "
+                    f"{episode.index}; restore the file from a copy"
+                )
+        return rows if columns is None else rows.select([name for name in columns if name in rows.column_names])
+
+    def _read_file(self, path: Path, columns: list[str] | None, episode: int) -> pa.Table:
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *schema.INDEX_COLUMNS]))
+        table = read_table(path, wanted, f"restore it, or leave episode {episode} out")
+        return conforming(table, self.features, self.fps, str(path), self.task_columns)
+
+    def _find_files(self) -> tuple[dict[int, dict[str, Path]], dict[str, Path]]:
+        """Return the other files by name: those of each episode, and those of the dataset as a whole."""
+        side_files: dict[int, dict[str, Path]] = {}
+        others: dict[str, Path] = {}
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if not path.is_file() or name.split("/")[0] in _NOT_SIDE_FILES or name in _REMADE:
+                continue
+            if name.startswith("meta/episodes/") or name.endswith(schema.STAGED_SUFFIX):
+                continue
+            found = _EPISODE_IN_NAME.search(name)
+            if found:
+                side_files.setdefault(int(found.group(1)), {})[name] = path
+            else:
+                others[name] = path
+        return side_files, others
+
+
+def _list_of(numbers: list[int]) -> str:
+    """Name a few episodes: `0 to 41` where they have no gap."""
+    if numbers and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"episodes {numbers[0]} to {numbers[-1]}"
+    return "episodes " + (", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "") or "none")

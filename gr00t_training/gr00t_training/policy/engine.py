@@ -1,0 +1,248 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Compute actions from raw images and state, both in host memory; on a CUDA device as one captured graph.
+
+There is one program per shape: sizes of the images, number of samples, length and layout of the prompt. A program has
+its own input buffers. All values that the graph does not read from them are part of the program's key, so an answer
+never comes from the graph of another prompt, camera or batch. On the CPU the same operations run one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gr00t_training.model.fast.inference import InferenceModel, Prepared
+from gr00t_training.transforms.images import ImageProcessor
+
+logger = logging.getLogger(__name__)
+
+Sizes = tuple[tuple[int, int], ...]  # height and width of every image [px]
+
+MAX_PROGRAMS = 8  # captured graphs kept; each holds some tens of megabytes
+MAX_PROMPTS = 64  # prepared prompts kept
+WARM_UP_RUNS = 3  # before a capture: libraries choose and load their kernels then
+
+
+@dataclass(frozen=True)
+class Request:
+    """Inputs of the model: `B` samples of one embodiment with the same cameras."""
+
+    images: Sequence[np.ndarray]  # (H, W, 3) uint8 RGB, sample by sample, in the model's order
+    input_ids: Tensor  # (B, T) prompt tokens on the CPU, padded on the left
+    attention_mask: Tensor  # (B, T), 0 at padding
+    state: np.ndarray  # (B, rows, state_dim) float32, normalized
+    start: np.ndarray  # (B, H, A) float32 noise, or rows of the earlier chunk that it continues
+    strength: np.ndarray  # (H,) float32 share of the velocity that each row follows
+    prefix: np.ndarray | None = None  # (H,) float32, 1 at rows that are given to a model that was trained so
+
+
+class Engine:
+    """Run requests with one model. Not thread-safe."""
+
+    def __init__(self, model: InferenceModel, images: ImageProcessor, *, uses_graphs: bool | None = None) -> None:
+        """Join a model and its image transforms.
+
+        Args:
+            model: on the device that computes.
+            images: evaluation transforms of the images.
+            uses_graphs: capture CUDA graphs; None: on a CUDA device.
+        """
+        self.model = model
+        self._images = images
+        self._uses_graphs = model.device.type == "cuda" if uses_graphs is None else uses_graphs
+        self._pool = torch.cuda.graph_pool_handle() if self._uses_graphs else None
+        self._programs: OrderedDict[tuple, _Program] = OrderedDict()
+        self._prompts: OrderedDict[tuple, Prepared] = OrderedDict()
+
+    @torch.inference_mode()
+    def run(self, request: Request) -> np.ndarray:
+        """Return normalized actions `(B, H, A)` float32.
+
+        The first request of a shape is slower, because its program is built.
+
+        Raises:
+            ValueError: the request does not fit the model; names the input, found and expected.
+        """
+        prompt = self.prepare(request)
+        return self._program(request, prompt).run(request, prompt)
+
+    @torch.inference_mode()
+    def try_out(self, request: Request) -> None:
+        """Run a request once to initialize device and libraries; its program is not kept."""
+        sizes = _sizes(request)
+        _Program(self.model, self._images, sizes, self._prepared(request, sizes), request).run_once()
+
+    @torch.inference_mode()
+    def gpu_ms(self, request: Request, repeat: int) -> float:
+        """Return the median time [ms] of the captured graph for `request`; ValueError without graphs."""
+        return self._program(request, self.prepare(request)).gpu_ms(repeat)
+
+    def prepare(self, request: Request) -> Prepared:
+        """Return what depends on prompts and image sizes only, from a cache of recent requests."""
+        sizes, ids, mask = _sizes(request), request.input_ids, request.attention_mask
+        key = (sizes, tuple(ids.shape), ids.numpy().tobytes(), mask.numpy().tobytes())
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = self._prepared(request, sizes)
+            self._prompts[key] = prompt
+            if len(self._prompts) > MAX_PROMPTS:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(key)
+        return prompt
+
+    def _prepared(self, request: Request, sizes: Sizes) -> Prepared:
+        batch = {"input_ids": request.input_ids, "attention_mask": request.attention_mask}
+        grid = self._images.grids(sizes)
+        if grid is not None:
+            batch["image_grid"] = grid
+        return self.model.prepare(batch)
+
+    def _program(self, request: Request, prompt: Prepared) -> _Program:
+        sizes = _sizes(request)
+        key = (sizes, prompt.key, request.state.shape, request.start.shape)
+        program = self._programs.get(key)
+        if program is None:
+            logger.info("preparing %s", _describe(request, sizes))
+            program = _Program(self.model, self._images, sizes, prompt, request)
+            if self._uses_graphs:
+                program.capture(self._pool)
+            self._programs[key] = program
+            if len(self._programs) > MAX_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return program
+
+
+class _Program:
+    """Buffers and operations of one shape."""
+
+    def __init__(
+        self,
+        model: InferenceModel,
+        images: ImageProcessor,
+        sizes: Sizes,
+        prompt: Prepared,
+        request: Request,
+    ) -> None:
+        device = model.device
+        pins = device.type == "cuda"
+        self._model = model
+        self._source = prompt
+        self._prompt = prompt.copy()
+        counts = [height * width * 3 for height, width in sizes]
+        self._host_pixels = torch.empty(sum(counts), dtype=torch.uint8, pin_memory=pins)
+        self._pixels = torch.empty(sum(counts), dtype=torch.uint8, device=device)
+        parts = self._pixels.split(counts)
+        self._images = [part.view(*size, 3) for part, size in zip(parts, sizes, strict=True)]
+        # written through numpy: an assignment to a tensor costs several microseconds
+        ends = np.cumsum([0, *counts])
+        flat = self._host_pixels.numpy()
+        self._image_slots = [
+            flat[start:stop].reshape(*size, 3) for start, stop, size in zip(ends, ends[1:], sizes, strict=False)
+        ]
+        shapes = [values.shape for values in self._values(request)]
+        numbers = [int(np.prod(shape)) for shape in shapes]
+        self._host_floats = torch.empty(sum(numbers), dtype=torch.float32, pin_memory=pins)
+        self._floats = torch.empty(sum(numbers), dtype=torch.float32, device=device)
+        ends = np.cumsum([0, *numbers])
+        flat = self._host_floats.numpy()
+        self._float_slots = [
+            flat[start:stop].reshape(shape) for start, stop, shape in zip(ends, ends[1:], shapes, strict=False)
+        ]
+        self._inputs = [part.view(shape) for part, shape in zip(self._floats.split(numbers), shapes, strict=True)]
+        self._host_actions = torch.empty(request.start.shape, dtype=torch.float32, pin_memory=pins)
+        # on the CPU the libraries are faster than the same arithmetic in tensor operations
+        self._to_pixels = images.on_device(sizes, device) if pins else lambda raw: _pixels_on_cpu(images, raw)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._device = device
+        self._write(request)
+
+    def capture(self, pool: object) -> None:
+        """Record the operations; afterwards they are replayed."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                self._compute()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads of a robot's process may use CUDA meanwhile
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+            self._compute()
+        self._graph = graph
+
+    def run_once(self) -> None:
+        """Compute from the buffers without a graph, and wait for the result."""
+        self._compute()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def run(self, request: Request, prompt: Prepared) -> np.ndarray:
+        """Answer a request of this program's shape."""
+        if prompt is not self._source:  # another prompt of the same shape
+            self._prompt.assign(prompt)
+            self._source = prompt
+        self._write(request)
+        if self._graph is None:
+            self._compute()
+        else:
+            self._graph.replay()
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return self._host_actions.numpy().copy()
+
+    def gpu_ms(self, repeat: int) -> float:
+        """Return the median time [ms] of the captured graph."""
+        if self._graph is None:
+            raise ValueError("no captured graph to measure; use a CUDA device")
+        times = []
+        for _ in range(repeat):
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            self._graph.replay()
+            after.record()
+            torch.cuda.synchronize(self._device)
+            times.append(before.elapsed_time(after))
+        return statistics.median(times)
+
+    def _write(self, request: Request) -> None:
+        for slot, image in zip(self._image_slots, request.images, strict=True):
+            np.copyto(slot, image)
+        for slot, values in zip(self._float_slots, self._values(request), strict=True):
+            np.copyto(slot, values)
+
+    def _values(self, request: Request) -> list[np.ndarray]:
+        values = [request.state, request.start, request.strength]
+        if self._model.head.takes_prefix:  # always an input: chunks with and without one share their graph
+            values.append(np.zeros_like(request.strength) if request.prefix is None else request.prefix)
+        return values
+
+    def _compute(self) -> None:
+        self._pixels.copy_(self._host_pixels, non_blocking=True)
+        self._floats.copy_(self._host_floats, non_blocking=True)
+        state, start, strength, *prefix = self._inputs
+        actions = self._model(self._to_pixels(self._images), self._prompt, state, start, strength[:, None], *prefix)
+        self._host_actions.copy_(actions, non_blocking=True)
+
+
+def _pixels_on_cpu(images: ImageProcessor, raw: Sequence[Tensor]) -> Tensor:
+    return images.pixels(images.frames([image.numpy() for image in raw]))[0]
+
+
+def _sizes(request: Request) -> Sizes:
+    return tuple((image.shape[0], image.shape[1]) for image in request.images)
+
+
+def _describe(request: Request, sizes: Sizes) -> str:
+    cameras = ", ".join(f"{height}x{width}" for height, width in sizes)
+    samples, length = request.input_ids.shape
+    return f"{samples} sample(s), images {cameras}, prompt of {length} tokens"

@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Answer observations with action chunks from a checkpoint. Not thread-safe: one caller at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model
+from gr00t_training.checkpoint.metadata_fit import check_metadata_fit
+from gr00t_training.dataset.statistics.compute import KeyStatistics
+from gr00t_training.embodiment import Embodiment
+from gr00t_training.errors import CheckpointError, ConfigError
+from gr00t_training.model.fast.inference import InferenceModel
+from gr00t_training.model.gr00t import Gr00tModel, to_device
+from gr00t_training.model.sampler import Inpainting
+from gr00t_training.policy.continuation import ContinuedBatch, continue_chunks
+from gr00t_training.policy.device import choose_device
+from gr00t_training.policy.engine import Engine, Request
+from gr00t_training.policy.policy_like import PolicyLike
+from gr00t_training.transforms.observation import resting_observation
+from gr00t_training.transforms.pipeline import Statistics
+from gr00t_training.transforms.text import pad_left
+from gr00t_training.types import ActionChunk, Continuation, Observation
+
+logger = logging.getLogger(__name__)
+
+
+class Policy(PolicyLike):
+    """Model and transforms of one embodiment."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: Gr00tModel,
+        *,
+        denoising_steps: int | None = None,
+        seed: int | None = None,
+        uses_graphs: bool | None = None,
+    ) -> None:
+        """Join a checkpoint and its weights.
+
+        Args:
+            checkpoint: embodiment, statistics and configuration.
+            model: weights on the device that computes; the policy owns them, do not train them afterwards.
+            denoising_steps: of the sampler; None: those of the release.
+            seed: of the noise; None: a random one.
+            uses_graphs: whether the model runs as a captured CUDA graph; None: on a GPU.
+
+        Raises:
+            ConfigError: fewer than one denoising step, or the parts do not fit each other.
+            CheckpointError: see `Checkpoint.pipeline`.
+        """
+        self.denoising_steps = checkpoint.denoising_steps if denoising_steps is None else denoising_steps
+        if self.denoising_steps < 1:
+            raise ConfigError(f"denoising_steps is {denoising_steps}, expected at least 1")
+        self.checkpoint = checkpoint
+        self.embodiment = checkpoint.embodiment
+        self.pipeline = checkpoint.pipeline()
+        self._model = model
+        self._trained_delay = checkpoint.config.action_head.rtc_max_delay
+        self._has_warned = False
+        inference = InferenceModel(model, checkpoint.projector, self.denoising_steps)
+        self._engine = Engine(inference, self.pipeline.inputs.images, uses_graphs=uses_graphs)
+        # noise is drawn on the CPU, so that a seed means the same on every device
+        self._noise = torch.Generator()
+        self._seed = self._noise.seed() if seed is None else seed
+        self.reset()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        embodiment: Embodiment | str | None = None,
+        *,
+        device: str = "auto",
+        denoising_steps: int | None = None,
+        seed: int | None = None,
+        dtype: torch.dtype | None = None,
+        attention: str = "sdpa",
+        tokenizer: str | Path | None = None,
+        data_config: str | None = None,
+        fps: int | None = None,
+        uses_graphs: bool | None = None,
+    ) -> Policy:
+        """Load a checkpoint.
+
+        Args:
+            path: folder of the checkpoint, or its name on the hub.
+            embodiment: of the robot, compared with the stored one; or an embodiment tag of the checkpoint.
+            device: "cpu", "cuda", "cuda:1", or "auto": a GPU if there is one.
+            denoising_steps: see `__init__`.
+            seed: see `__init__`.
+            dtype: of model and computation; None: bfloat16 on a GPU, float32 on the CPU.
+            attention: kernel: sdpa, eager or flash.
+            tokenizer: tokenizer.json or its folder, used when the checkpoint has none.
+            data_config: published choice of keys and scaling, with an embodiment tag of N1 or N1.5 that has several.
+            fps: tick rate [Hz], with an embodiment tag of N1.6 or N1.7, whose files do not contain it.
+            uses_graphs: see `__init__`.
+
+        Raises:
+            CheckpointError: the folder is incomplete, damaged or of another embodiment.
+            ConfigError: the device is not available, or an option is wrong.
+        """
+        place = choose_device(device)
+        if dtype is None:
+            dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+        checkpoint = load_checkpoint(path, embodiment=embodiment, tokenizer=tokenizer, data_config=data_config, fps=fps)
+        if isinstance(embodiment, Embodiment):
+            check_metadata_fit(checkpoint)
+        model = load_model(checkpoint, device=place, dtype=dtype, attention=attention)
+        return cls(checkpoint, model, denoising_steps=denoising_steps, seed=seed, uses_graphs=uses_graphs)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Statistics that the model scales with; a policy server reports a digest of them to its clients."""
+        return self.checkpoint.statistics
+
+    @property
+    def state_statistics(self) -> Mapping[str, KeyStatistics]:
+        """Statistics of the state in training, by key."""
+        return self.statistics["state"]
+
+    @property
+    def noise_state(self) -> torch.Tensor:
+        """State of the noise generator; a server with several clients keeps one per client."""
+        return self._noise.get_state()
+
+    @noise_state.setter
+    def noise_state(self, state: torch.Tensor) -> None:
+        self._noise.set_state(state)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start the noise from its seed again, or from another one, so that an episode can be repeated exactly."""
+        self._noise.manual_seed(self._seed if seed is None else seed)
+
+    def warm_up(self, instruction: str | None = "") -> None:
+        """Run one inference on a made-up observation, so that the first real one is not slow; the noise stays the same.
+
+        Args:
+            instruction: of the first real observation; a prompt of another length is prepared when it is used. None:
+                not known yet; then only device and libraries are prepared.
+        """
+        state = self.noise_state
+        observation = resting_observation(self.embodiment, instruction or "")
+        if instruction is None:
+            self._engine.try_out(self._request([observation], torch.zeros(self._noise_shape(1)), None))
+        else:
+            self.infer(observation)
+        self.noise_state = state
+
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        continuations: Sequence[Continuation | None] | None = None,
+        *,
+        noise: np.ndarray | None = None,
+    ) -> list[ActionChunk]:
+        """Answer several observations at once.
+
+        With N1, N1.5 and N1.7, observations with instructions of different length influence each other: the model
+        attends to the padding of shorter prompts, in the release too.
+
+        Args:
+            observations: with cameras of equal sizes.
+            continuations: one per observation; all with the same number of steps, or all None.
+            noise: `(B, H, A)` start of the sampler, to compare with other implementations; None: drawn.
+
+        Raises:
+            ObservationError: as `infer`.
+            ValueError: continuations differ in their steps, or noise has another shape.
+        """
+        started_s = time.perf_counter()
+        start = self._sampler_noise(noise, len(observations))
+        continued = continue_chunks(self.pipeline, observations, continuations, self._trained_delay)
+        if continued is not None:
+            self._warn_of_delay(continued.inpainting)
+        if continued is not None and continued.inpainting.guidance is not None:
+            batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in observations])
+            prepared_s = time.perf_counter()
+            actions = self._infer_guided(batch, start, continued.inpainting)
+        else:
+            request = self._request(observations, start, continued)
+            prepared_s = time.perf_counter()
+            actions = torch.from_numpy(self._engine.run(request))
+        decoded = [
+            self.pipeline.decode(action, observation) for action, observation in zip(actions, observations, strict=True)
+        ]
+        if continued is not None:
+            decoded = continued.blend(decoded)
+        _check_finite(decoded)
+        timings_s = {"preprocess": prepared_s - started_s, "infer": time.perf_counter() - prepared_s}
+        return [
+            ActionChunk(rows, observation.stamp_ns, self.embodiment.step_ns, timings_s)
+            for rows, observation in zip(decoded, observations, strict=True)
+        ]
+
+    def _noise_shape(self, num_samples: int) -> tuple[int, int, int]:
+        return num_samples, self.checkpoint.config.action_head.action_horizon, self.pipeline.inputs.action_dim
+
+    def _sampler_noise(self, given: np.ndarray | None, num_samples: int) -> torch.Tensor:
+        shape = self._noise_shape(num_samples)
+        if given is None:
+            return torch.randn(shape, generator=self._noise, dtype=torch.float32)
+        if given.shape != shape:
+            raise ValueError(f"noise: shape {given.shape}, expected {shape}")
+        return torch.from_numpy(given.astype(np.float32))
+
+    def _request(
+        self, observations: Sequence[Observation], noise: torch.Tensor, continued: ContinuedBatch | None
+    ) -> Request:
+        images, rows = [], []
+        for observation in observations:
+            own = self.pipeline.images(observation)
+            tokens = tuple(self.pipeline.inputs.images.num_tokens(*image.shape[:2]) for image in own)
+            rows.append(self.pipeline.prompt(observation.instruction, tokens))
+            images += own
+        input_ids, attention_mask = pad_left(rows, self.pipeline.tokenizer.pad_id)
+        state = torch.stack([self.pipeline.vectors(observation)[0] for observation in observations]).numpy()
+        if continued is None:
+            return Request(images, input_ids, attention_mask, state, noise.numpy(), np.ones(noise.shape[1], np.float32))
+        rows = (part.numpy() for part in continued.start(noise))
+        return Request(images, input_ids, attention_mask, state, *rows)
+
+    def _warn_of_delay(self, inpainting: Inpainting) -> None:
+        """Log once that chunks arrive later than in training; then they are continued as without that training."""
+        if self._trained_delay and inpainting.frozen_steps > self._trained_delay and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d rows are frozen while the model computes, it was trained for up to %d (rtc_max_delay); continuing "
+                "without that training; fine-tune with a larger --rtc-max-delay or make inference faster",
+                inpainting.frozen_steps,
+                self._trained_delay,
+            )
+
+    def _infer_guided(
+        self, batch: dict[str, torch.Tensor], noise: torch.Tensor, inpainting: Inpainting
+    ) -> torch.Tensor:
+        """Sample with the layers that autograd can follow."""
+        device = next(self._model.parameters()).device
+        return self._model.sample_actions(
+            to_device(batch, device), noise.to(device), self.denoising_steps, inpainting=inpainting
+        ).cpu()
+
+
+def _check_finite(decoded: Sequence[Mapping[str, np.ndarray]]) -> None:
+    for rows in decoded:
+        for key, values in rows.items():
+            if not np.isfinite(values).all():
+                raise CheckpointError(
+                    f"action.{key}: the model predicts NaN or infinity; check it with gr00t_checkpoint verify"
+                )
