@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A node with a parent that can be killed, a node of this process that talks to others, and waiting for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+
+from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess
+from gr00t_training.cli.parent import parent_environment
+
+
+class LaunchedNode(NodeProcess):
+    """A node below a parent that does nothing but have started it; for tests of what the end of a launcher does."""
+
+    def __init__(self, module: str, *arguments: str | Path, domain: int, **variables: str) -> None:
+        """Start the parent, and wait until it has started the node."""
+        super().__init__("gr00t_test_support.ros.nodes", module, *arguments, domain=domain, **variables)
+        pattern = re.compile(r"^node: (\d+)$", re.MULTILINE)
+        self.node_pid = int(eventually(lambda: pattern.search(self.output), lambda: self.output)[1])
+
+    @property
+    def has_node_ended(self) -> bool:
+        """Whether the node's process has ended; its parent may not have read the exit code."""
+        try:
+            status = Path(f"/proc/{self.node_pid}/stat").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return True
+        return status.rpartition(")")[2].split()[0] == "Z"
+
+    def stop(self) -> int:
+        """End the parent, and the node if it lives on."""
+        self.process.kill()
+        try:
+            eventually(lambda: self.has_node_ended, lambda: f"end of the node: {self.output}")
+        except AssertionError:
+            os.kill(self.node_pid, signal.SIGKILL)
+            raise
+        return self.process.wait()
+
+
+class Peer:
+    """A node in this process, in the domain of the nodes under test."""
+
+    def __init__(self, domain: int, name: str = "peer") -> None:
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = rclpy.create_node(name, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def listen(self, message_type: Any, topic: str, qos: Any = 50) -> list[Any]:
+        """Subscribe; return the list that fills with the messages."""
+        received: list[Any] = []
+        self.node.create_subscription(message_type, topic, received.append, qos)
+        return received
+
+    def until(self, condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+        """Spin until the condition holds, and return its value; AssertionError names `what` when it never does."""
+        end_s = time.monotonic() + deadline_s
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > end_s:
+                raise AssertionError(f"{what}: did not happen within {deadline_s:.0f} s")
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def call(self, service_type: Any, name: str, **fields: Any) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(service_type, name)
+        self.until(client.service_is_ready, f"service {name}")
+        response = self.result(client.call_async(service_type.Request(**fields)), f"answer of {name}")
+        self.node.destroy_client(client)
+        return response
+
+    def result(self, future: Future, what: str) -> Any:
+        """Spin until a future is done, and return its result."""
+        self.until(future.done, what)
+        return future.result()
+
+
+def eventually(condition: Callable[[], Any], what: Callable[[], str] | str, deadline_s: float = DEADLINE_S) -> Any:
+    """Return the first true value of the condition, made true by other threads or processes; fails at the deadline."""
+    end_s = time.monotonic() + deadline_s
+    while time.monotonic() < end_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {deadline_s:.0f} s: {what if isinstance(what, str) else what()}")
+
+
+def call(node: Node, service_type: Any, name: str, request: Any) -> Any:
+    """Call a service through a node that a thread spins; return the response."""
+    client = node.create_client(service_type, name)
+    try:
+        assert client.wait_for_service(DEADLINE_S), f"service {name} is not there"
+        future = client.call_async(request)
+        eventually(future.done, f"answer of {name}")
+        return future.result()
+    finally:
+        node.destroy_client(client)
+
+
+def parameter_arguments(**values: Any) -> list[str]:
+    """Return the command line arguments that set parameters of a node."""
+    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    return ["--ros-args", *(part for name, text in texts.items() for part in ("-p", f"{name}:={text}"))]
+
+
+def main() -> int:
+    """Start a node as a launcher would, and wait for its end: `MODULE ARGUMENT...`."""
+    module, *arguments = sys.argv[1:]
+    command = [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())", *arguments]
+    process = subprocess.Popen(command, env={**os.environ, **parent_environment()})
+    print(f"node: {process.pid}", flush=True)
+    return process.wait()
