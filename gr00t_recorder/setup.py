@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from xml.etree import ElementTree
+
 from setuptools import find_packages, setup
 
 package_name = "gr00t_recorder"
 
 setup(
     name=package_name,
-    version="0.1.0",
+    version=ElementTree.parse(Path(__file__).with_name("package.xml")).findtext("version"),  # the one place
     description="Records topics or bags into GR00T-flavoured LeRobot datasets",
     license="Apache-2.0",
     maintainer="GR00T ROS 2 suite contributors",
@@ -38,12 +41,14 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "recorder_node = gr00t_recorder.ros.recorder_node:main",
-            "gr00t_record = gr00t_recorder.ros.terminal:main",
-            "gr00t_convert_bag = gr00t_recorder.bag.convert_cli:main",
-            "gr00t_play_bag = gr00t_recorder.ros.play_bag:main",
-            "gr00t_record_bag = gr00t_recorder.ros.record_bag:main",
+            "recorder_node = gr00t_recorder.commands:recorder_node",
+            "gr00t_record = gr00t_recorder.commands:record",
+            "gr00t_convert_bag = gr00t_recorder.commands:convert_bag",
+            "gr00t_play_bag = gr00t_recorder.commands:play_bag",
+            "gr00t_record_bag = gr00t_recorder.commands:record_bag",
+            "gr00t_suggest = gr00t_recorder.commands:suggest",
         ],
+        "gr00t.commands": ["gr00t_recorder = gr00t_recorder.commands:COMMANDS"],
     },
     zip_safe=False,
 )

@@ -93,7 +93,7 @@ def write_gr1_raw_topics(folder: Path) -> Path:
 
 
 def write_arm7_topics(folder: Path) -> Path:
-    """Write embodiment and topic map of `arm7_two_cameras_sqlite3`: two cameras, a command type of its own."""
+    """Write embodiment and topic map of `arm7_two_cameras_sqlite3`: two cameras, a custom command type."""
     names = [f"panda_joint{i}" for i in range(1, 8)]
     keys = f"arm: {{names: [{', '.join(names)}]}}, gripper: {{names: [panda_finger_joint1], unit: m}}"
     (folder / "arm7.yaml").write_text(
@@ -120,7 +120,7 @@ def write_arm7_topics(folder: Path) -> Path:
 
 
 def write_leader_topics(folder: Path, *, names: list[str], camera: str, size: tuple[int, int], fps: int) -> Path:
-    """Write embodiment and topic map of a bag whose action is a leader arm; the names differ from the messages'."""
+    """Write embodiment and topic map of a bag with a leader arm as action; the names differ from the messages'."""
     own = [f"motor_{i}" for i in range(len(names))]
     (folder / "leader.yaml").write_text(
         f"name: leader\ntag: new_embodiment\nfps: {fps}\n"

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from gr00t_msgs.msg import RecorderStatus, StreamStatus
+from gr00t_msgs.msg import ErrorCode, RecorderStatus, StreamStatus
 from gr00t_msgs.srv import StartEpisode, StopEpisode
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -14,7 +14,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from gr00t_recorder.ros.testing import NodeProcess, call, eventually, next_domain, parameter_arguments, spinning_node
+from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
+from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
 
 SIZE = (64, 96)
 FPS = 10
@@ -22,15 +23,16 @@ MODULE = "gr00t_recorder.ros.recorder_node"
 
 
 class Robot:
-    """Publishes joints whose position is the time in seconds since the start, noisy images, and a command."""
+    """Publishes joints (position: seconds since the start), noisy images, and a command."""
 
     def __init__(self, node):
-        self.has_camera = self.has_joints = True
+        self.has_camera = self.has_joints = self.has_leader = True
         self._node = node
         self._rng = np.random.default_rng(0)
         self._joints = node.create_publisher(JointState, "/joint_states", 10)
         self._command = node.create_publisher(JointState, "/leader", 10)
         self._camera = node.create_publisher(Image, "/image", 10)
+        self.task = node.create_publisher(String, "/task", 10)
         self._events = node.create_publisher(String, "/events", 10)
         self.start_ns = node.get_clock().now().nanoseconds
         node.create_timer(0.02, self._move)
@@ -43,7 +45,8 @@ class Robot:
         now = self._node.get_clock().now()
         seconds = (now.nanoseconds - self.start_ns) / 1e9
         publishers = [(self._joints, 0.0)] if self.has_joints else []
-        for publisher, offset in [*publishers, (self._command, 100.0)]:
+        publishers += [(self._command, 100.0)] if self.has_leader else []
+        for publisher, offset in publishers:
             message = JointState(name=["b", "a"], position=[2 * seconds + offset, seconds + offset])
             message.header.stamp = now.to_msg()
             publisher.publish(message)
@@ -72,11 +75,12 @@ class Recorder:
         return self._statuses[-1] if self._statuses else RecorderStatus(state=255)
 
     def wait(self, condition, what):
-        """Wait for a status made after the last answer; an older one may tell of the episode before."""
+        """Wait for a status made after the last answer; an older one may describe the episode before."""
 
         def holds():
             made = self.status.header.stamp
-            return made.sec * 10**9 + made.nanosec >= self._answered_ns and condition(self.status)
+            made_ns = made.sec * 10**9 + made.nanosec or self._answered_ns  # zero: its clock stands still
+            return made_ns >= self._answered_ns and condition(self.status)
 
         return eventually(holds, lambda: f"{what}; status {self.status}, log {self.process.output}")
 
@@ -97,7 +101,7 @@ class Recorder:
         return answer
 
     def record(self, task="lift", rows=3, **members):
-        assert self.start(task).error_code == StartEpisode.Response.NONE
+        assert self.start(task).error_code == ErrorCode.NONE
         self.wait(lambda status: status.frames >= rows, f"{rows} rows of '{task}'")
         return self.stop(**members)
 
@@ -119,8 +123,9 @@ def topics(tmp_path):
         "  leader: {topic: leader, type: sensor_msgs/msg/JointState, max_age_s: 2.0}\n"
         "  camera: {topic: image, type: sensor_msgs/msg/Image, max_age_s: 2.0}\n"
         "  events: {topic: events, type: std_msgs/msg/String, stamp: receive, reliability: reliable}\n"
+        "  task: {topic: task, type: std_msgs/msg/String, stamp: receive, reliability: reliable}\n"
         "state: {arm: {stream: joints}}\naction: {arm: {stream: leader}}\nvideo: {front: {stream: camera}}\n"
-        "events: {stream: events}\n"
+        "events: {stream: events}\ntask: {stream: task}\n"
     )
     return tmp_path / "topics.yaml"
 

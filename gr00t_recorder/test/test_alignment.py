@@ -68,7 +68,7 @@ def expected(recording, tick, align):
     if before == after or is_broken:
         return value_at(before), tick - before
     closest = before if tick - before <= after - tick else after
-    return value_at(tick), tick - closest  # the values lie on a line
+    return value_at(tick), tick - closest  # the values are on a line
 
 
 @settings(max_examples=150, deadline=None)

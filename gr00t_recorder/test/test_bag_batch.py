@@ -8,23 +8,26 @@ import shutil
 
 import numpy as np
 import pytest
-from bag_builder import EMBODIMENT, IMAGE, START_NS, STEP_NS, TOPICS, ToyBag, write_toy_topics
 from bag_truth import frame_number
 
 from gr00t_recorder.bag import batch
-from gr00t_recorder.bag.batch import BatchSettings, convert_bags
+from gr00t_recorder.bag.batch import convert_bags
 from gr00t_recorder.bag.boundaries import BoundarySettings
 from gr00t_recorder.bag.convert import ConversionSettings
 from gr00t_recorder.bag.convert_cli import main
 from gr00t_recorder.bag.sources import BagSource, find_bags
+from gr00t_recorder.bag.workers import BatchSettings
 from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_test_support.bag_builder import EMBODIMENT, IMAGE, START_NS, STEP_NS, TOPICS, ToyBag, write_toy_topics
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.depth import DepthReader
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.validate import validate_dataset
-from gr00t_training.dataset.video import VideoSettings
+from gr00t_training.dataset.media.depth import DepthReader
+from gr00t_training.dataset.media.video import VideoSettings
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import ConfigError
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def toy(first, last):
 
 @pytest.fixture
 def bags(tmp_path):
-    """Three good bags and one that lacks a topic, in a tree of folders."""
+    """Three good bags and one with a missing topic, in a tree of folders."""
     folder = tmp_path / "bags"
     for name, first in (("a", 0), ("c/deep", 20), ("d", 40)):
         (folder / name).mkdir(parents=True)
@@ -58,7 +61,7 @@ def convert(bags, topics, output, *options):
 
 
 def first_images(output):
-    dataset = LeRobotDataset(output)
+    dataset = EpisodeDataset(output)
     return [frame_number(dataset.images(index, "front", [0])[0]) for index in range(len(dataset.episodes))]
 
 
@@ -123,7 +126,7 @@ def test_second_run_converts_only_what_is_new(bags, topics, tmp_path, capsys):
     output = tmp_path / "out"
     assert convert([bags / "a", bags / "d"], topics, output) == 0
     assert convert([bags / "a", bags / "c", bags / "d"], topics, output) == 0
-    assert "2 bags were converted before and are left as they are" in capsys.readouterr().out
+    assert "2 bags were already converted" in capsys.readouterr().out
     assert first_images(output) == [0, 5, 40, 45, 20, 25]
     toy(60, 75).write(bags / "a" / "x.mcap")  # another recording in the place of the first
     assert convert([bags / "a"], topics, output) == 0
@@ -166,7 +169,7 @@ def test_interrupted_run_goes_on_behind_the_last_finished_bag(bags, topics, tmp_
 
     monkeypatch.setattr(batch, "_publish", interrupt)
     assert convert([bags / "a", bags / "c", bags / "d"], topics, output) == 130
-    assert "give the same command again to go on" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
     assert first_images(output) == [0, 5]
     monkeypatch.undo()
     assert convert([bags / "a", bags / "c", bags / "d"], topics, output) == 0
@@ -190,7 +193,7 @@ def test_process_that_dies_costs_its_bag_only(bags, topics, tmp_path):
     paths = [bags / name / "x.mcap" for name in ("a", "d", "c/deep")]
     sources = [BagSource(paths[0]), DeadlyBag(paths[1]), BagSource(paths[2])]
     reports = convert_bags(sources, settings)
-    assert ["dies (out of memory?)" in report.error for report in reports] == [False, True, False]
+    assert ["died (out of memory?)" in report.error for report in reports] == [False, True, False]
     assert first_images(tmp_path / "out") == [0, 5, 20, 25]
 
 
@@ -227,12 +230,12 @@ def test_wrong_options_are_one_clear_line(bags, topics, tmp_path, monkeypatch, c
 
 
 def test_parts_of_one_bag_and_bags_side_by_side_are_told_apart(tmp_path):
-    for name in ("split/bag_0.mcap", "split/bag_1.mcap", "beside/first.mcap", "beside/second.mcap", "old/x_0.bag",
+    for name in ("split/bag_0.mcap", "split/bag_1.mcap", "loose/first.mcap", "loose/second.mcap", "old/x_0.bag",
                  "old/x_1.bag", "whole/metadata.yaml", "whole/y_0.db3", ".hidden/z.mcap"):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in find_bags([tmp_path, tmp_path / "whole"])]
-    assert found == ["beside/first.mcap", "beside/second.mcap", "old/x_0.bag", "old/x_1.bag", "split", "whole"]
+    assert found == ["loose/first.mcap", "loose/second.mcap", "old/x_0.bag", "old/x_1.bag", "split", "whole"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no bag"):
         find_bags([tmp_path / "empty"])
@@ -274,8 +277,8 @@ SUGGESTED = {  # bag -> rows of its first episode
 
 
 @pytest.mark.parametrize("name", SUGGESTED)
-def test_suggested_files_convert_their_bag(data_dir, tmp_path, capsys, name):
-    bag = str(data_dir / "bags" / name)
+def test_suggested_files_convert_their_bag(bags_dir, tmp_path, capsys, name):
+    bag = str(bags_dir / name)
     assert main([bag, "--suggest", str(tmp_path / "first")]) == 0
     topics = tmp_path / "first" / "topics.yaml"
     assert main([bag, "--topics", str(topics), "--dry-run"]) == 0
@@ -283,10 +286,10 @@ def test_suggested_files_convert_their_bag(data_dir, tmp_path, capsys, name):
     topic_map, embodiment = load_topic_map(topics)
     assert set(embodiment.state["arm"].names) == set(embodiment.action["arm"].names)
     assert topic_map.action["arm"].stream == "command"
-    assert main([bag, "--suggest", str(tmp_path / "first")]) == 2  # nobody's work is overwritten
+    assert main([bag, "--suggest", str(tmp_path / "first")]) == 2  # existing files are not overwritten
 
 
-def test_suggestion_says_what_is_missing(data_dir, tmp_path, capsys):
-    assert main([str(data_dir / "bags" / "ros1_suite" / "example.bag"), "--suggest", str(tmp_path / "first")]) == 1
+def test_suggestion_says_what_is_missing(bags_dir, tmp_path, capsys):
+    assert main([str(bags_dir / "ros1_suite/example.bag"), "--suggest", str(tmp_path / "first")]) == 1
     assert "no joint names on any sensor_msgs/msg/JointState topic; the bag has" in capsys.readouterr().err
     assert not (tmp_path / "first").exists()

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from bag_builder import MS, START_EPISODE, START_NS, STEP_NS, STOP_EPISODE, TRIGGER, ToyBag, write_toy_topics
 from bag_truth import frame_number
 
 from gr00t_recorder.bag.convert_cli import main
-from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_test_support.bag_builder import MS, START_EPISODE, START_NS, STEP_NS, TRIGGER, ToyBag, write_toy_topics
+from gr00t_training.dataset.reader import EpisodeDataset
 
 REFUSED = {"success": False, "message": "busy"}
 DONE = {"success": True, "message": ""}
@@ -26,7 +26,7 @@ class Conversion:
 
     @property
     def dataset(self):
-        return LeRobotDataset(self.output)
+        return EpisodeDataset(self.output)
 
     @property
     def entry(self):
@@ -73,7 +73,7 @@ def test_gaps_of_a_named_stream_separate_episodes(tmp_path):
         bag.image(step)  # the camera never rests
     options = ("--episodes", "gaps", "--gap-s", "1", "--gap-stream", "command", "--task", "wave")
     conversion = Conversion(tmp_path, bag, *options)
-    # the camera goes on to the middle of the silence, the joints do not: what they lack is said, not filled in
+    # the camera continues to the middle of the silence, the joints do not: missing rows are reported, not filled in
     assert conversion.code == 1
     assert "state.arm: the closest sample" in conversion.entry["error"]
     assert conversion.entry["episodes"] == []
@@ -82,7 +82,7 @@ def test_gaps_of_a_named_stream_separate_episodes(tmp_path):
 def test_silence_within_an_episode_is_refused_with_its_remedy(tmp_path, capsys):
     conversion = Conversion(tmp_path, two_stretches(), "--task", "wave")
     assert conversion.code == 1
-    assert "from the tick, allowed are 0.5 s" in capsys.readouterr().err
+    assert "from the tick (limit 0.5 s" in capsys.readouterr().err
     assert conversion.entry["error"]
     assert not (conversion.output / "meta" / "info.json").exists()
 
@@ -102,23 +102,38 @@ def test_calls_of_named_services_mark_episodes_and_refused_calls_do_not(tmp_path
     assert [episode["is_discarded"] for episode in conversion.entry["episodes"]] == [False, True, False]
 
 
-def test_services_of_the_recorder_are_found_by_their_type_and_carry_the_task(tmp_path):
-    bag = ToyBag().steps(0, 30)
-    started, stopped = (
-        {"NONE": 0, "error_code": 0, "error_msg": "", "episode_index": 0},
-        {"error_code": 0, "error_msg": ""},
-    )
-    started.pop("NONE")
-    for at, task, keep in ((0, "wave", True), (10, "bow", False), (20, "nod", True)):
+@pytest.mark.parametrize(
+    ("error_fields", "not_recording", "failed"),
+    [
+        pytest.param("uint16 NONE=0\nuint16 NOT_RECORDING=1\nuint16 SAVE_FAILED=2\n", 1, 2, id="codes of the service"),
+        pytest.param("", 200, 204, id="codes of the table"),
+    ],
+)
+def test_services_of_the_recorder_are_found_by_their_type_and_carry_the_task(
+    tmp_path, error_fields, not_recording, failed
+):
+    stop_episode = f"bool keep\n---\n{error_fields}uint16 error_code\nstring error_msg\n"
+    bag = ToyBag().steps(0, 40)
+    started = {"error_code": 0, "error_msg": "", "episode_index": 0}
+    for at, task, keep, code in (
+        (0, "wave", True, 0), (10, "bow", False, 0), (20, "nod", True, 0), (30, "bend", True, failed)
+    ):  # fmt: skip
         bag.call(
             at * STEP_NS, "/r/start_episode", "gr00t_msgs/srv/StartEpisode", START_EPISODE, {"task": task}, started
         )
-        bag.call(
-            (at + 5) * STEP_NS, "/r/stop_episode", "gr00t_msgs/srv/StopEpisode", STOP_EPISODE, {"keep": keep}, stopped
-        )
+        for step, answer in ((5, code), (6, not_recording)):
+            bag.call(
+                (at + step) * STEP_NS,
+                "/r/stop_episode",
+                "gr00t_msgs/srv/StopEpisode",
+                stop_episode,
+                {"keep": keep},
+                {"error_code": answer, "error_msg": ""},
+            )
     conversion = Conversion(tmp_path, bag, "--episodes", "services")
     assert conversion.code == 0
-    assert [conversion.dataset.task(index, 0) for index in (0, 1)] == ["wave", "nod"]
+    assert [conversion.dataset.task(episode.index, 0) for episode in conversion.dataset.episodes] == ["wave", "nod"]
+    assert [episode["is_discarded"] for episode in conversion.entry["episodes"]] == [False, True, False, True]
 
 
 def test_absent_services_are_refused_and_those_recorded_are_named(tmp_path, capsys):
@@ -179,7 +194,7 @@ def test_file_of_tasks_gives_each_episode_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("tasks.csv", "bag,task\nother,wave\n", "names bag 'other', which is none of those to convert"),
+        ("tasks.csv", "bag,task\nother,wave\n", "unknown bag 'other'"),
         ("tasks.csv", "bag,task\ntoy,\n", "bag 'toy' has an empty task"),
         ("tasks.csv", "recording,text\ntoy,wave\n", "expected CSV with the columns bag,task"),
         ("tasks.json", "[1]", "expected CSV with the columns bag,task or a JSON object"),
@@ -217,7 +232,7 @@ def test_messages_without_stamp_are_taken_at_their_log_time_and_named(tmp_path, 
     conversion = Conversion(tmp_path, bag, "--task", "wave")
     assert conversion.code == 0
     assert conversion.steps(0) == list(range(11))
-    assert "stream 'joints': 2 messages without a stamp, taken at their log time" in capsys.readouterr().err
+    assert "stream 'joints': 2 messages without a stamp, log time used" in capsys.readouterr().err
 
 
 def test_repeated_stamps_are_left_out_and_named(tmp_path, capsys):
@@ -227,11 +242,11 @@ def test_repeated_stamps_are_left_out_and_named(tmp_path, capsys):
     conversion = Conversion(tmp_path, bag, "--task", "wave")
     assert conversion.code == 0
     assert conversion.steps(0) == list(range(11))
-    assert "stream 'joints': 3 messages with a stamp that came before, left out" in capsys.readouterr().err
+    assert "stream 'joints': 3 messages with a stamp already received" in capsys.readouterr().err
 
 
 def stepped_back(bag, first, last, step_ns):
-    """Add steps whose stamps are off by `step_ns`."""
+    """Add steps with stamps that are off by `step_ns`."""
     for step in range(first, last + 1):
         offset = step * STEP_NS
         bag.image(step, stamp_ns=START_NS + offset + step_ns)
@@ -258,7 +273,7 @@ def test_clock_that_steps_in_an_episode_ends_it(tmp_path, capsys, step_s):
     assert len(shown) <= 15
     assert conversion.entry["episodes"][0]["report"]["streams"]["camera"]["filled"] == len(shown[10:])
     errors = capsys.readouterr().err
-    assert "its clock was set" in errors
+    assert "its clock was set back 1 times" in errors or "its clock jumped 1 times" in errors
     assert conversion.entry["streams"]["joints"]["clock_steps"] == 1
 
 
@@ -275,5 +290,56 @@ def test_streams_that_share_a_topic_both_get_its_messages(tmp_path):
     topics.write_text(text)
     path = ToyBag().steps(0, 10).write(tmp_path / "toy.mcap")
     assert main([str(path), "--topics", str(topics), "--output", str(tmp_path / "out"), "--task", "wave"]) == 0
-    dataset = LeRobotDataset(tmp_path / "out")
+    dataset = EpisodeDataset(tmp_path / "out")
     np.testing.assert_allclose(dataset.action(0, "arm")[:, 0], dataset.state(0, "arm")[:, 0], atol=1e-6)
+
+
+def own_event(bag, topic, offset_ns, event, **members):
+    return bag.text(topic, offset_ns, json.dumps({"event": event, **members}))
+
+
+@pytest.mark.parametrize("topic", ["/recorder/events", "/cell_2/recorder/events", "/left/tape/events"])
+def test_markers_of_a_recorder_are_found_whatever_its_name(tmp_path, capsys, topic):
+    """They go before what was asked on the events topic: a start that was refused is no episode."""
+    bag, said = ToyBag().steps(0, 40), {"recorder": topic.removesuffix("/events")}
+    bag.event(STEP_NS - 50 * MS, "start", "refused").event(2 * STEP_NS, "stop")
+    for first, task in ((4, "fold"), (14, "fold"), (24, "hang")):
+        at = first * STEP_NS - 50 * MS
+        own_event(bag, topic, at, "start", task=task, **said)
+        own_event(bag, topic, at + 2 * STEP_NS, "mark", note=f"from {first}", **said)
+        own_event(bag, topic, at + 6 * STEP_NS, "stop", success=True, **said)
+    own_event(bag, topic, 30 * STEP_NS, "take_back", **said)
+    own_event(bag, topic, 31 * STEP_NS, "mark", valid=False, back=1, **said)
+    own_event(bag, topic, 32 * STEP_NS, "mark", success=False, **said)
+    conversion = Conversion(tmp_path, bag)
+    assert conversion.code == 0
+    assert [conversion.steps(0), conversion.steps(1)] == [list(range(4, 10)), list(range(14, 20))]
+    assert [conversion.dataset.task(index, 0) for index in (0, 1)] == ["fold", "fold"]
+    marks = [json.loads(path.read_text()) for path in sorted((conversion.output / "meta/quality").iterdir())]
+    assert [(each["success"], each["valid"], each["note"]) for each in marks] == [
+        (True, False, "from 4"), (False, None, "from 14"),
+    ]  # fmt: skip
+    assert f"those of {topic}" in capsys.readouterr().err
+
+
+def test_markers_of_two_recorders_are_refused(tmp_path, capsys):
+    bag = ToyBag().steps(0, 9)
+    for name in ("/a/recorder", "/b/recorder"):
+        own_event(bag, f"{name}/events", 0, "start", task="fold", recorder=name)
+    assert Conversion(tmp_path, bag).code == 1
+    assert "several recorders, on /a/recorder/events, /b/recorder/events" in capsys.readouterr().err
+
+
+def test_inputs_that_stopped_are_held_where_the_recorder_held_them(tmp_path):
+    bag = ToyBag().steps(0, 30)
+    bag.messages = [
+        entry for entry in bag.messages if not (entry[1] == "/command" and entry[0] > START_NS + 10 * STEP_NS)
+    ]
+    said = {"recorder": "/recorder"}
+    own_event(bag, "/recorder/events", 0, "start", task="fold", is_held=True, **said)
+    own_event(bag, "/recorder/events", 30 * STEP_NS + 50 * MS, "stop", **said)
+    conversion = Conversion(tmp_path, bag)
+    assert conversion.code == 0
+    quality = json.loads((conversion.output / "meta" / "quality" / "episode_000000.json").read_text())
+    assert conversion.lengths() == [31]
+    assert quality["filled_rows"]["action.arm"] == list(range(10, 31))  # they are marked as filled, not as samples

@@ -8,15 +8,16 @@ import pyarrow.parquet as pq
 from bag_truth import write_gr1_raw_topics
 
 from gr00t_recorder.bag.convert_cli import main as convert
-from gr00t_recorder.ros.testing import NodeProcess, eventually, next_domain, parameter_arguments
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
+from gr00t_test_support.ros.nodes import eventually, parameter_arguments
 
 
-def test_played_and_converted_bag_give_the_same_dataset(data_dir, tmp_path):
+def test_played_and_converted_bag_give_the_same_dataset(bags_dir, tmp_path):
     """Bag -> topics of another process -> recorder, against bag -> converter: equal rows and equal video files.
 
     All streams here have header stamps. Streams stamped at their arrival may differ by the delay of the transport.
     """
-    bag = data_dir / "bags" / "gr1_ep1_sqlite3_raw" / "bag"
+    bag = bags_dir / "gr1_ep1_sqlite3_raw" / "bag"
     topics = write_gr1_raw_topics(tmp_path)
     live, converted = tmp_path / "live", tmp_path / "converted"
     assert convert([str(bag), "--topics", str(topics), "--output", str(converted)]) == 0
@@ -40,8 +41,8 @@ def test_played_and_converted_bag_give_the_same_dataset(data_dir, tmp_path):
     assert (live / video).read_bytes() == (converted / video).read_bytes()
 
 
-def test_player_skips_types_that_are_not_installed_and_names_them(data_dir):
-    bag = data_dir / "bags" / "arm7_two_cameras_sqlite3" / "bag"
+def test_player_skips_types_that_are_not_installed_and_names_them(bags_dir):
+    bag = bags_dir / "arm7_two_cameras_sqlite3" / "bag"
     with NodeProcess("gr00t_recorder.ros.play_bag", bag, "--rate", "50", domain=next_domain()) as player:
         assert player.wait() == 0
         assert "/arm/command is not played: message type bench_msgs/msg/ArmCommand" in player.output

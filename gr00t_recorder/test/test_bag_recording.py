@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import pytest
 
-from gr00t_recorder import bag_recording
+from gr00t_recorder.bag import recording as module
+from gr00t_recorder.bag.mcap_writer import WrittenTopic
 from gr00t_recorder.bag.reader import Bag
-from gr00t_recorder.bag_recording import BagRecording
-from gr00t_recorder.mcap_writer import WrittenTopic
+from gr00t_recorder.bag.recording import BagRecording
 from gr00t_training.errors import DatasetError
 
 MS = 1_000_000
@@ -51,15 +51,15 @@ def test_bag_begins_a_second_before_the_episode_and_holds_what_is_latched(record
 
 
 def test_messages_that_the_disk_is_too_slow_for_are_counted(recording, tmp_path, monkeypatch):
-    gate, put = threading.Event(), bag_recording.BagWriter.write
-    monkeypatch.setattr(bag_recording.BagWriter, "write", lambda *given: gate.wait(20) and put(*given))
+    gate, put = threading.Event(), module.BagWriter.write
+    monkeypatch.setattr(module.BagWriter, "write", lambda *given: gate.wait(20) and put(*given))
     recording.begin(tmp_path / "bag")
-    for t in range(20):  # of 100 bytes each; 1000 may wait
+    for t in range(1, 21):  # of 100 bytes each; 1000 may wait
         recording.put("/fast", t * MS, b"\0\1\0\0" + bytes(96))
     assert recording.num_dropped == 10
     gate.set()
     recording.close()
-    assert times_ms(tmp_path / "bag", "/fast") == list(range(10))
+    assert times_ms(tmp_path / "bag", "/fast") == list(range(1, 11))
 
 
 def test_what_a_kill_would_leave_is_at_most_a_second_old(recording, tmp_path):
@@ -81,3 +81,22 @@ def test_bag_that_cannot_be_written_leaves_the_next_one_unharmed(recording, tmp_
     recording.begin(tmp_path / "next")
     recording.close()
     assert times_ms(tmp_path / "next", "/fast") == [1]
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["before the first bag", "after a bag"])
+def test_rate_of_the_bag_is_that_of_its_compressed_file(tmp_path, monkeypatch, is_written):
+    recording = BagRecording()
+    recording.declare(WrittenTopic("/fast", "std_msgs/msg/Empty", ""))
+    monkeypatch.setattr(module, "MIN_MEASURED_BYTES", 1000)
+    monkeypatch.setattr(module, "SAMPLE_PERIOD_S", 0.0)
+    if is_written:
+        recording.begin(tmp_path / "bag")
+    for t in range(1, 9):  # 100 kB every 100 ms, which compress to nearly nothing
+        recording.put("/fast", t * 100 * MS, b"\0\1\0\0" + bytes(99_996))
+    if is_written:
+        recording.end(is_kept=True)
+    deadline = time.monotonic() + 20
+    while not 0 < recording.bytes_per_s() < 10_000 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert 0 < recording.bytes_per_s() < 10_000  # of a million that arrive
+    recording.close()

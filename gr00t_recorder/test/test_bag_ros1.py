@@ -5,13 +5,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from bag_builder import ToyBag, write_toy_topics
 from bag_truth import frame_number
 from rosbags.rosbag1 import Reader
 
 from gr00t_recorder.bag.convert_cli import main
 from gr00t_recorder.bag.reader import Bag
-from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_test_support.bag_builder import ToyBag, write_toy_topics
+from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import DatasetError
 
 COUNTS = {
@@ -28,8 +28,8 @@ COUNTS = {
 
 
 @pytest.fixture
-def example(data_dir):
-    return data_dir / "bags" / "ros1_suite" / "example.bag"
+def example(bags_dir):
+    return bags_dir / "ros1_suite/example.bag"
 
 
 def counts_of(path, **options):
@@ -69,20 +69,20 @@ def test_bag_left_open_by_a_killed_recorder_is_read_whole_on_request(example, tm
 def test_cut_bag_keeps_the_messages_before_the_cut(example, tmp_path):
     path = tmp_path / "example.bag"
     path.write_bytes(example.read_bytes()[:400_000])
-    with pytest.raises(DatasetError, match="cut short or damaged at byte"):
+    with pytest.raises(DatasetError, match="truncated or damaged at byte"):
         Bag(path)
     counts, _ = counts_of(path, allow_partial=True)
     assert 1000 < sum(counts.values()) < 8647
     assert counts["/tf_static"] == 1
 
 
-def test_bag_without_messages_is_refused_with_the_cause(data_dir, tmp_path, capsys):
+def test_bag_without_messages_is_refused_with_the_cause(bags_dir, tmp_path, capsys):
     topics = write_toy_topics(tmp_path)
-    path = data_dir / "bags" / "ros1_suite" / "no-messages.bag"
+    path = bags_dir / "ros1_suite/no-messages.bag"
     with Bag(path) as bag:
         assert (bag.topics, list(bag.messages()), bag.start_ns()) == ({}, [], None)
     assert main([str(path), "--topics", str(topics), "--output", str(tmp_path / "out")]) == 1
-    assert "no-messages.bag: holds no messages" in capsys.readouterr().err
+    assert "no-messages.bag: no messages" in capsys.readouterr().err
 
 
 def test_other_versions_are_refused(tmp_path):
@@ -95,7 +95,7 @@ def test_other_versions_are_refused(tmp_path):
 def test_ros1_and_ros2_bags_of_the_same_recording_give_the_same_rows(tmp_path, compression, monkeypatch):
     topics = write_toy_topics(tmp_path)
     if compression:
-        from bag_builder import Ros1Writer
+        from gr00t_test_support.bag_builder import Ros1Writer
 
         opened = Ros1Writer.open
         kind = Ros1Writer.CompressionFormat[compression]
@@ -105,7 +105,7 @@ def test_ros1_and_ros2_bags_of_the_same_recording_give_the_same_rows(tmp_path, c
         path = ToyBag(is_ros1).text("/task", 0, "wave").steps(0, 12).write(tmp_path / name)
         output = tmp_path / name.replace(".", "_")
         assert main([str(path), "--topics", str(topics), "--output", str(output)]) == 0
-        datasets.append(LeRobotDataset(output))
+        datasets.append(EpisodeDataset(output))
     for dataset in datasets:
         assert [episode.length for episode in dataset.episodes] == [13]
         assert dataset.task(0, 0) == "wave"

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gr00t_recorder.topics.bindings import VectorBinding, VideoBinding
-from gr00t_recorder.topics.codecs import ImageCodec, VectorCodec, stamp_of
+from gr00t_recorder.topics.codecs import stamp_of
+from gr00t_recorder.topics.image_codec import ImageCodec
+from gr00t_recorder.topics.vector_codec import VectorCodec
 from gr00t_training.embodiment import VectorKey, VideoKey
 from gr00t_training.errors import ConfigError, ObservationError
 
@@ -15,7 +17,7 @@ JOINT_STATE = "sensor_msgs/msg/JointState"
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ARRAY = "std_msgs/msg/Float64MultiArray"
 
-# 2 rows, 3 columns: red green blue / black grey white
+# 2 rows, 3 columns: red green blue / black gray white
 PICTURE = np.array(
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]], dtype=np.uint8
 )
@@ -101,7 +103,7 @@ def test_custom_type_needs_its_fields_and_then_works():
         (joint_state(["j0", "j1", "j2"], [0.0, float("nan"), 0.0]), "position of 'j1' is not finite"),
         (joint_state(["j0", "j1", "j2"], [0.0, 0.0, float("inf")]), "position of 'j2' is not finite"),
         (joint_state(["j0", "j1", "j2"], []), "position has 0 values for 3 names"),
-        (joint_state(["j0", "j1", "j0"], [0.0, 0.0, 0.0]), "name 'j0' stands twice in name"),
+        (joint_state(["j0", "j1", "j0"], [0.0, 0.0, 0.0]), "duplicate name 'j0'"),
         (SimpleNamespace(name=["j0"]), "no field 'position'"),
     ],
 )

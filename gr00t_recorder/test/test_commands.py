@@ -14,15 +14,15 @@ import pytest
 from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
 from gr00t_recorder.topics.commands import COMMAND_TYPES
 from gr00t_recorder.topics.units import si_factor
+from gr00t_test_support.builders import make_embodiment
 from gr00t_training.embodiment import Embodiment, Pose, Rotation, VectorKey, to_mapping
 from gr00t_training.errors import ConfigError
-from gr00t_training.testing import make_embodiment
 
 TRAJECTORY, ARRAY, JOINT_STATE, TWIST, TWIST_STAMPED, POSE, FOLLOW, GRIPPER = COMMAND_TYPES
 
 
 def make_robot() -> Embodiment:
-    """Return an arm with a gripper on a base, whose hand is told in several ways too."""
+    """Return an arm with a gripper on a base, with hand poses in several forms."""
     action = {
         **make_embodiment().action,
         "base": VectorKey(names=("vx", "wz"), unit="m/s"),
@@ -80,7 +80,7 @@ def test_what_fits_is_taken(command: dict[str, Any], tmp_path: Path) -> None:
         ({"type": FOLLOW, "goal_period_s": 0.0}, "goal_period_s is 0.0, expected 0.01 to 2.0"),
         ({"type": GRIPPER, "min_change": -1.0}, "min_change is -1.0, expected at least 0"),
         ({"type": TRAJECTORY, "keys": ["leg"]}, "the model does not produce action key 'leg' .arm, gripper, base"),
-        ({"type": ARRAY, "keys": ["arm", "arm"]}, "keys: 'arm' stands there twice"),
+        ({"type": ARRAY, "keys": ["arm", "arm"]}, "keys: duplicate 'arm'"),
         ({"type": TRAJECTORY, "keys": ["arm"], "names": ["a", "b"]}, "names has 2 entries, its keys arm have 3 chan"),
         ({"type": TRAJECTORY, "keys": ["arm", "base"]}, "'base' is in m/s, a rate, and JointTrajectory takes posit"),
         ({"type": FOLLOW, "keys": ["wheels"]}, "'wheels' is in rpm, a rate, and FollowJointTrajectory takes posit"),
@@ -89,10 +89,10 @@ def test_what_fits_is_taken(command: dict[str, Any], tmp_path: Path) -> None:
         ({"type": GRIPPER, "keys": ["arm"]}, "keys arm have 3 channels, a GripperCommand has one; set 'keys'"),
         ({"type": TWIST, "keys": ["hand"]}, "'hand' is in rad, and a twist takes rates .* a pose goes out as geometry"),
         ({"type": TWIST, "keys": ["base"]}, "keys base have 2 channels, a twist has 6; set 'names'"),
-        ({"type": TWIST, "keys": ["base"], "names": ["linear.x", "yaw"]}, "names: 'yaw' is no component of a twist"),
+        ({"type": TWIST, "keys": ["base"], "names": ["linear.x", "yaw"]}, "names: 'yaw' is not a component of a twist"),
         (
             {"type": TWIST, "keys": ["base"], "names": ["linear.x", "linear.x"]},
-            "names: 'linear.x' stands there twice",
+            "names: duplicate 'linear.x'",
         ),
         (
             {"type": TWIST, "keys": ["wheels"], "names": ["linear.x", "angular.z"]},
@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_refused_with_its_reason(command: dict[str, Any], m
 
 def test_two_commands_of_one_name_are_refused(tmp_path: Path) -> None:
     arm, gripper = ({"topic": "out", "type": ARRAY, "keys": [key]} for key in ("arm", "gripper"))
-    with pytest.raises(ConfigError, match=r"commands.1 \(out\): the name stands twice"):
+    with pytest.raises(ConfigError, match=r"commands.1 \(out\): duplicate name"):
         load(tmp_path, arm, gripper)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from gr00t_recorder.topics.bindings import DepthBinding
-from gr00t_recorder.topics.codecs import DepthCodec
+from gr00t_recorder.topics.image_codec import DepthCodec
 from gr00t_recorder.topics.images import decode_compressed, decode_measured, decode_raw
 from gr00t_training.embodiment import DepthKey
 from gr00t_training.errors import ObservationError
 
-# 2 rows, 3 columns: red green blue / black grey white
+# 2 rows, 3 columns: red green blue / black gray white
 PICTURE = np.array(
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]], dtype=np.uint8
 )
@@ -58,7 +58,7 @@ def with_alpha(picture, alpha=9):
         ("8UC4", with_alpha(PICTURE[..., ::-1])),
     ],
 )
-def test_raw_colour_images_become_rgb(encoding, pixels, padding):
+def test_raw_color_images_become_rgb(encoding, pixels, padding):
     np.testing.assert_array_equal(decode_raw(image(encoding, pixels, padding=padding)), PICTURE)
 
 
@@ -72,28 +72,28 @@ def test_raw_colour_images_become_rgb(encoding, pixels, padding):
         ("bgra16", with_alpha(PICTURE[..., ::-1].astype(np.uint16) * 257)),
     ],
 )
-def test_sixteen_bits_a_colour_become_eight_in_either_byte_order(encoding, pixels, big_endian):
+def test_sixteen_bits_a_color_become_eight_in_either_byte_order(encoding, pixels, big_endian):
     message = image(encoding, pixels, padding=6, big_endian=big_endian)
     np.testing.assert_array_equal(decode_raw(message), PICTURE)
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
-def test_grey_image_is_the_same_in_all_channels(encoding):
-    grey = np.array([[0, 10, 20], [30, 40, 50]], np.uint8)
-    np.testing.assert_array_equal(decode_raw(image(encoding, grey, padding=1)), np.dstack([grey] * 3))
+def test_gray_image_is_the_same_in_all_channels(encoding):
+    gray = np.array([[0, 10, 20], [30, 40, 50]], np.uint8)
+    np.testing.assert_array_equal(decode_raw(image(encoding, gray, padding=1)), np.dstack([gray] * 3))
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_mono16_is_scaled_so_that_its_greatest_value_is_white(big_endian):
-    grey = np.array([[0, 257, 65535], [128, 129, 32896]], np.uint16)  # 129 is nearer to 257 than to 0
-    decoded = decode_raw(image("mono16", grey, padding=3, big_endian=big_endian))
+    gray = np.array([[0, 257, 65535], [128, 129, 32896]], np.uint16)  # 129 is nearer to 257 than to 0
+    decoded = decode_raw(image("mono16", gray, padding=3, big_endian=big_endian))
     np.testing.assert_array_equal(decoded[..., 0], [[0, 1, 255], [0, 1, 128]])
     np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
 
 
 @pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
 def test_yuv_pairs_become_rgb(encoding):
-    """By hand, ITU-R BT.601 with Y from 16 to 235: grey is 1.164 (Y - 16); red is Y 81, U 90, V 240."""
+    """By hand, ITU-R BT.601 with Y from 16 to 235: gray is 1.164 (Y - 16); red is Y 81, U 90, V 240."""
     white_black, red_red = (128, 235, 128, 16), (90, 81, 240, 81)  # U Y V Y
     rows = [[white_black[:2], white_black[2:]], [red_red[:2], red_red[2:]]]
     pixels = np.array(rows, np.uint8)
@@ -109,7 +109,7 @@ def test_yuv_pairs_become_rgb(encoding):
     ("pattern", "places"),  # row and column parity of red and of blue
     [("rggb", ((0, 0), (1, 1))), ("bggr", ((1, 1), (0, 0))), ("gbrg", ((1, 0), (0, 1))), ("grbg", ((0, 1), (1, 0)))],
 )
-def test_bayer_mosaic_of_one_colour_becomes_that_colour(pattern, places, bits):
+def test_bayer_mosaic_of_one_color_becomes_that_color(pattern, places, bits):
     mosaic = np.full((8, 8), 100, np.uint8)  # green
     for (row, column), level in zip(places, (200, 50), strict=True):
         mosaic[row::2, column::2] = level
@@ -125,10 +125,10 @@ def test_unknown_encodings_are_refused_naming_them_and_the_supported_ones(encodi
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
-def test_measurements_are_no_colours_unless_levels_are_given(encoding):
+def test_measurements_are_not_colors_unless_levels_are_given(encoding):
     values = np.array([[0, 1000, 2000, 9000]])
     message = image(encoding, values.astype(np.uint16 if encoding == "16UC1" else np.float32), big_endian=True)
-    with pytest.raises(ObservationError, match=f"'{encoding}' holds measurements, not colours; bind it under 'depth'"):
+    with pytest.raises(ObservationError, match=f"'{encoding}' holds measurements, not colors; bind it under 'depth'"):
         decode_raw(message)
     np.testing.assert_array_equal(decode_raw(message, (0, 2000))[0, :, 1], [0, 128, 255, 255])
     np.testing.assert_array_equal(decode_raw(message, (2000, 0))[0, :, 1], [255, 128, 0, 0])
@@ -174,14 +174,14 @@ def test_png_stored_without_channel_swap_becomes_rgb():
 @pytest.mark.parametrize("text", ["jpeg", "jpg", "rgb8; jpeg compressed bgr8", "bayer_rggb8; jpeg compressed bgr8"])
 def test_jpeg_variants_become_rgb(text):
     decoded = decode_compressed(compressed(".jpg", text))
-    # the middle of each 8x8 block; chroma is shared between neighbours at the borders only
+    # the middle of each 8x8 block; chroma is shared between neighbors at the borders only
     np.testing.assert_allclose(decoded[4::8, 4::8].astype(int), PICTURE.astype(int), atol=6)
 
 
 @pytest.mark.parametrize(("extension", "text"), [(".jpg", "mono8; jpeg compressed "), (".png", "png")])
-def test_compressed_grey_is_the_same_in_all_channels(extension, text):
-    grey = np.full((16, 16), 77, np.uint8)
-    decoded = decode_compressed(compressed(extension, text, picture=grey, bgr=False))
+def test_compressed_gray_is_the_same_in_all_channels(extension, text):
+    gray = np.full((16, 16), 77, np.uint8)
+    decoded = decode_compressed(compressed(extension, text, picture=gray, bgr=False))
     np.testing.assert_array_equal(decoded, np.full((16, 16, 3), 77))
 
 
@@ -192,13 +192,13 @@ def test_compressed_mosaic_becomes_rgb():
     np.testing.assert_array_equal(decode_compressed(message), np.full((8, 8, 3), (200, 100, 50)))
 
 
-def test_png_of_grey_with_16_bits_needs_a_word_on_what_it_holds():
-    grey = np.array([[0, 257, 65535]], np.uint16)
-    decoded = decode_compressed(compressed(".png", "mono16; png compressed ", picture=grey, bgr=False))
+def test_png_of_gray_with_16_bits_needs_a_word_on_what_it_holds():
+    gray = np.array([[0, 257, 65535]], np.uint16)
+    decoded = decode_compressed(compressed(".png", "mono16; png compressed ", picture=gray, bgr=False))
     np.testing.assert_array_equal(decoded[0, :, 2], [0, 1, 255])
     for text in ("png", "16UC1; png compressed "):
-        message = compressed(".png", text, picture=grey, bgr=False)
-        with pytest.raises(ObservationError, match=r"16-bit image of format .* holds measurements, not colours"):
+        message = compressed(".png", text, picture=gray, bgr=False)
+        with pytest.raises(ObservationError, match=r"16-bit image of format .* holds measurements, not colors"):
             decode_compressed(message)
         np.testing.assert_array_equal(decode_compressed(message, (0, 514))[0, :, 0], [0, 128, 255])
 
@@ -210,9 +210,9 @@ def test_png_of_grey_with_16_bits_needs_a_word_on_what_it_holds():
         (SimpleNamespace(format="16UC1; compressedDepth rvl", data=bytes(40)), "compressedDepth rvl' is not supported"),
         (SimpleNamespace(format="jpeg", data=b"no image"), "neither JPEG nor PNG"),
         (SimpleNamespace(format="jpeg", data=b""), "neither JPEG nor PNG"),
-        (SimpleNamespace(format="jpeg", data=b"\xff\xd8\xff\xe0 broken\xff\xd9"), "of 13 bytes cannot be decoded"),
+        (SimpleNamespace(format="jpeg", data=b"\xff\xd8\xff\xe0 broken\xff\xd9"), "cut short in its header"),
         (SimpleNamespace(format="jpeg", data=compressed(".jpg", "jpeg").data[:-80]), "JPEG data is cut short"),
-        (SimpleNamespace(format="png", data=compressed(".png", "png").data[:-80]), "PNG data is cut short"),
+        (SimpleNamespace(format="png", data=compressed(".png", "png").data[:-80]), "PNG that is cut short"),
     ],
 )
 def test_unusable_compressed_images_are_refused_with_the_reason(message, reason):
@@ -235,17 +235,17 @@ def test_depth_counts_of_the_stored_unit_stay_exact(encoding, big_endian):
 
 
 def test_depth_counts_of_another_unit_are_converted():
-    counts = np.array([[0, 4, 10, 65535]], np.uint16)  # of a quarter of a millimetre
+    counts = np.array([[0, 4, 10, 65535]], np.uint16)  # of a quarter of a millimeter
     np.testing.assert_array_equal(depth_codec(unit_m=0.00025).decode(image("16UC1", counts)), [[0, 1, 2, 16384]])
-    # too far for 16 bits of a quarter of a millimetre: no measurement, and not some nearer one
+    # too far for 16 bits of a quarter of a millimeter: no measurement, and not some nearer one
     found = depth_codec(stored_unit_m=0.00025).decode(image("16UC1", np.array([[1, 2, 16383, 16384]], np.uint16)))
     np.testing.assert_array_equal(found, [[4, 8, 65532, 0]])
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
-def test_depth_in_metres_becomes_millimetres_and_what_is_no_measurement_zero(big_endian):
-    metres = np.array([[0.0, 1.2344, 0.0004, 65.535], [np.nan, np.inf, -np.inf, 65.6], [-1.0, 0.001, 2.0, 0.5]])
-    decoded = depth_codec(size=(3, 4)).decode(image("32FC1", metres.astype(np.float32), big_endian=big_endian))
+def test_depth_in_meters_becomes_millimeters_and_what_is_no_measurement_zero(big_endian):
+    meters = np.array([[0.0, 1.2344, 0.0004, 65.535], [np.nan, np.inf, -np.inf, 65.6], [-1.0, 0.001, 2.0, 0.5]])
+    decoded = depth_codec(size=(3, 4)).decode(image("32FC1", meters.astype(np.float32), big_endian=big_endian))
     np.testing.assert_array_equal(decoded, [[0, 1234, 0, 65535], [0, 0, 0, 0], [0, 1, 2000, 500]])
 
 
@@ -267,7 +267,7 @@ def test_compressed_depth_counts_stay_exact(text, header):
     np.testing.assert_array_equal(codec.decode(message), counts)
 
 
-def test_compressed_depth_in_metres_is_read_from_its_inverse():
+def test_compressed_depth_in_meters_is_read_from_its_inverse():
     """Depth is a / (count - b), count 0 is none: 100 / (150 - 50) = 1 m, 100 / (100 - 50) = 2 m."""
     message = compressed(
         ".png",
@@ -284,7 +284,7 @@ def test_compressed_depth_in_metres_is_read_from_its_inverse():
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (image("rgb8", PICTURE), "encoding 'rgb8' is no depth; expected 16UC1, mono16, 32FC1"),
+        (image("rgb8", PICTURE), "encoding 'rgb8' is not depth; expected 16UC1, mono16, 32FC1"),
         (image("16UC1", np.zeros((2, 3), np.uint16)), "image is 3x2, the embodiment expects 4x1"),
     ],
 )
@@ -296,11 +296,11 @@ def test_images_that_are_no_depth_are_refused(message, reason):
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (compressed(".jpg", "jpeg"), "format 'jpeg' is no depth; expected 16-bit png or compressedDepth png"),
+        (compressed(".jpg", "jpeg"), "format 'jpeg' is not depth; expected 16-bit png or compressedDepth png"),
         (compressed(".png", "16UC1; png compressed "), "holds uint8, expected one channel of 16 bits"),
         (
             compressed(".png", "32FC1; compressedDepth png", picture=np.ones((1, 4), np.uint16), bgr=False),
-            "lacks the header that says how its depth is quantised",
+            "has no compressedDepth header",
         ),
     ],
 )

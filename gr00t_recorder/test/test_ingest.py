@@ -13,13 +13,16 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from gr00t_recorder.ros.ingest import TopicIngest
-from gr00t_recorder.ros.testing import eventually, next_domain, spinning_node
+from gr00t_recorder.ros.latched import subscribe_latched
+from gr00t_recorder.ros.processes import next_domain, spinning_node
 from gr00t_recorder.topics.bindings import Reliability, StreamConfig, TopicMap, VectorBinding, VideoBinding
 from gr00t_recorder.topics.frames import FrameAssembler
-from gr00t_training.testing import make_embodiment
+from gr00t_test_support.builders import make_embodiment
+from gr00t_test_support.ros.nodes import eventually
 
 # latched: what is published before both sides know each other arrives too
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SUBSCRIPTIONS = 2  # of a latched stream: for latched and for volatile publishers
 
 
 def make_assembler(**streams):
@@ -39,7 +42,7 @@ def make_assembler(**streams):
 
 
 def report(assembler, name="joints"):
-    return next(report for report in assembler.reports(0) if report.name == name)
+    return next(report for report in assembler.health.reports(0) if report.name == name)
 
 
 def test_every_message_is_counted_even_when_the_consumer_stands_still():
@@ -49,7 +52,7 @@ def test_every_message_is_counted_even_when_the_consumer_stands_still():
             node, assembler.topic_map.streams, assembler, on_message=lambda *_: gate.wait(20), queue_size=4
         )
         publisher = node.create_publisher(JointState, "joints", LATCHED)
-        eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
+        eventually(lambda: publisher.get_subscription_count() == SUBSCRIPTIONS, "subscribed")
         for i in range(20):
             message = JointState(name=["j0", "j1", "j2", "grip"], position=[float(i)] * 4)
             message.header.stamp.sec = i + 1
@@ -70,13 +73,13 @@ class HeldTaker:
     def __init__(self):
         self._is_armed, self._is_held, self._gate = threading.Event(), threading.Event(), threading.Event()
 
-    def take(self, stream, receive_ns, serialised):
+    def take(self, stream, receive_ns, serialized):
         if self._is_armed.is_set():
             self._is_held.set()
             assert self._gate.wait(20)
 
     def hold(self, publish):
-        """Publish the message that it stands at."""
+        """Publish the current message."""
         self._is_armed.set()
         publish()
         assert self._is_held.wait(20)
@@ -87,7 +90,7 @@ class HeldTaker:
 
 @pytest.mark.parametrize("num_publishers", [1, 2])
 def test_messages_that_the_middleware_overwrites_are_counted(num_publishers):
-    """A history that overflows while the process is held up is silent in Fast DDS, the messages' numbers tell."""
+    """A history that overflows while the process is held up is silent in Fast DDS; the message numbers show it."""
     camera = StreamConfig(topic="image", type="sensor_msgs/msg/Image", reliability=Reliability.RELIABLE, depth=5)
     assembler, taker = make_assembler(camera=camera), HeldTaker()
     with spinning_node("ingest", next_domain()) as node:
@@ -127,7 +130,7 @@ def test_messages_that_wait_are_taken_at_once_and_in_order():
             on_raw=taker.take,
         )
         publisher = node.create_publisher(JointState, "joints", LATCHED)
-        eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
+        eventually(lambda: publisher.get_subscription_count() == SUBSCRIPTIONS, "subscribed")
 
         def publish(second):
             message = JointState(name=["j0", "j1", "j2", "grip"], position=[float(second)] * 4)
@@ -150,7 +153,7 @@ def test_executor_that_is_held_up_delays_no_message():
     with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler, on_timed=times.append)
         publisher = node.create_publisher(JointState, "joints", LATCHED)
-        eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
+        eventually(lambda: publisher.get_subscription_count() == SUBSCRIPTIONS, "subscribed")
 
         def hold():
             is_held.set()
@@ -180,10 +183,10 @@ def test_bytes_that_are_no_message_are_counted_as_invalid():
     with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
         publisher = node.create_publisher(JointState, "joints", LATCHED)
-        eventually(lambda: publisher.get_subscription_count() == 1, "subscribed")
+        eventually(lambda: publisher.get_subscription_count() == SUBSCRIPTIONS, "subscribed")
         publisher.publish(b"\x00\x01\x00\x00\xff\xff")
         eventually(lambda: report(assembler).invalid == 1, "invalid")
-        assert "cannot be deserialised" in report(assembler).reason
+        assert "cannot be deserialized" in report(assembler).reason
         ingest.close()
 
 
@@ -211,12 +214,42 @@ def test_incompatible_publisher_is_reported_once_by_name(capfd):
     assert text.count("stream 'joints': a publisher on joints offers an incompatible reliability") == 1
 
 
-def test_latched_message_from_before_is_received():
+def test_latched_stream_hears_latched_and_volatile_publishers_once():
     config = StreamConfig(topic="task", type="std_msgs/msg/String", latched=True)
-    assembler = make_assembler(task=config)
+    assembler, heard = make_assembler(task=config), []
     with spinning_node("ingest", next_domain()) as node:
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_publisher(String, "task", latched).publish(String(data="lift"))
-        ingest = TopicIngest(node, assembler.topic_map.streams, assembler)
-        eventually(lambda: assembler.text("task") == "lift", "text")
+        latched = node.create_publisher(String, "task", QoSProfile(depth=1, durability=LATCHED.durability))
+        latched.publish(String(data="from before"))
+        ingest = TopicIngest(
+            node, assembler.topic_map.streams, assembler, on_message=lambda name, message, _: heard.append(message.data)
+        )
+        eventually(lambda: assembler.store.text("task") == "from before", "text")
+        eventually(lambda: latched.get_subscription_count() == SUBSCRIPTIONS, "both subscriptions")
+        latched.publish(String(data="latched"))
+        eventually(lambda: assembler.store.text("task") == "latched", "text")
+        volatile = node.create_publisher(String, "task", QoSProfile(depth=1))
+        eventually(lambda: volatile.get_subscription_count() == 1, "subscribed")
+        volatile.publish(String(data="volatile"))
+        eventually(lambda: assembler.store.text("task") == "volatile", "text")
+        latched.publish(String(data="end"))
+        eventually(lambda: assembler.store.text("task") == "end", "text")
         ingest.close()
+    assert heard == ["from before", "latched", "volatile", "end"]
+    assert report(assembler, "task").dropped == 0
+
+
+@pytest.mark.parametrize("durability", [DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL])
+def test_latched_subscription_of_a_node_hears_every_publisher_once(durability):
+    with spinning_node("listener", next_domain()) as node:
+        heard = []
+        subscriptions = subscribe_latched(node, String, "instruction", lambda message: heard.append(message.data))
+        publisher = node.create_publisher(String, "instruction", QoSProfile(depth=1, durability=durability))
+        expected = len(subscriptions) - (durability is DurabilityPolicy.VOLATILE)  # the latched one does not match
+        eventually(lambda: publisher.get_subscription_count() == expected, "subscribed")
+        for text in ("a", "b", "a"):
+            publisher.publish(String(data=text))
+            count = len(heard) + 1
+            eventually(lambda count=count: len(heard) >= count, "heard")
+        assert heard == ["a", "b", "a"]
+        for subscription in subscriptions:
+            node.destroy_subscription(subscription)

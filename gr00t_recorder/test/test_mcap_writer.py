@@ -5,8 +5,8 @@ import shutil
 import pytest
 from mcap.reader import make_reader
 
+from gr00t_recorder.bag.mcap_writer import BagWriter, WrittenTopic
 from gr00t_recorder.bag.reader import Bag
-from gr00t_recorder.mcap_writer import BagWriter, WrittenTopic
 from gr00t_training.errors import DatasetError
 
 STRING = "string data\n"

@@ -4,14 +4,15 @@
 
 import pytest
 
-from gr00t_recorder.backlog import FrameBacklog
-from gr00t_recorder.buttons import Buttons, Command
-from gr00t_recorder.definitions import full_definition
-from gr00t_recorder.disk import DiskBudget, folder_bytes
-from gr00t_recorder.topics.frames import PickedFrame
+from gr00t_recorder.bag.installed_definitions import full_definition
+from gr00t_recorder.episodes.backlog import FrameBacklog
+from gr00t_recorder.episodes.buttons import Buttons, Command
+from gr00t_recorder.episodes.disk import DiskBudget, folder_bytes
+from gr00t_recorder.topics.picking import PickedFrame
 from gr00t_recorder.topics.resample import Choice
+from gr00t_test_support.builders import make_embodiment
 from gr00t_training.errors import ConfigError, DatasetError
-from gr00t_training.testing import make_embodiment
+from gr00t_training.types import KeyRef
 
 MB = 10**6
 MS = 10**6
@@ -38,6 +39,17 @@ def test_first_guess_is_by_the_images_and_later_ones_are_measured(tmp_path):
     assert budget.bytes_per_s == 8 * MB / 16
     assert budget.left_s() == 100
     assert budget.left_s(extra_bytes_per_s=0.5 * MB) == 50
+
+
+def test_first_episode_is_measured_while_it_runs(tmp_path):
+    budget = make_budget(tmp_path, 100 * MB, reserve_bytes=50 * MB)
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running/front.mp4").write_bytes(bytes(4 * MB))
+    budget.measure_running(tmp_path / "running", 199)
+    assert budget.source == "guessed from the image sizes"
+    budget.measure_running(tmp_path / "running", 200)
+    assert (budget.bytes_per_s, budget.left_s()) == (4 * MB / 20, 250)
+    assert budget.source == "measured on 20 s of the running episode"
 
 
 @pytest.mark.parametrize(("free_mb", "is_refused"), [(110.1, False), (109.9, True)])
@@ -78,6 +90,17 @@ def test_one_button_may_start_and_stop():
     assert buttons.commands([1, 1], 3, is_recording=True) == [Command.STOP, Command.DISCARD]
 
 
+def test_button_pressed_when_the_episode_had_just_ended_by_itself_starts_no_other():
+    buttons = Buttons({Command.START: 0, Command.STOP: 0, Command.DISCARD: 1}, debounce_s=0.0)
+
+    def press(**options):
+        buttons.commands([0, 0], 0, is_recording=False)
+        return buttons.commands([1, 1], 1, is_recording=False, can_decide=True, **options)
+
+    assert press(has_just_ended=True) == [Command.STOP, Command.DISCARD]
+    assert press() == [Command.START, Command.DISCARD]
+
+
 class Image:
     """Stands for an image message: it has data."""
 
@@ -87,7 +110,7 @@ class Image:
 
 def make_frame(number):
     image = Image(number)
-    return PickedFrame(number, True, {"video.front": Choice(image, 0, ())}, frozenset())
+    return PickedFrame(number, True, {KeyRef.parse("video.front"): Choice(image, 0, ())}, frozenset())
 
 
 def test_backlog_keeps_the_order_through_memory_and_disk(tmp_path):
@@ -100,7 +123,9 @@ def test_backlog_keeps_the_order_through_memory_and_disk(tmp_path):
     assert (len(backlog), backlog.num_on_disk, backlog.num_spilled) == (5, 3, 4)
     taken += [backlog.take() for _ in range(5)]
     assert [frame.tick_ns for frame in taken] == list(range(8))
-    assert all(frame.choices["video.front"].value.data == bytes([frame.tick_ns]) * 1000 for frame in taken)
+    assert all(
+        frame.choices[KeyRef.parse("video.front")].value.data == bytes([frame.tick_ns]) * 1000 for frame in taken
+    )
     assert not list(tmp_path.iterdir())  # the files have no names
     with pytest.raises(IndexError):
         backlog.take()

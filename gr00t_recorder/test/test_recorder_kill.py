@@ -2,28 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short form of bench/kill_recorder.py."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
+bench = pytest.importorskip("bench.kill_recorder", reason="the benches are not part of an installed package")
 
-@pytest.fixture(scope="module")
-def bench():
-    path = Path(__file__).resolve().parents[2] / "bench/kill_recorder.py"
-    if not path.exists():
-        pytest.skip(f"{path} does not exist: this package is tested alone")
-    spec = importlib.util.spec_from_file_location("kill_recorder", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kill_recorder"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["kill_recorder"]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("version", "kills"), [("v2.1", 6), ("v3.0", 4)])
-def test_killed_writer_loses_no_finished_episode(bench, tmp_path, version, kills):
+def test_killed_writer_loses_no_finished_episode(tmp_path, version, kills):
     path = tmp_path / "dataset"
     results = bench.run_kills(bench.PlainWriter(path, version), path, kills=kills, seed=1, repair_every=3)
     assert results.kills.total() == kills
@@ -32,7 +19,7 @@ def test_killed_writer_loses_no_finished_episode(bench, tmp_path, version, kills
     assert results.num_recovered >= 1
 
 
-def test_killed_node_loses_no_finished_episode(bench, tmp_path):
+def test_killed_node_loses_no_finished_episode(tmp_path):
     pytest.importorskip("rclpy")
     path = tmp_path / "dataset"
     recorder = bench.NodeUnderTest(path, tmp_path)

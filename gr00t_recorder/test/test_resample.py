@@ -98,7 +98,7 @@ def test_old_samples_are_forgotten_but_one_before_the_horizon_stays():
     assert choice.samples[0].stamp_ns == 200
 
 
-def test_removed_sample_is_replaced_by_its_neighbour():
+def test_removed_sample_is_replaced_by_its_neighbor():
     buffer = buffer_of(100, 200)
     choice = buffer.sample(190, Align.NEAREST)
     assert choice is not None

@@ -2,21 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 
-from gr00t_recorder.screen import LineEditor, StreamView, Style, View, paint, render
+from gr00t_recorder.ros.screen import LineEditor, StreamView, Style, View, paint, render
 
 JOINTS = StreamView(
     name="joints", topic="/joint_states", state="ok", reason="",
     rate_hz=500.0, age_s=0.0021, used=2070, late=0, dropped=0,
 )  # fmt: skip
 CAMERA = StreamView(
-    name="wrist", topic="/wrist/image", state="stale", reason="newest sample is 3.2 s old, allowed are 0.5 s",
+    name="wrist", topic="/wrist/image", state="stale", reason="newest sample is 3.2 s old (limit 0.5 s)",
     rate_hz=0.0, age_s=3.21, used=1035, late=2, dropped=14,
 )  # fmt: skip
 VIEW = View(
     node="/arm/recorder", state="recording", reason="", warning="stream 'wrist' (/wrist/image) is stale",
     dataset="/data/cubes", episode_index=12, num_episodes=12, task="put the red cube in the bin", num_frames=1035,
     num_queued=30, num_spilled=4, progress=0.5, duration_s=94.56, success=True, valid=None, note="gripper slipped",
-    can_redo=True, free_bytes=120_300_000_000, left_s=8000.0, bag_path="/data/cubes/.bags/episode_000012_x",
+    can_redo=True, has_ended_by_itself=False, free_bytes=120_300_000_000, left_s=8000.0,
+    bag_path="/data/cubes/.bags/episode_000012_x",
     bag_messages=34000, bag_dropped=0, streams=[JOINTS, CAMERA],
 )  # fmt: skip
 
@@ -38,12 +39,19 @@ def test_screen_shows_episode_disk_streams_and_keys():
         "stream  state      rate      age  used  late  dropped  topic",
         "joints  ok     500.0 Hz  0.002 s  2070     0        0  /joint_states",
         "wrist   stale    0.0 Hz  3.210 s  1035     2       14  /wrist/image",
-        "        newest sample is 3.2 s old, allowed are 0.5 s",
+        "        newest sample is 3.2 s old (limit 0.5 s)",
         "",
         "[s] start  [k] stop, keep  [d] stop, discard  [x] cancel  [r] redo  [u] take last back  [y] success",
         "[n] failure  [v] valid  [i] invalid  [t] task  [c] note  [q] quit",
         "recording episode 12",
     ]
+
+
+def test_episode_that_ended_by_itself_is_shown_with_the_keys_that_decide():
+    view = dataclasses.replace(VIEW, state="idle", has_ended_by_itself=True, reason="the disk is full")
+    shown = texts(render(view, 80, 30))
+    assert "ended    episode 11 ended by itself; [d] discards it, [k] keeps it" in shown
+    assert "reason   the disk is full" in shown
 
 
 def test_states_differ_in_words_and_style():

@@ -15,7 +15,8 @@ pytest.importorskip("rclpy")
 
 from gr00t_msgs.msg import EpisodeMarks, RecorderStatus
 
-from gr00t_recorder.ros.testing import DEADLINE_S, NodeProcess, eventually, next_domain
+from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess, next_domain
+from gr00t_test_support.ros.nodes import eventually
 
 pytest_plugins = ("recorder_robot",)
 MODULE = "gr00t_recorder.ros.terminal"
@@ -102,6 +103,19 @@ def test_keys_operate_the_recorder_and_the_terminal_is_restored(launch):
         assert shown.has_restored()
     with screen(domain) as shown:
         shown.wait_for("IDLE")
+        recorder.record("first")
+        shown.wait_for("1 episodes")
+        shown.type("u")
+        shown.wait_for("take episode 0 out of the dataset? [y] yes  [n] no")
+        shown.type("s")  # another key does what it always does
+        recorder.wait(lambda status: status.state == RecorderStatus.RECORDING and status.frames >= 1, "recording")
+        shown.type("k")
+        recorder.wait(lambda status: status.episodes == 2, "saved")
+        shown.wait_for("2 episodes")
+        shown.type("u")
+        shown.wait_for("take episode 1 out of the dataset?")
+        shown.type("y")
+        recorder.wait(lambda status: status.episodes == 1, "taken back")
         shown.process.send_signal(signal.SIGTERM)
         assert shown.process.wait(DEADLINE_S) == 0
         assert shown.has_restored()
@@ -116,8 +130,8 @@ def test_keys_operate_the_recorder_and_the_terminal_is_restored(launch):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--once", "--timeout", "0.5"], "gr00t_record: found no recorder within 0.5 s"),
-        ([], "gr00t_record: this is no terminal; use --once"),
+        (["--once", "--timeout", "0.5"], "gr00t_record: error: found no recorder within 0.5 s"),
+        ([], "gr00t_record: error: not a terminal; use --once"),
     ],
 )
 def test_without_recorder_or_terminal_there_is_one_line(arguments, expected):

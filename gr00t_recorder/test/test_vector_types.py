@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors out of every message type, as deserialised from a bag; where rclpy is there, as its messages too."""
+"""Vectors out of every message type, as deserialized from a bag; where rclpy is there, as its messages too."""
 
 from types import SimpleNamespace as Message
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gr00t_recorder.topics.bindings import VectorBinding
-from gr00t_recorder.topics.codecs import VectorCodec, stamp_of
+from gr00t_recorder.topics.codecs import stamp_of
+from gr00t_recorder.topics.vector_codec import VectorCodec
 from gr00t_training.embodiment import Pose, Rotation, VectorKey
 from gr00t_training.errors import ConfigError, ObservationError
 
@@ -113,7 +114,7 @@ def test_channels_of_a_pose_can_be_taken_apart():
         ("geometry_msgs/msg/Quaternion", key(9, pose=Pose.XYZ_ROTATION_6D), {}, "the key is a pose"),
         ("sensor_msgs/msg/Imu", key(3), {}, "no default field for sensor_msgs/msg/Imu; set 'field' to orientation"),
         ("sensor_msgs/msg/Joy", key(3), {}, r"set 'field' to axes or buttons, or 'fields', like \[axes.1"),
-        ("std_msgs/msg/String", key(1), {"field": "data"}, "a text is no vector; bind it as 'task' or 'events'"),
+        ("std_msgs/msg/String", key(1), {"field": "data"}, "a text is not a vector"),
         ("tf2_msgs/msg/TFMessage", key(7), {}, "set 'frames' to parent and child"),
         (POSE_TYPE, key(7), {"frames": ("a", "b")}, "'frames' is for tf2_msgs/msg/TFMessage and"),
         (POSE_TYPE, key(3), {"select": ("a", "b", "c")}, "'select' needs names"),
@@ -272,7 +273,7 @@ def test_transform_is_found_by_its_frames():
 
 
 def test_links_of_one_message_are_joined():
-    """Quarter turn about z after 1 m along x, and again: the second metre leads along y, half a turn in all."""
+    """Quarter turn about z after 1 m along x, and again: the second meter leads along y, half a turn in all."""
     message = Message(transforms=[link("elbow", "tool", (1, 0, 0)), link("base", "elbow", (1, 0, 0))])
     found = values(TF, message, key(7), frames=("base", "tool"))
     np.testing.assert_allclose(found, [1, 1, 0, 0, 0, 0, 1], atol=1e-12)
@@ -283,10 +284,10 @@ def test_transforms_of_other_frames_are_not_meant():
     loop = [link("a", "tool", (0, 0, 0)), link("tool", "a", (0, 0, 0))]
     for transforms in ([], [link("map", "base", (0, 0, 0))], loop):
         message = Message(transforms=transforms)
-        assert not vector.is_meant(message)
+        assert not vector.matches(message)
         assert vector.decode(message) is None
     assert vector.carried == "a -> tool, tool -> a"
-    assert vector.is_meant(Message(transforms=[link("base", "tool", (0, 0, 0))]))
+    assert vector.matches(Message(transforms=[link("base", "tool", (0, 0, 0))]))
 
 
 def test_messages_of_rclpy_are_read_like_those_of_bags():

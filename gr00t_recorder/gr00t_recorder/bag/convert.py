@@ -1,26 +1,30 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Turn one bag into episodes, through the same assembler and ticks as the live recorder."""
+"""Convert one bag to episodes, with the same frame assembler and ticks as the live recorder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gr00t_recorder.bag.boundaries import Boundaries, BoundarySettings, EpisodeSpan, absolute_topic, find_boundaries
-from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.bag.reader import Bag, Order
+from gr00t_recorder.bag.report import BagReport, StreamDelays, StreamTotals
 from gr00t_recorder.bag.storage import BagMessage
-from gr00t_recorder.episodes import DatasetSink, EpisodeResult, EpisodeRun
+from gr00t_recorder.episodes.run import DatasetSink, EpisodeResult, EpisodeRun
+from gr00t_recorder.episodes.ticks import END_OF_TIME_NS
 from gr00t_recorder.topics.bindings import TopicMap
 from gr00t_recorder.topics.codecs import stamp_of
-from gr00t_recorder.topics.frames import CLOCK_RESET_NS, FrameAssembler
-from gr00t_recorder.topics.ticks import END_OF_TIME_NS
+from gr00t_recorder.topics.frames import FrameAssembler
+from gr00t_recorder.topics.samples import CLOCK_RESET_NS
+from gr00t_recorder.topics.streams import clock_faults
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError, ObservationError
-from gr00t_training.types import Frame
+from gr00t_training.io.text import check_instruction, printable
 
-Progress = Callable[[int, int], None]  # messages read, messages in all
+Progress = Callable[[int, int], None]  # messages read, total number of messages
+LONG_PAUSE_NS = 60 * 10**9  # longer ones end an episode, even if inputs may hold their last sample
+QUIET_NS = 50_000_000  # the live recorder checks for due rows as often while no message arrives
 
 
 @dataclass(frozen=True)
@@ -28,73 +32,13 @@ class ConversionSettings:
     """How one bag is converted."""
 
     boundaries: BoundarySettings = field(default_factory=BoundarySettings)
-    tasks: tuple[str, ...] = ()  # task texts of the episodes in order, the last one for all behind it
-    allow_partial: bool = False  # keep what can be read of damaged bags and broken episodes
-
-
-@dataclass
-class StreamDelays:
-    """How long after their stamps the messages of a stream were logged, which shows clocks that run apart."""
-
-    least_ns: int | None = None
-    most_ns: int | None = None
-    num_steps: int = 0  # changes by more than a second between two messages
-    _last_ns: int | None = None
-
-    def add(self, stamp_ns: int, log_ns: int) -> None:
-        """Take in a message."""
-        delay_ns = log_ns - stamp_ns
-        self.least_ns = delay_ns if self.least_ns is None else min(self.least_ns, delay_ns)
-        self.most_ns = delay_ns if self.most_ns is None else max(self.most_ns, delay_ns)
-        if self._last_ns is not None and abs(delay_ns - self._last_ns) > CLOCK_RESET_NS:
-            self.num_steps += 1
-        self._last_ns = delay_ns
-
-
-@dataclass
-class StreamTotals:
-    """What a bag holds of a stream, over all its messages."""
-
-    topic: str
-    received: int
-    dropped: int  # repeating a stamp
-    invalid: int
-    invalid_reason: str
-    zero_stamps: int
-    clock_resets: int
-    clock_steps: int  # changes of the delay between stamp and log time by more than a second
-    least_delay_s: float | None  # from stamp to log time; None: no stamps
-    largest_delay_s: float | None
-
-    def problems(self) -> list[str]:
-        """Return what was wrong and how it was handled, one line each."""
-        found = []
-        if self.zero_stamps:
-            found.append(f"{self.zero_stamps} messages without a stamp, taken at their log time")
-        if self.dropped:
-            found.append(f"{self.dropped} messages with a stamp that came before, left out")
-        if self.invalid:
-            found.append(f"{self.invalid} messages that cannot be used, left out ({self.invalid_reason})")
-        if self.clock_resets:
-            found.append(f"its clock was set back {self.clock_resets} times; an episode ends there")
-        elif self.clock_steps:
-            found.append(f"its clock was set {self.clock_steps} times against the recorder's")
-        return found
-
-
-@dataclass
-class BagReport:
-    """What came out of one bag."""
-
-    bag: str
-    episodes: list[EpisodeResult] = field(default_factory=list)  # in order; discarded ones too
-    complaints: list[str] = field(default_factory=list)
-    streams: dict[str, StreamTotals] = field(default_factory=dict)
-    error: str = ""  # why the bag was refused; nothing of it is in the dataset then
+    tasks: tuple[str, ...] = ()  # task texts of the episodes in order; the last one is also for all later episodes
+    allow_partial: bool = False  # keep the readable part of damaged bags and broken episodes
+    order: Order = Order.AUTO  # of the messages
 
 
 class BagConversion:
-    """One bag on its way into a dataset."""
+    """Conversion of one bag."""
 
     def __init__(
         self,
@@ -104,11 +48,11 @@ class BagConversion:
         dataset: DatasetSink,
         settings: ConversionSettings,
     ) -> None:
-        """Hold the bag against the topic map.
+        """Compare the bag with the topic map.
 
         Raises:
-            ConfigError: the topic map does not fit the message types, or has no way to tell episodes apart.
-            DatasetError: the bag lacks a topic, or has it with another type, or cannot be read.
+            ConfigError: the topic map does not fit the message types, or the episode boundaries cannot be found.
+            DatasetError: a topic is missing or has another type, or the bag cannot be read.
         """
         self._bag = bag
         self._map = topic_map
@@ -117,17 +61,19 @@ class BagConversion:
         self._streams: dict[str, list[str]] = {}  # by topic; streams may share one
         for name, config in topic_map.streams.items():
             self._streams.setdefault(absolute_topic(config.topic), []).append(name)
-        self._assembler = FrameAssembler(topic_map, embodiment)
         self._report = BagReport(str(bag.path))
         self._delays = {name: StreamDelays() for name in topic_map.streams}
         self._run: EpisodeRun | None = None
         self._span: EpisodeSpan | None = None  # of the running episode
+        self._log_ns = 0  # of the newest message
         self._check_topics()
+        self._check_order()
         self.boundaries: Boundaries = find_boundaries(bag, topic_map, settings.boundaries)
+        self._assembler = FrameAssembler(topic_map, embodiment, holds_stale=self.boundaries.is_held)
         self._texts = self._read_texts()
 
     def run(self, progress: Progress = lambda done, total: None) -> BagReport:
-        """Read the bag to its end and return what came out.
+        """Read the whole bag and return the report.
 
         Raises:
             DatasetError: the bag is damaged or an episode broken (unless partial reading is allowed); or the episodes
@@ -137,14 +83,12 @@ class BagConversion:
         topics = [topic for topic in self._streams if topic in self._bag.topics]
         total = sum(self._bag.topics[topic].num_messages or 0 for topic in topics)
         steps = self._steps()
-        due_ns = steps[0][0] if steps else END_OF_TIME_NS
         for number, message in enumerate(self._bag.messages(topics)):
             progress(number + 1, total)
-            while due_ns <= message.log_ns:
-                steps.pop(0)[1]()
-                due_ns = steps[0][0] if steps else END_OF_TIME_NS
+            self._catch_up(message.log_ns, steps)
             self._take(message)
             self._advance(message.log_ns)
+            self._log_ns = message.log_ns
         for _, step in steps:
             step()
         if self._run is not None and self._span is not None:
@@ -154,27 +98,54 @@ class BagConversion:
         for name, totals in self._report.streams.items():
             self._report.complaints += [f"stream '{name}': {problem}" for problem in totals.problems()]
         self._report.complaints += self._bag.complaints
+        self._report.notes += [*self._bag.notes, *self.boundaries.notes]
+        self._report.is_checked = self._bag.is_checked
         return self._report
 
+    def _catch_up(self, log_ns: int, steps: list[tuple[int, Callable[[], None]]]) -> None:
+        """Do everything due before a message of `log_ns`, which may drop samples from before a pause."""
+        while steps and steps[0][0] <= log_ns:
+            due_ns, step = steps.pop(0)
+            self._advance(due_ns)
+            step()
+        run = self._run
+        if run is not None and run.ticks.num_ticks and log_ns > self._log_ns + LONG_PAUSE_NS:
+            self._advance(self._log_ns + LONG_PAUSE_NS)
+            if self._run is run:
+                run.ended_early = f"no message for {(log_ns - self._log_ns) / 1e9:.0f} s"
+                self._save(run)
+        elif log_ns > self._log_ns + QUIET_NS:
+            self._advance(log_ns)
+
+    def _check_order(self) -> None:
+        """Refuse a bag if its log times contradict the order in the file, unless `order` says which is right."""
+        set_back = self._bag.times_set_back(self._streams) if self._bag.order is Order.AUTO else None
+        if set_back is not None:
+            raise DatasetError(
+                f"{self._bag.path}: log times of {printable(set_back[0])} go back by {set_back[1] / 1e9:.1f} s in the "
+                "file: the clock of the bag's recorder was set back, or files were joined; use --order file for the "
+                "order in the file, or --order log if the log times are right"
+            )
+
     def _check_topics(self) -> None:
-        """Refuse a bag that lacks a topic of a required key, or has it with another type."""
+        """Refuse a bag where a topic of a required key is missing or has another type."""
         path = self._bag.path
         if not self._map.action:
             raise DatasetError(f"{path}: the topic map binds no action, so nothing can be learned; add 'action'")
         if self._bag.start_ns() is None:
-            raise DatasetError(f"{path}: holds no messages; check what its recorder was told, and record again")
+            raise DatasetError(f"{path}: no messages; check the topics of its recorder, and record again")
         required = {binding.stream for binding in self._map.bindings.values() if binding.required}
         for topic, stream in ((topic, stream) for topic, streams in self._streams.items() for stream in streams):
             found = self._bag.topics.get(topic)
             if found is None and stream in required:
+                known = ", ".join(map(printable, sorted(self._bag.topics))) or "no topics"
                 raise DatasetError(
-                    f"{path}: no topic {topic} (stream '{stream}'); the bag has "
-                    f"{', '.join(sorted(self._bag.topics)) or 'no topics'}; correct the topic map"
+                    f"{path}: no topic {topic} (stream '{stream}'); the bag has {known}; correct the topic map"
                 )
             expected = self._map.streams[stream].type
             if found is not None and found.type != expected:
                 raise DatasetError(
-                    f"{path}: topic {topic} is {found.type}, the topic map says {expected}; "
+                    f"{path}: topic {topic} is {printable(found.type)}, the topic map says {expected}; "
                     f"correct the type of stream '{stream}'"
                 )
 
@@ -192,7 +163,7 @@ class BagConversion:
         return texts
 
     def _steps(self) -> list[tuple[int, Callable[[], None]]]:
-        """Return the log times at which episodes start and end, and what is to be done then."""
+        """Return the log times at which episodes start and end, and the action for each."""
         steps: list[tuple[int, Callable[[], None]]] = []
         for number, span in enumerate(self.boundaries.spans):
             if span.is_discarded:
@@ -204,7 +175,7 @@ class BagConversion:
         return steps
 
     def _skip(self, span: EpisodeSpan, number: int) -> None:
-        """Note an episode that its operator discarded; it is not even decoded."""
+        """Add an episode that its operator discarded to the report, without decoding it."""
         self._finish()
         task = self._task(span, number)
         self._report.episodes.append(
@@ -216,12 +187,17 @@ class BagConversion:
         task = self._task(span, number)
         if not task.strip():
             raise DatasetError(f"{self._bag.path}: no task text for episode {number}; give one with --task or --tasks")
+        try:
+            task = check_instruction(task)
+        except ValueError as error:
+            raise DatasetError(f"{self._bag.path}: task of episode {number}: {error}") from error
         self._span = span
         self._run = EpisodeRun(self._assembler, self._dataset, task, span.start_ns)
         self._run.marks = span.marks
 
     def _stop(self, span: EpisodeSpan) -> None:
         if self._run is not None and self._span is span:
+            self._run.ended_early = span.reason
             self._run.ticks.stop(span.end_ns)
 
     def _task(self, span: EpisodeSpan, number: int) -> str:
@@ -239,13 +215,19 @@ class BagConversion:
             if not self._settings.allow_partial:
                 raise
             for stream in streams:
-                self._assembler.count_invalid(stream, str(error), message.log_ns)
+                self._assembler.store.count_invalid(stream, str(error), message.log_ns)
             return
         stamp_ns = stamp_of(decoded)
+        if self._run is not None and self._run.ticks.is_stopped and self._is_set_back(streams, stamp_ns):
+            self._finish()  # its rows are from before the clock was set back
         for stream in streams:
-            self._assembler.add(stream, decoded, message.log_ns)
+            self._assembler.store.add(stream, decoded, message.log_ns)
             if stamp_ns:
                 self._delays[stream].add(stamp_ns, message.log_ns)
+
+    def _is_set_back(self, streams: Sequence[str], stamp_ns: int | None) -> bool:
+        newest_ns = max((self._delays[stream].newest_ns or 0 for stream in streams), default=0)
+        return bool(stamp_ns) and stamp_ns < newest_ns - CLOCK_RESET_NS
 
     def _advance(self, now_ns: int) -> None:
         run = self._run
@@ -261,7 +243,7 @@ class BagConversion:
             self._save(run)
 
     def _finish(self) -> None:
-        """Take all that the running episode can still get, and save it."""
+        """Write the remaining rows of the running episode and save it."""
         self._advance(END_OF_TIME_NS)
         if self._run is not None:
             self._save(self._run)
@@ -270,7 +252,11 @@ class BagConversion:
         self._run = None
         number = len(self._report.episodes)
         problem = run.ended_early if run.sink.num_frames else run.empty_reason()
-        if problem and not self._settings.allow_partial:
+        causes = [cause for cause in clock_faults(self._assembler.health.reports(0)) if cause not in problem]
+        if problem and causes:
+            problem = f"{problem}; {'; '.join(causes)}"
+        was_ended = self._span.reason if self._span is not None else ""
+        if problem and not self._settings.allow_partial and not (was_ended and run.sink.num_frames):
             run.discard()
             raise DatasetError(
                 f"{self._bag.path}: episode {number} of the bag ('{run.task}') after {run.ticks.num_ticks} rows: "
@@ -283,7 +269,7 @@ class BagConversion:
     def totals(self) -> dict[str, StreamTotals]:
         """Return what was read of each stream so far."""
         totals = {}
-        for report in self._assembler.reports(0):
+        for report in self._assembler.health.reports(0):
             delays = self._delays[report.name]
             totals[report.name] = StreamTotals(
                 topic=report.topic,
@@ -294,42 +280,9 @@ class BagConversion:
                 zero_stamps=report.zero_stamps,
                 clock_resets=report.clock_resets,
                 clock_steps=delays.num_steps,
+                conflicts=report.conflicts,
+                conflict_reason=report.conflict_reason,
                 least_delay_s=None if delays.least_ns is None else delays.least_ns / 1e9,
                 largest_delay_s=None if delays.most_ns is None else delays.most_ns / 1e9,
             )
         return totals
-
-
-class CountingDataset:
-    """Stands in for the dataset in a dry run: counts, writes nothing."""
-
-    def __init__(self) -> None:
-        self.num_episodes = 0
-
-    def start_episode(self, task: str) -> CountingEpisode:
-        """Start an episode."""
-        return CountingEpisode(self)
-
-
-class CountingEpisode:
-    """An episode of a `CountingDataset`."""
-
-    def __init__(self, dataset: CountingDataset) -> None:
-        self.index = dataset.num_episodes
-        self.num_frames = 0
-        self.is_open = True
-        self._dataset = dataset
-
-    def add_frame(self, frame: Frame) -> None:
-        """Count a frame."""
-        self.num_frames += 1
-
-    def save(self, report: Mapping[str, Any] | None = None) -> int:
-        """Count the episode."""
-        self._dataset.num_episodes += 1
-        self.is_open = False
-        return self.index
-
-    def discard(self) -> None:
-        """End the episode uncounted."""
-        self.is_open = False

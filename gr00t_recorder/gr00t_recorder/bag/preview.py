@@ -1,23 +1,27 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Say what would be made of a bag, topic by topic, without writing anything."""
+"""Preview of a conversion, topic by topic; nothing is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gr00t_recorder.bag.batch import BatchSettings, aligned
 from gr00t_recorder.bag.boundaries import absolute_topic
-from gr00t_recorder.bag.convert import BagConversion, BagReport, CountingDataset, StreamTotals
+from gr00t_recorder.bag.convert import BagConversion
 from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.bag.report import BagReport, StreamTotals
 from gr00t_recorder.bag.sources import BagSource
+from gr00t_recorder.bag.table import aligned
+from gr00t_recorder.bag.workers import BatchSettings, unforeseen
 from gr00t_recorder.topics.bindings import TopicMap
 from gr00t_training.errors import Gr00tError
+from gr00t_training.types import Frame
 
 HEADER = ("topic", "type", "messages", "rate", "longest gap", "delay", "used as", "problems")
 MAX_NAMED = 3  # keys of one topic
@@ -39,23 +43,58 @@ class TopicPreview:
 
 @dataclass
 class BagPreview:
-    """What a conversion would make of a bag."""
+    """Expected result of converting a bag."""
 
     path: Path
     report: BagReport
     topics: list[TopicPreview] = field(default_factory=list)
     start_ns: int | None = None
     duration_s: float = 0.0
-    by: str = ""  # what tells the episodes apart
+    by: str = ""  # how episode boundaries are found
+
+
+class CountingDataset:
+    """Replaces the dataset in a dry run: counts episodes, writes nothing."""
+
+    def __init__(self) -> None:
+        self.num_episodes = 0
+
+    def start_episode(self, task: str) -> CountingEpisode:
+        """Start an episode."""
+        return CountingEpisode(self)
+
+
+class CountingEpisode:
+    """An episode of a `CountingDataset`."""
+
+    def __init__(self, dataset: CountingDataset) -> None:
+        self.index = dataset.num_episodes
+        self.num_frames = 0
+        self.is_open = True
+        self._dataset = dataset
+
+    def add_frame(self, frame: Frame) -> None:
+        """Count a frame."""
+        self.num_frames += 1
+
+    def save(self, report: Mapping[str, Any] | None = None) -> int:
+        """Count the episode."""
+        self._dataset.num_episodes += 1
+        self.is_open = False
+        return self.index
+
+    def discard(self) -> None:
+        """End the episode uncounted."""
+        self.is_open = False
 
 
 def preview_bag(source: BagSource, settings: BatchSettings) -> BagPreview:
-    """Read a bag to its end, decoding all that a conversion would decode."""
+    """Read the whole bag and decode everything that a conversion decodes."""
     conversion = replace(settings.conversion, tasks=source.tasks)
     preview = BagPreview(source.path, BagReport(str(source.path)))
     totals: dict[str, StreamTotals] = {}
     try:
-        with Bag(source.path, allow_partial=conversion.allow_partial) as bag:
+        with Bag(source.path, allow_partial=conversion.allow_partial, order=conversion.order) as bag:
             job = BagConversion(bag, settings.topic_map, settings.embodiment, CountingDataset(), conversion)
             preview.by = job.boundaries.by.value
             try:
@@ -64,17 +103,21 @@ def preview_bag(source: BagSource, settings: BatchSettings) -> BagPreview:
                 totals = job.totals()
     except Gr00tError as error:
         preview.report.error = str(error)
+    except Exception as error:  # no error of one bag hides the others
+        preview.report.error = unforeseen(source.path, error)
     try:
-        with Bag(source.path, allow_partial=True) as bag:  # a damaged bag too has topics to show
+        with Bag(source.path, allow_partial=True) as bag:  # a damaged bag has topics to show, too
             _describe(bag, settings.topic_map, totals, preview)
     except Gr00tError as error:
         preview.report.error = preview.report.error or str(error)
+    except Exception as error:
+        preview.report.error = preview.report.error or unforeseen(source.path, error)
     return preview
 
 
 def format_preview(preview: BagPreview) -> str:
     """Return the preview as text for people: a line about the bag, a table of its topics, its episodes."""
-    start = "holds no messages"
+    start = "no messages"
     if preview.start_ns is not None:
         begin = datetime.fromtimestamp(preview.start_ns / 1e9, timezone.utc)
         start = f"{preview.duration_s:.1f} s from {begin:%Y-%m-%d %H:%M:%S} UTC"
@@ -82,7 +125,7 @@ def format_preview(preview: BagPreview) -> str:
     if preview.topics:
         lines.append(aligned([HEADER, *(_cells(topic) for topic in preview.topics)]))
     if preview.by:
-        lines.append(f"episodes, told apart by {preview.by}:")
+        lines.append(f"episodes, found by {preview.by}:")
     for episode in preview.report.episodes:
         state = "discarded" if episode.is_discarded else "no rows" if episode.is_empty else f"{episode.num_frames} rows"
         lines.append(f"  {state:<10}  {episode.task}" + (f"  ({episode.reason})" if episode.reason else ""))
@@ -94,8 +137,8 @@ def format_preview(preview: BagPreview) -> str:
 def uses(topic_map: TopicMap) -> dict[str, list[str]]:
     """Return what each topic of a topic map is used for."""
     by_stream: dict[str, list[str]] = {stream: [] for stream in topic_map.streams}
-    for name, binding in topic_map.bindings.items():
-        by_stream[binding.stream].append(name)
+    for ref, binding in topic_map.bindings.items():
+        by_stream[binding.stream].append(str(ref))
     for binding, use in ((topic_map.task, "task"), (topic_map.events, "episode markers")):
         if binding is not None:
             by_stream[binding.stream].append(use)
@@ -167,7 +210,7 @@ def _cells(topic: TopicPreview) -> tuple[str, ...]:
 
 
 def _shortened(names: tuple[str, ...]) -> str:
-    """Return the names in few words where a topic feeds many keys."""
+    """Return a short list of names for a topic with many keys."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name if len(names) <= MAX_NAMED else name.partition(".")[0], []).append(name)

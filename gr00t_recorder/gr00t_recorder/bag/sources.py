@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Which bags a command line means, which of them are converted already, and which task texts a file gives them."""
+"""Find the bags of a command line, those already converted, and the task texts of each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gr00t_recorder.bag.reader import METADATA_FILE, STORAGE_SUFFIXES, Bag, natural_order
-from gr00t_training.errors import ConfigError
+from gr00t_recorder.bag.folder import METADATA_FILE, STORAGE_SUFFIXES, natural_order, storage_names
+from gr00t_recorder.bag.reader import Bag
+from gr00t_training.errors import ConfigError, DatasetError
+from gr00t_training.io.files import read_text
 
 ROS1_SUFFIXES = (".bag", ".bag.active")  # each file is a bag, also those of a split recording
 
@@ -23,26 +25,32 @@ class BagSource:
     """One bag to convert."""
 
     path: Path
-    tasks: tuple[str, ...] = ()  # texts of its episodes in order, the last one for all behind it
+    tasks: tuple[str, ...] = ()  # texts of its episodes in order; the last one is also for all later episodes
 
     @property
     def num_bytes(self) -> int:
-        """Size of its storage files."""
-        return sum(file.stat().st_size for file in _files(self.path))
+        """Size of its storage files; 0 if they cannot be read."""
+        try:
+            return sum(file.stat().st_size for file in _files(self.path))
+        except (OSError, DatasetError):
+            return 0
 
     def is_same(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an entry of an earlier conversion is of this bag: path, size and time of the first message."""
+        """Whether an entry of an earlier conversion is this bag: same path, size and time of the first message."""
         if entry.get("bag") != str(self.path.resolve()) or entry.get("bytes") != self.num_bytes:
             return False
-        with Bag(self.path, allow_partial=True) as bag:
-            return bag.start_ns() == entry.get("start_ns")
+        try:
+            with Bag(self.path, allow_partial=True) as bag:
+                return bag.start_ns() == entry.get("start_ns")
+        except DatasetError:
+            return False  # it is tried again, and refused with its name
 
 
 def find_bags(paths: Sequence[Path]) -> list[Path]:
-    """Return the bags at these paths in order, each once; folders that are no bags are searched.
+    """Return the bags at these paths in order, without duplicates; other folders are searched.
 
-    A folder with `metadata.yaml` is a bag. In one without, files NAME_0, NAME_1, ... are one bag when there are no
-    others, else each file is one; so is every ROS 1 file.
+    A folder with `metadata.yaml` is a bag. In other folders, files NAME_0, NAME_1, ... are one bag if there are no
+    others, else each file is a bag; every ROS 1 file is a bag.
 
     Raises:
         ConfigError: a path does not exist or holds no bag.
@@ -51,7 +59,7 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path}: no such bag; expected a folder or a file ({', '.join(STORAGE_SUFFIXES)})")
-        bags = [path] if path.is_file() else list(_bags_in(path))
+        bags = list(_bags_in(path, set())) if path.is_dir() else [path]
         if not bags:
             raise ConfigError(
                 f"{path}: holds no bag: no {METADATA_FILE} and no storage file ({', '.join(STORAGE_SUFFIXES)})"
@@ -61,26 +69,33 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _bags_in(folder: Path) -> Iterator[Path]:
+def _bags_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    if folder.resolve() in seen:  # a link to a folder above
+        return
+    seen.add(folder.resolve())
     if (folder / METADATA_FILE).is_file():
         yield folder
         return
-    files = _files(folder)
+    try:
+        files = _files(folder)
+        folders = sorted(
+            (entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: natural_order(entry.name)
+        )
+    except (OSError, DatasetError):
+        yield folder  # reading it gives the reason
+        return
     stems = {re.sub(r"_\d+$", "", file.name.partition(".")[0]) for file in files}
     if files and len(stems) == 1 and not any(file.name.endswith(ROS1_SUFFIXES) for file in files):
         yield folder
     else:
         yield from files
-    for entry in sorted(folder.iterdir(), key=natural_order):
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _bags_in(entry)
+    for entry in folders:
+        if not entry.name.startswith("."):
+            yield from _bags_in(entry, seen)
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = [file for file in path.iterdir() if file.is_file() and file.name.endswith(STORAGE_SUFFIXES)]
-    return sorted(files, key=natural_order)
+    return [path / name for name in storage_names(path)] if path.is_dir() else [path]
 
 
 def load_tasks(path: Path) -> dict[str, tuple[str, ...]]:
@@ -90,10 +105,10 @@ def load_tasks(path: Path) -> dict[str, tuple[str, ...]]:
     an object of bag -> task or bag -> list of tasks. Bags are named by path, relative to the file, or by name.
 
     Raises:
-        ConfigError: not such a file.
+        ConfigError: it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, ConfigError).removeprefix("\ufeff")
         if path.suffix.lower() == ".json":
             pairs = [
                 (bag, str(task))
@@ -102,23 +117,23 @@ def load_tasks(path: Path) -> dict[str, tuple[str, ...]]:
             ]
         else:
             pairs = [(row["bag"].strip(), (row["task"] or "").strip()) for row in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, csv.Error) as error:
         raise ConfigError(
             f"{path}: cannot be read as task texts ({error}); expected CSV with the columns bag,task or a JSON object"
         ) from error
     found: dict[str, tuple[str, ...]] = {}
     for bag, task in pairs:
         if not task:
-            raise ConfigError(f"{path}: bag '{bag}' has an empty task; say what the robot does in it")
+            raise ConfigError(f"{path}: bag '{bag}' has an empty task; describe what the robot does")
         found[bag] = (*found.get(bag, ()), task)
     return found
 
 
 def with_tasks(bags: Sequence[Path], tasks_file: Path | None, default: str) -> list[BagSource]:
-    """Give each bag its task texts: those of the file, else the default one.
+    """Return each bag with its task texts: those in the file, else the default.
 
     Raises:
-        ConfigError: the file cannot be read, or names a bag that is not there.
+        ConfigError: the file cannot be read, or names an unknown bag.
     """
     given = load_tasks(tasks_file) if tasks_file else {}
     folder = tasks_file.parent if tasks_file else Path()
@@ -135,7 +150,7 @@ def with_tasks(bags: Sequence[Path], tasks_file: Path | None, default: str) -> l
     unused = [name for name in given if name not in used]
     if unused:
         raise ConfigError(
-            f"{tasks_file}: names bag '{unused[0]}', which is none of those to convert "
+            f"{tasks_file}: unknown bag '{unused[0]}', bags to convert are "
             f"({', '.join(str(bag) for bag in bags[:5])}{', ...' if len(bags) > 5 else ''}); correct its name"
         )
     return sources

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Episodes of one bag, complete on disk but not yet part of the dataset.
 
-Bags are converted in several processes, and a bag counts when all of it is converted; so its episodes wait in a folder
-inside the dataset until their turn, and are then published by the dataset's writer as any other episode.
+Bags are converted in several processes, and a bag counts only if it is converted completely. So its episodes wait in a
+folder inside the dataset until the writer of the dataset publishes them.
 """
 
 from __future__ import annotations
@@ -14,41 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gr00t_training.dataset.staging import StagedEpisode
-from gr00t_training.dataset.video import VideoSettings
+from gr00t_training.dataset.media.video import VideoSettings
 from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.dataset.writing.files import staging_folder
+from gr00t_training.dataset.writing.finished import FinishedEpisode
+from gr00t_training.dataset.writing.staging import StagedEpisode
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
 from gr00t_training.types import Frame
 
-_CLOSED = ("_videos", "_journal", "_heap")  # of an episode whose videos are finished
-
 
 class OutputError(DatasetError):
-    """The output cannot be written, so that other bags would fail alike."""
-
-
-class PortableEpisode(StagedEpisode):
-    """An episode that can be handed to another process once its videos are finished."""
-
-    _is_finished = False
-
-    def finish_videos(self) -> None:
-        """Close the videos and count their frames; a second call does nothing."""
-        if not self._is_finished:
-            super().finish_videos()
-            self._is_finished = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave what a finished episode has no more use for behind."""
-        return {name: value for name, value in self.__dict__.items() if name not in _CLOSED}
+    """The output cannot be written; other bags would fail the same way."""
 
 
 @dataclass
 class ReadyEpisode:
-    """A complete episode and what is known about its recording."""
+    """A complete episode and the report about it."""
 
-    staged: PortableEpisode
+    episode: FinishedEpisode
     report: dict[str, Any]
 
     def publish(self, dataset: DatasetWriter) -> int:
@@ -57,27 +41,28 @@ class ReadyEpisode:
         Raises:
             OutputError: it cannot be written; finished episodes are unharmed.
         """
-        index = self.staged.index = dataset.num_episodes
+        index = dataset.num_episodes
         try:
-            dataset.publish(self.staged, self.report)
+            dataset.publish(self.episode, self.report)
         except (OSError, DatasetError) as error:
             dataset.recover()
             if dataset.num_episodes <= index:
                 raise _output_error(dataset.path, error) from error
-        shutil.rmtree(self.staged.folder, ignore_errors=True)
+        shutil.rmtree(self.episode.folder, ignore_errors=True)
         return index
 
 
 class StagingArea:
-    """Takes the episodes of one bag, as a dataset does; they end up in `ready`."""
+    """Writes the episodes of one bag, with the interface of a dataset; complete ones are in `ready`."""
 
-    def __init__(self, folder: Path, embodiment: Embodiment, video: VideoSettings) -> None:
-        """Start with an empty folder; OutputError when there can be none."""
-        self.folder, self.embodiment, self.video = folder, embodiment, video
+    def __init__(self, folder: Path, embodiment: Embodiment, video: VideoSettings, *, has_source: bool = False) -> None:
+        """Start with an empty folder; OutputError if it cannot be created. `has_source`: rows say who commanded."""
+        self.folder, self.embodiment, self.video, self.has_source = folder, embodiment, video, has_source
         self.ready: list[ReadyEpisode] = []
         try:
+            staging_folder(folder.parent.parent)  # refuses a link
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except OSError as error:
             raise _output_error(folder, error) from error
 
@@ -100,7 +85,9 @@ class StagedSink:
         self._area = area
         self._folder = area.folder / f"episode_{self.index:06d}"
         try:
-            self._staged = PortableEpisode(self._folder, self.index, task, area.embodiment, area.video)
+            self._staged = StagedEpisode(
+                self._folder, self.index, task, area.embodiment, area.video, has_source=area.has_source
+            )
         except OSError as error:
             raise _output_error(area.folder, error) from error
 
@@ -110,7 +97,7 @@ class StagedSink:
         return self._staged.num_frames
 
     def add_frame(self, frame: Frame) -> None:
-        """Append one row; DatasetError when it does not fit the embodiment, OutputError when it cannot be written."""
+        """Append one row; DatasetError if it does not match the embodiment, OutputError if it cannot be written."""
         try:
             self._staged.add(frame)
         except OSError as error:
@@ -119,15 +106,15 @@ class StagedSink:
     def save(self, report: Mapping[str, Any] | None = None) -> int:
         """Complete the episode and return its number among those of the bag; OutputError when it cannot be written."""
         try:
-            self._staged.finish_videos()
+            finished = self._staged.finish()
         except (OSError, DatasetError) as error:
             raise self._failed(error) from error
         self.is_open = False
-        self._area.ready.append(ReadyEpisode(self._staged, dict(report or {})))
+        self._area.ready.append(ReadyEpisode(finished, dict(report or {})))
         return self.index
 
     def discard(self) -> None:
-        """Drop the episode and its files."""
+        """Delete the episode and its files."""
         self.is_open = False
         self._staged.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)

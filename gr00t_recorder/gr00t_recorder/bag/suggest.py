@@ -1,14 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Write a first topic map and embodiment for a robot from the topics of one of its bags.
+"""Write a first topic map, embodiment and limits file for a robot from the topics of one of its bags.
 
-What a message says is taken (joint names, image sizes, types); what only the lab can know is guessed and marked with
-CHECK in the files. They load as they are, so a dry run shows what is missing.
+Joint names, image sizes, types and usable stamps come from the messages; the rest is guessed and marked with CHECK in
+the files. They load as they are, so a dry run shows what is missing.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,36 +18,40 @@ from typing import Any
 
 import numpy as np
 
+from gr00t_recorder.bag.boundaries import is_own_events
 from gr00t_recorder.bag.reader import Bag
-from gr00t_recorder.episodes import parse_event
-from gr00t_recorder.topics.codecs import decode_compressed
+from gr00t_recorder.bag.suggest_vectors import (
+    LEADER_WORDS,
+    STRING,
+    Part,
+    choose_parts,
+    first_message,
+    is_commandable,
+    observed_ranges,
+    topic_list,
+)
+from gr00t_recorder.episodes.events import parse_event
+from gr00t_recorder.topics.bindings import TopicMap, check_keys
+from gr00t_recorder.topics.codecs import IMAGE_TYPES, stamp_of
+from gr00t_recorder.topics.images import check_raw, decode_compressed
+from gr00t_recorder.topics.streams import MIN_REPEATED, OTHER_CLOCK_S
+from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError, DatasetError, ObservationError
+from gr00t_training.io.text import printable
+from gr00t_training.settings import parse_settings
 
-JOINT_STATE = "sensor_msgs/msg/JointState"
-TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
-ARRAYS = ("std_msgs/msg/Float64MultiArray", "std_msgs/msg/Float32MultiArray")
-IMAGES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")  # the smaller one is preferred
-STRING = "std_msgs/msg/String"
-COMMAND_WORDS = re.compile(r"command|cmd|leader|target|desired|goal|reference|action|trajectory")
 TASK_WORDS = re.compile(r"task|instruction|language|prompt")
-GRIPPER_WORDS = re.compile(r"gripper|finger|jaw")
 DEPTH_WORDS = re.compile(r"depth|disparity|16uc1|32fc1|mono16")
-DULL_WORDS = {"camera", "image", "image_raw", "image_rect", "compressed", "color", "rgb", "raw", "sensors", "robot"}
-MAX_LOOKED_AT = 200  # messages; publishers of partial joint states have all come by then
+COMMON_WORDS = {"camera", "image", "image_raw", "image_rect", "compressed", "color", "rgb", "raw", "sensors", "robot"}
 DEFAULT_FPS = 30
 USUAL_RATES_HZ = (5, 10, 15, 20, 25, 30, 50, 60, 90)
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """A topic that carries a vector."""
-
-    stream: str
-    topic: str
-    type: str
-    names: tuple[str, ...]
-    num_messages: int
-    entries: str = ""  # of its bindings, where the type has no default
+MAX_STAMPS = 50  # inspected stamps of a topic
+RANGE_MARGIN = 0.05  # of a channel's observed range, added on both sides
+MIN_MARGIN = 0.02  # [unit of the channel]
+SPEED_MARGIN = 1.2
+MIN_SPEED = 0.1  # [unit of the channel / s]
+PLAIN = re.compile(r"[A-Za-z_/~][\w./~-]*")
+RESERVED = ("on", "off", "yes", "no", "y", "n", "true", "false", "null", "none")
 
 
 @dataclass(frozen=True)
@@ -59,121 +64,70 @@ class _Camera:
     rate_hz: int
 
 
+@dataclass(frozen=True)
+class _Stream:
+    """Entry under streams."""
+
+    name: str
+    topic: str
+    type: str
+
+
 def suggest_files(path: Path, folder: Path) -> list[Path]:
-    """Write `embodiment.yaml` and `topics.yaml` for the bag at `path` to `folder`; return their paths.
+    """Write `embodiment.yaml`, `topics.yaml` and `limits.yaml` for the bag at `path` to `folder`; return their paths.
 
     Raises:
         ConfigError: a file exists already.
         DatasetError: the bag cannot be read, or holds no joint states or no images.
     """
-    files = [folder / "embodiment.yaml", folder / "topics.yaml"]
+    files = [folder / name for name in ("embodiment.yaml", "topics.yaml", "limits.yaml")]
     for file in files:
-        if file.exists():
-            raise ConfigError(f"{file}: exists already; choose another folder, so that your own work is not lost")
+        if file.exists() or file.is_symlink():
+            raise ConfigError(f"{file}: exists already; choose another folder")
     with Bag(path, allow_partial=True) as bag:
-        state, action, note = _choose_vectors(bag)
+        state, action = choose_parts(bag)
         cameras = _cameras(bag)
         if not cameras:
-            raise DatasetError(f"{path}: no colour images to suggest a camera from; the bag has {_topic_list(bag)}")
-        texts = [_embodiment_text(bag, state, action, cameras), _topics_text(bag, state, action, note, cameras)]
+            raise DatasetError(f"{path}: no color images to suggest a camera from; the bag has {topic_list(bag)}")
+        embodiment = _embodiment_text(bag, state, action, cameras)
+        topics = _topics_text(bag, state, action, cameras, with_commands=True)
+        try:
+            _check(embodiment, topics)
+        except ConfigError:  # the recorded commands cannot be sent by a policy
+            topics = _topics_text(bag, state, action, cameras, with_commands=False)
+            _check(embodiment, topics)
+        texts = [embodiment, topics, _limits_text(bag, action)]
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in zip(files, texts, strict=True):
         file.write_text(text, encoding="utf-8")
     return files
 
 
-def _choose_vectors(bag: Bag) -> tuple[_Vectors, _Vectors, str]:
-    """Return what is likely the state, what is likely the action, and a remark about the choice."""
-    joints = [topic for topic in bag.topics.values() if topic.type == JOINT_STATE]
-    found = [
-        _Vectors("", topic.name, topic.type, _joint_names(bag, topic.name), _count(bag, topic.name)) for topic in joints
-    ]
-    found = sorted((entry for entry in found if entry.names), key=lambda entry: (_is_command(entry), -len(entry.names)))
-    if not found:
-        raise DatasetError(f"{bag.path}: no joint names on any {JOINT_STATE} topic; the bag has {_topic_list(bag)}")
-    state = dataclasses.replace(found[0], stream="joints")
-    commands = [entry for entry in found[1:] if _is_command(entry)]
-    commands += [entry for entry in (_command(bag, name, state) for name in bag.topics) if entry is not None]
-    if not commands:
-        note = "CHECK: no topic looks like a command, so the state itself stands for the action; name the real one"
-        return state, state, note
-    best = max(commands, key=lambda entry: (len(set(entry.names) & set(state.names)), entry.num_messages))
-    others = [entry.topic for entry in commands if entry is not best]
-    note = "CHECK: is this the command that the robot followed?" + (f" Others: {', '.join(others)}" if others else "")
-    return state, dataclasses.replace(best, stream="command"), note
-
-
-def _is_command(entry: _Vectors) -> bool:
-    return bool(COMMAND_WORDS.search(entry.topic.lower()))
-
-
-def _command(bag: Bag, name: str, state: _Vectors) -> _Vectors | None:
-    """Return a topic that is no joint state, when its messages can drive the joints of the state."""
-    topic = bag.topics[name]
-    if topic.type == JOINT_STATE or topic.type in IMAGES:
-        return None
-    message = _first(bag, name)
-    if message is None:
-        return None
-    if topic.type in ARRAYS:
-        is_command = len(message.data) == len(state.names)
-        return _Vectors("", name, topic.type, state.names, _count(bag, name)) if is_command else None
-    names, field = (tuple(message.joint_names), "") if topic.type == TRAJECTORY else _named_values(message)
-    if not names or not set(names) <= set(state.names):
-        return None
-    return _Vectors("", name, topic.type, names, _count(bag, name), field)
-
-
-def _named_values(message: Any) -> tuple[tuple[str, ...], str]:
-    """Return channel names in a message of a type of the lab's own, and the entries of a binding that reads them."""
-    values = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
-    for names_field, names in values.items():
-        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            continue
-        fitting = [
-            field
-            for field, array in values.items()
-            if isinstance(array, np.ndarray) and array.dtype.kind == "f" and len(array) == len(names)
-        ]
-        if fitting:
-            return tuple(names), f", field: {min(fitting, key=_likeliness)}, names_field: {names_field}"
-    return (), ""
-
-
-def _likeliness(field: str) -> int:
-    return 0 if "pos" in field else 1
-
-
-def _joint_names(bag: Bag, topic: str) -> tuple[str, ...]:
-    """Return the joints of a topic that several publishers may share, in the order in which they come."""
-    names: dict[str, None] = {}
-    for number, message in enumerate(bag.messages([topic])):
-        if number == MAX_LOOKED_AT:
-            break
-        names.update(dict.fromkeys(bag.deserialize(message).name))
-    return tuple(names)
+def _check(embodiment: str, topics: str) -> None:
+    parsed = parse_settings(Embodiment, embodiment, "embodiment.yaml")
+    check_keys(parse_settings(TopicMap, topics, "topics.yaml"), parsed, "topics.yaml")
 
 
 def _cameras(bag: Bag) -> list[_Camera]:
-    """Return one entry per camera; where a camera has a compressed and a raw topic, the compressed one."""
-    found: dict[str, _Camera] = {}
-    for kind in IMAGES:
+    """Return one entry per camera; the compressed topic if there is a compressed and a raw one."""
+    found: dict[str, tuple[str, int, int]] = {}
+    for kind in reversed(IMAGE_TYPES):  # the smaller one is preferred
         for topic in sorted(bag.topics.values(), key=lambda entry: entry.name):
-            message = _first(bag, topic.name) if topic.type == kind else None
+            message = first_message(bag, topic.name) if topic.type == kind else None
             size = None if message is None else _image_size(topic.name, message)
-            if size is None:
-                continue
             base = topic.name.removesuffix("/compressed")
-            if any(entry.topic.removesuffix("/compressed") == base for entry in found.values()):
-                continue
-            key = _camera_key(topic.name, found)
-            times = bag.times([topic.name])[topic.name]
-            found[key] = _Camera(key, topic.name, kind, *size, _rate_hz(times))
-    return list(found.values())
+            if size is not None and base not in [other.removesuffix("/compressed") for other in found]:
+                found[topic.name] = (kind, *size)
+    keys = _camera_keys(list(found))
+    times = bag.times(found)
+    return [
+        _Camera(key, name, kind, height, width, _rate_hz(times[name]))
+        for key, (name, (kind, height, width)) in zip(keys, found.items(), strict=True)
+    ]
 
 
 def _rate_hz(times: np.ndarray) -> int:
-    """Return the rate that a camera is likely set to, 0 when there are too few images to tell."""
+    """Return the likely configured rate of a camera, 0 if there are too few images."""
     if times.size < 3:
         return 0
     rate_hz = 1e9 / max(float(np.median(np.diff(times))), 1.0)
@@ -182,41 +136,53 @@ def _rate_hz(times: np.ndarray) -> int:
 
 
 def _image_size(topic: str, message: Any) -> tuple[int, int] | None:
-    """Return height and width of a colour image, None for others."""
+    """Return height and width of a color image, None for others."""
     form = (getattr(message, "encoding", "") or getattr(message, "format", "")).lower()
     if DEPTH_WORDS.search(f"{topic.lower()} {form}"):
         return None
-    if hasattr(message, "height"):
-        return int(message.height), int(message.width)
     try:
+        if hasattr(message, "height"):
+            check_raw(message)
+            return int(message.height), int(message.width)
         height, width, _ = decode_compressed(message).shape
     except ObservationError:
         return None
     return height, width
 
 
-def _camera_key(topic: str, taken: dict[str, _Camera]) -> str:
-    parts = [part for part in topic.lower().split("/") if part and part not in DULL_WORDS]
-    key = re.sub(r"\W+", "_", parts[-1] if parts else "camera").strip("_") or "camera"
-    number = 2
-    while key in taken:
-        key, number = f"{key.rstrip('0123456789_')}_{number}", number + 1
-    return key
+def _camera_keys(topics: Sequence[str]) -> list[str]:
+    """Return a short key for each topic: its last specific word, or two if one is not unique."""
+    words = [[part for part in topic.lower().split("/") if part and part not in COMMON_WORDS] for topic in topics]
+    short = [_key("_".join(each[-1:])) for each in words]
+    long = [_key("_".join(each[-2:])) for each in words]
+    keys: list[str] = []
+    for number, key in enumerate(short):
+        key = key if short.count(key) == 1 else long[number]
+        keys.append(key if key not in keys else f"{key}_{number + 1}")
+    return keys
 
 
-def _embodiment_text(bag: Bag, state: _Vectors, action: _Vectors, cameras: Sequence[_Camera]) -> str:
+def _key(words: str) -> str:
+    key = re.sub(r"[^a-z0-9]+", "_", words).strip("_")
+    return key if key[:1].isalpha() else f"camera_{key}".rstrip("_")
+
+
+def _embodiment_text(bag: Bag, state: Sequence[Part], action: Sequence[Part], cameras: Sequence[_Camera]) -> str:
     rates = [camera.rate_hz for camera in cameras if camera.rate_hz]
+    name = re.sub(r"[^a-z0-9]+", "_", bag.path.resolve().stem.lower()).strip("_")
     lines = [
-        f"# First embodiment, from {bag.path.name}. CHECK every line marked so before you record with it.",
-        f"name: {re.sub(r'[^a-z0-9]+', '_', bag.path.resolve().stem.lower()).strip('_') or 'robot'}  # CHECK",
+        f"# First embodiment, from {printable(bag.path.name)}. CHECK every line marked so before you record with it.",
+        f"name: {name if name[:1].isalpha() else f'robot_{name}'.rstrip('_')}  # CHECK",
         "tag: new_embodiment",
         f"fps: {min(rates, default=DEFAULT_FPS)}  # CHECK: rate of the rows [Hz]; this is the slowest camera's",
     ]
-    for kind, names in (("state", state.names), ("action", _action_names(state, action))):
+    for kind, parts in (("state", state), ("action", action)):
         lines.append(f"{kind}:")
-        for key, group in _groups(names).items():
-            unit = "  # CHECK: unit, m where fingers slide" if key == "gripper" else ""
-            lines.append(f"  {key}: {{names: [{', '.join(_quoted(name) for name in group)}]}}{unit}")
+        for part in parts:
+            for key, places in part.groups().items():
+                unit = "  # CHECK: unit, m where fingers slide" if key.endswith("gripper") else ""
+                names = ", ".join(_quoted(part.channels[place]) for place in places)
+                lines.append(f"  {key}: {{names: [{names}]}}{unit}")
     lines.append("video:")
     for camera in cameras:
         height, width = camera.height - camera.height % 2, camera.width - camera.width % 2
@@ -224,60 +190,142 @@ def _embodiment_text(bag: Bag, state: _Vectors, action: _Vectors, cameras: Seque
     return "\n".join(lines) + "\n"
 
 
-def _topics_text(bag: Bag, state: _Vectors, action: _Vectors, note: str, cameras: Sequence[_Camera]) -> str:
+def _topics_text(
+    bag: Bag, state: Sequence[Part], action: Sequence[Part], cameras: Sequence[_Camera], *, with_commands: bool
+) -> str:
+    streams = _streams(state, action, cameras)
+    names = {stream.topic: stream.name for stream in streams}
+    texts = _texts(bag)
+    stamps = _stamps(bag, [stream.topic for stream in streams])
     lines = [
-        f"# First topic map, from {bag.path.name}. CHECK every line marked so, then look at a dry run:",
+        f"# First topic map, from {printable(bag.path.name)}. CHECK every line marked so, then look at a dry run:",
         "#   gr00t_convert_bag BAG --topics topics.yaml --dry-run",
         "embodiment: embodiment.yaml",
         "streams:",
-        f"  {state.stream}: {{topic: {state.topic}, type: {state.type}}}",
     ]
-    if action is not state:
-        lines.append(f"  {action.stream}: {{topic: {action.topic}, type: {action.type}{_stamp(bag, action.topic)}}}")
-    lines += [f"  camera_{camera.key}: {{topic: {camera.topic}, type: {camera.type}}}" for camera in cameras]
-    texts = _texts(bag)
-    lines += [f"  {use}: {{topic: {topic}, type: {STRING}, stamp: receive}}" for use, topic in texts.items()]
+    for stream in streams:
+        stamp, check = stamps[stream.topic]
+        lines.append(f"  {stream.name}: {{{_stream_entries(bag, stream.topic)}{stamp}}}{check}")
+    lines += [f"  {use}: {{{_stream_entries(bag, topic)}, stamp: receive}}" for use, topic in texts.items()]
     lines.append("state:")
-    lines += [f"  {key}: {{stream: {state.stream}}}" for key in _groups(state.names)]
-    lines.append(f"action:  # {note}")
-    names = _action_names(state, action)
-    for key, group in _groups(names).items():
-        places = [names.index(name) for name in group]
-        start = f", start: {places[0]}" if action.type in ARRAYS and places[0] else ""
-        check = "  # CHECK: these channels do not follow each other" if start and np.ptp(places) >= len(places) else ""
-        lines.append(f"  {key}: {{stream: {action.stream}, align: nearest{start}{action.entries}}}{check}")
+    for part in state:
+        lines += _bindings(part, names[part.source.topic], "")
+    lines.append("action:")
+    for part in action:
+        lines.append(f"  # {part.remark}")
+        lines += _bindings(part, names[part.source.topic], ", align: nearest")
     lines.append("video:")
     for camera in cameras:
         resize = ", resize: true" if camera.height % 2 or camera.width % 2 else ""
         lines.append(f"  {camera.key}: {{stream: camera_{camera.key}{resize}}}")
     lines += [f"{use}: {{stream: {use}}}" for use in texts]
-    used = {state.topic, action.topic, *(camera.topic for camera in cameras), *texts.values()}
+    lines += _commands(state, action, with_commands)
+    used = {*names, *texts.values()}
     unused = [topic for topic in bag.topics.values() if topic.name not in used]
     if unused:
         lines.append("# Topics of the bag that are not used:")
-        lines += [f"#   {topic.name} ({topic.type})" for topic in sorted(unused, key=lambda topic: topic.name)]
+        lines += [
+            f"#   {printable(topic.name)} ({printable(topic.type)})"
+            for topic in sorted(unused, key=lambda topic: topic.name)
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _action_names(state: _Vectors, action: _Vectors) -> tuple[str, ...]:
-    """Return the action's channels in the state's order; trajectories and leaders may name fewer or others."""
-    shared = tuple(name for name in state.names if name in action.names)
-    return shared if len(shared) == len(action.names) else action.names
+def _streams(state: Sequence[Part], action: Sequence[Part], cameras: Sequence[_Camera]) -> list[_Stream]:
+    streams: dict[str, _Stream] = {}
+    for kind, parts in (("joints", state), ("command", action)):
+        topics = dict.fromkeys(part.source.topic for part in parts)
+        for part in parts:
+            name = f"{part.label}_{kind}" if len(topics) > 1 and part.label else kind
+            streams.setdefault(part.source.topic, _Stream(name, part.source.topic, part.source.type))
+    for camera in cameras:
+        streams.setdefault(camera.topic, _Stream(f"camera_{camera.key}", camera.topic, camera.type))
+    return list(streams.values())
 
 
-def _groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Split joint names into arm and gripper."""
-    gripper = [name for name in names if GRIPPER_WORDS.search(name.lower())]
-    arm = [name for name in names if name not in gripper]
-    return {key: group for key, group in (("arm", arm), ("gripper", gripper)) if group}
+def _stream_entries(bag: Bag, topic: str) -> str:
+    found = bag.topics[topic]
+    latched = ", latched: true" if found.is_latched else ""
+    return f"topic: {_quoted(topic)}, type: {_quoted(found.type)}{latched}"
+
+
+def _bindings(part: Part, stream: str, align: str) -> list[str]:
+    lines = []
+    for key, places in part.groups().items():
+        at = [part.places[place] for place in places]
+        entries, check = f"stream: {stream}{align}{part.source.entries}", ""
+        if part.source.is_named:
+            names = [part.source.names[place] for place in at]
+            if names != [part.channels[place] for place in places]:
+                entries += f", select: [{', '.join(map(_quoted, names))}]"
+        else:
+            entries += f", start: {at[0]}" if at[0] else ""
+            if at != list(range(at[0], at[0] + len(at))):
+                check = "  # CHECK: these channels do not follow each other"
+        lines.append(f"  {key}: {{{entries}}}{check}")
+    return lines
+
+
+def _commands(state: Sequence[Part], action: Sequence[Part], is_wanted: bool) -> list[str]:
+    """Return the topics for a policy's actions: those of the bag's commands, except a leader moved by a person."""
+    by_topic: dict[str, list[Part]] = {}
+    for part in action:
+        by_topic.setdefault(part.source.topic, []).append(part)
+    measured = {part.source.topic for part in state}
+    lines, remarks = [], []
+    for topic, parts in by_topic.items():
+        source = parts[0].source
+        if topic in measured:
+            continue
+        sent = [(part, place) for part in parts for group in part.groups().values() for place in group]
+        places = [part.places[place] for part, place in sent]
+        is_whole = source.is_named or places == list(range(source.width))
+        if not (is_wanted and is_commandable(parts[0]) and is_whole):
+            why = "a person moved it" if LEADER_WORDS.search(topic.lower()) else "it cannot be sent as recorded"
+            remarks.append(f"#   not to {printable(topic)} ({printable(source.type)}): {why}")
+            continue
+        keys = [key for part in parts for key in part.groups()]
+        names = [source.names[place] for place in places] if source.is_named else []
+        is_renamed = names and names != [part.channels[place] for part, place in sent]
+        renamed = f", names: [{', '.join(map(_quoted, names))}]" if is_renamed else ""
+        lines.append(
+            f"  - {{topic: {_quoted(topic)}, type: {_quoted(source.type)}, keys: [{', '.join(keys)}]{renamed}}}"
+        )
+    if lines:
+        return ["commands:  # CHECK: a policy sends to these topics", *lines, *remarks]
+    return ["# commands: CHECK: name the topic that a policy sends to", *remarks]
+
+
+def _limits_text(bag: Bag, action: Sequence[Part]) -> str:
+    ranges = observed_ranges(bag, action)
+    lines = [
+        f"# First limits, from what was commanded in {printable(bag.path.name)}. These are NOT the robot's limits:",
+        "# a policy stays within the ranges of this bag. CHECK every line before you move the robot.",
+        "acceleration_per_velocity: 5.0  # CHECK",
+        "joints:",
+    ]
+    for part in action:
+        for name in part.channels:
+            if name not in ranges:
+                lines.append(f"  # {printable(name)}: no value in the bag; CHECK")
+                continue
+            low, high, speed = ranges[name]
+            margin = max(MIN_MARGIN, RANGE_MARGIN * (high - low))
+            speed = max(MIN_SPEED, SPEED_MARGIN * speed)
+            limits = f"min: {low - margin:.3f}, max: {high + margin:.3f}, max_velocity: {speed:.3f}"
+            lines.append(f"  {_quoted(name)}: {{{limits}}}  # CHECK")
+    return "\n".join(lines) + "\n"
 
 
 def _texts(bag: Bag) -> dict[str, str]:
-    """Return the topics of task text and episode markers, where their messages look so."""
+    """Return the topics with messages that look like task texts or episode markers.
+
+    Markers of this suite's recorder are left out: the conversion finds them itself.
+    """
     found: dict[str, str] = {}
     for topic in bag.topics.values():
-        message = _first(bag, topic.name) if topic.type == STRING else None
-        if message is None:
+        message = first_message(bag, topic.name) if topic.type == STRING else None
+        if message is None or is_own_events(bag, topic.name):
             continue
         try:
             parse_event(message.data)
@@ -288,30 +336,34 @@ def _texts(bag: Bag) -> dict[str, str]:
     return found
 
 
-def _stamp(bag: Bag, topic: str) -> str:
-    message = _first(bag, topic)
-    return "" if hasattr(message, "header") else ", stamp: receive"
-
-
-def _first(bag: Bag, topic: str) -> Any:
-    """Return the first message of a topic, None when there is none or it cannot be read."""
-    try:
-        return next((bag.deserialize(message) for message in bag.messages([topic])), None)
-    except DatasetError:
-        return None
-
-
-def _count(bag: Bag, topic: str) -> int:
-    return int(bag.times([topic])[topic].size)
-
-
-def _topic_list(bag: Bag) -> str:
-    return ", ".join(f"{topic.name} ({topic.type})" for topic in bag.topics.values()) or "no topics"
+def _stamps(bag: Bag, topics: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return for each topic the entry about its stamps, and a remark."""
+    receive = ", stamp: receive"
+    entries: dict[str, tuple[str, str]] = {}
+    delays_s: dict[str, float] = {}
+    for topic in topics:
+        stamps, delays = [], []
+        for message in itertools.islice(bag.messages([topic]), MAX_STAMPS):
+            try:
+                stamp_ns = stamp_of(bag.deserialize(message))
+            except DatasetError:
+                continue
+            stamps.append(stamp_ns)
+            delays.append((message.log_ns - (stamp_ns or 0)) / 1e9)
+        known = [stamp for stamp in stamps if stamp]
+        if not known:
+            entries[topic] = (receive, "")  # no header, or its stamp is never set
+        elif len(known) > MIN_REPEATED and len(set(known)) == 1:
+            entries[topic] = (receive, "  # CHECK: the stamps in its messages do not change")
+        else:
+            entries[topic] = ("", "")
+            delays_s[topic] = float(np.median(delays))
+    least_s = min((abs(delay) for delay in delays_s.values()), default=0.0)
+    for topic, delay_s in delays_s.items():
+        if abs(delay_s) > least_s + OTHER_CLOCK_S:
+            entries[topic] = (receive, "  # CHECK: the stamps in its messages are from another clock")
+    return entries
 
 
 def _quoted(name: str) -> str:
-    return (
-        name
-        if re.fullmatch(r"[A-Za-z_][\w.-]*", name) and name.lower() not in ("on", "off", "yes", "no")
-        else f'"{name}"'
-    )
+    return name if PLAIN.fullmatch(name) and name.lower() not in RESERVED else json.dumps(name)

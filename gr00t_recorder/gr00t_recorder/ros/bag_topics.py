@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Feed `gr00t_recorder.bag_recording` from topics: those of the topic map through the ingest, others by discovery."""
+"""Feed `gr00t_recorder.bag.recording` from topics: those of the topic map through the ingest, others by discovery."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from rclpy.serialization import serialize_message
 from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
-from gr00t_recorder.bag_recording import BagRecording
-from gr00t_recorder.definitions import full_definition
-from gr00t_recorder.episodes import EpisodeEvent, event_text
-from gr00t_recorder.mcap_writer import WrittenTopic
+from gr00t_recorder.bag.installed_definitions import full_definition
+from gr00t_recorder.bag.mcap_writer import WrittenTopic
+from gr00t_recorder.bag.recording import BagRecording
+from gr00t_recorder.episodes.events import EpisodeEvent, event_text
 from gr00t_recorder.ros.ingest import message_class
+from gr00t_recorder.ros.latched import subscribe_latched
 from gr00t_training.errors import ConfigError
 
 DISCOVERED_DEPTH = 200  # messages; at least what the disk may hold up
@@ -33,7 +34,7 @@ class BagScope(str, Enum):
 
     OFF = "off"
     CONFIGURED = "configured"  # those of the topic map
-    ALL = "all"  # every topic whose type is installed
+    ALL = "all"  # every topic with an installed type
 
 
 class TopicBags:
@@ -48,8 +49,8 @@ class TopicBags:
             node: subscribes to the topics that are not configured.
             scope: CONFIGURED or ALL.
             topics: type of every configured topic by its fully qualified name.
-            events_topic: fully qualified topic of the episodes' markers.
-            is_per_episode: whether each episode gets a bag of its own.
+            events_topic: fully qualified topic of the markers that the recorder publishes.
+            is_per_episode: whether each episode gets a separate bag.
         """
         self.recording = BagRecording()
         self.is_per_episode = is_per_episode
@@ -57,18 +58,18 @@ class TopicBags:
         self._scope = scope
         self._events_topic = events_topic
         self._types = {**topics, events_topic: EVENT_TYPE}
-        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, list[Subscription]] = {}
         self._left_out: set[str] = set()
 
-    def put(self, topic: str, receive_ns: int, serialised: bytes) -> None:
+    def put(self, topic: str, receive_ns: int, serialized: bytes) -> None:
         """Take a message of a configured topic, as soon as it has come."""
-        # an episode's bag has the markers of its own episode only, written by `mark`
-        if self._declare(topic) and not (self.is_per_episode and topic == self._events_topic):
-            self.recording.put(topic, receive_ns, serialised)
+        # the recorder's own markers are written by `mark`, with the times that count
+        if topic != self._events_topic and self._declare(topic):
+            self.recording.put(topic, receive_ns, serialized)
 
-    def mark(self, event: EpisodeEvent, time_ns: int, *, is_heard: bool) -> None:
-        """Write a marker of the running episode; `is_heard` when it came on the events topic itself."""
-        if self._declare(self._events_topic) and (self.is_per_episode or not is_heard):
+    def mark(self, event: EpisodeEvent, time_ns: int) -> None:
+        """Write a marker of the recorder."""
+        if self._declare(self._events_topic):
             message = String(data=event_text(event))
             self.recording.note(self._events_topic, time_ns, serialize_message(message))
 
@@ -88,26 +89,52 @@ class TopicBags:
             if not profiles:
                 continue  # how it must be subscribed to is known with the first publisher
             try:
-                self.subscribe(topic, types[0], _fitting(profiles))
+                # other publishers of a latched topic may come later, and be volatile
+                is_latched = any(profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
+                self.subscribe(topic, types[0], _fitting(profiles), is_latched=is_latched)
             except ConfigError as error:
                 self._leave_out(topic, error)
 
-    def subscribe(self, topic: str, type_name: str, qos: QoSProfile) -> None:
-        """Write a topic that does not come through `put`; ConfigError when its type is not installed."""
+    def subscribe(self, topic: str, type_name: str, qos: QoSProfile, *, is_latched: bool = False) -> None:
+        """Write a topic that does not come through `put`; ConfigError when its type is not installed.
+
+        Args:
+            topic: fully qualified name.
+            type_name: of its messages.
+            qos: of the subscription.
+            is_latched: whether to receive from latched and volatile publishers.
+        """
         kind, clock = message_class(type_name), self._node.get_clock()
         self._types[topic] = type_name
 
-        def take(serialised: Any) -> None:  # bytes, since raw
-            self.put(topic, clock.now().nanoseconds, serialised)
+        def take(serialized: Any) -> None:  # bytes, since raw
+            self.put(topic, clock.now().nanoseconds, serialized)
 
-        self._subscriptions[topic] = self._node.create_subscription(kind, topic, take, qos, raw=True)
+        def take_with_info(serialized: bytes, _info: Any) -> None:  # as the callbacks of `subscribe_latched`
+            take(serialized)
+
+        if is_latched:
+            self._subscriptions[topic] = subscribe_latched(self._node, kind, topic, take, depth=qos.depth, raw=True)
+        else:
+            taker: Any = take_with_info
+            self._subscriptions[topic] = [self._node.create_subscription(kind, topic, taker, qos, raw=True)]
 
     def close(self) -> None:
-        """Complete the bag and unsubscribe; may be called twice."""
+        """Write what has been received, complete the bag and unsubscribe; may be called twice."""
         while self._subscriptions:
-            _, subscription = self._subscriptions.popitem()
-            self._node.destroy_subscription(subscription)
+            for subscription in self._subscriptions.popitem()[1]:
+                self._take_rest(subscription)
+                self._node.destroy_subscription(subscription)
         self.recording.close()
+
+    def _take_rest(self, subscription: Subscription) -> None:
+        """Handle the messages that the executor has not come to, as many as the queue may hold."""
+        for _ in range(subscription.qos_profile.depth):
+            with subscription.handle:
+                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is None:
+                return
+            subscription.callback(*taken)
 
     def _declare(self, topic: str) -> bool:
         """Describe a topic to the bag at its first message: by then its publishers are known."""
@@ -137,18 +164,16 @@ class TopicBags:
 def _fitting(profiles: Sequence[QoSProfile]) -> QoSProfile:
     """Return a subscription that receives from all these publishers, as reliably as all of them allow."""
     is_reliable = all(profile.reliability is ReliabilityPolicy.RELIABLE for profile in profiles)
-    is_latched = all(profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
     return QoSProfile(
         depth=DISCOVERED_DEPTH,
         reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if is_latched else DurabilityPolicy.VOLATILE,
     )
 
 
 def _offered(profile: QoSProfile) -> dict[str, Any]:
     """Return a publisher's profile in the words of rosbag2 (version 9)."""
     return {
-        "history": "keep_last",  # discovery does not tell; a player needs a finite one
+        "history": "keep_last",  # discovery does not report it; a player needs a finite one
         "depth": profile.depth or 10,
         "reliability": "reliable" if profile.reliability is ReliabilityPolicy.RELIABLE else "best_effort",
         "durability": "transient_local" if profile.durability is DurabilityPolicy.TRANSIENT_LOCAL else "volatile",

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subscribe to the streams of a topic map and hand their messages on, losing none silently.
 
-One thread takes the serialised bytes and the time, another deserialises them in order. So a slow consumer never delays
+One thread takes the serialized bytes and the time, another deserializes them in order. So a slow consumer never delays
 the next message, and what does not fit into the queue is counted. The executor has no part in it: it builds its wait
-anew for every message, which at 500 Hz costs most of a core and delays its timers; asking every millisecond does not.
+again for every message, which at 500 Hz costs most of a core and delays its timers; asking every millisecond does not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import queue
 import threading
@@ -26,11 +27,17 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
+from gr00t_recorder.ros.latched import RepeatFilter
 from gr00t_recorder.topics.bindings import Reliability, StreamConfig
 from gr00t_recorder.topics.codecs import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE
 from gr00t_recorder.topics.frames import FrameAssembler
-from gr00t_recorder.topics.serialised_images import PLAIN_CDR, read_encoded_image, read_raw_image
+from gr00t_recorder.topics.serialized_images import PLAIN_CDR, read_encoded_image, read_raw_image
 from gr00t_training.errors import ConfigError
+
+try:
+    from rclpy._rclpy_pybind11 import RCLError
+except ImportError:  # another rclpy may keep it elsewhere; it is a RuntimeError there as well
+    RCLError = RuntimeError
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -48,11 +55,13 @@ MAX_TAKEN = 64  # messages of a stream in a row, so that none keeps the others w
 TAKE_PERIOD_S = 0.001
 EVENT_PERIOD_S = 1.0
 EVENT_WINDOW_S = 0.02  # in which a wait for all of a node's events is built
+PUBLISHERS_PERIOD_S = 1.0
 CLOSE_TIMEOUT_S = 5.0
+UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"  # of a publisher that was discovered before its node
 
 
 class _Order(Enum):
-    """What the worker is told beside messages."""
+    """Orders to the worker, in addition to messages."""
 
     WAKE = 1
     END = 2
@@ -96,7 +105,7 @@ class TopicIngest:
         """Subscribe at once.
 
         Args:
-            node: node whose clock gives the receive time; relative topics follow its namespace.
+            node: its clock gives the receive time; relative topics follow its namespace.
             streams: topics by stream name.
             assembler: takes every message and the counts of lost ones.
             on_message: called in the worker thread after the assembler has the message (stream, message, receive_ns).
@@ -116,7 +125,7 @@ class TopicIngest:
         self._on_raw = on_raw
         self._on_wake = on_wake
         self._on_timed = on_timed
-        self._queue: queue.Queue[tuple[str, bytes, int, float] | _Order] = queue.Queue(queue_size)
+        self._queue: queue.Queue[tuple[str, bytes, int, float, int | None] | _Order] = queue.Queue(queue_size)
         self._bytes_in = self._bytes_out = 0  # put by the taking thread, taken by the worker
         self._numbers: dict[str, int] = {}  # stream -> the publisher's number of its last message
         self._classes = classes
@@ -127,6 +136,10 @@ class TopicIngest:
         self._taker = threading.Thread(target=self._take_all, name="take", daemon=True)
         self._worker = threading.Thread(target=self._work, name="ingest", daemon=True)
         self._subscriptions = {name: self._subscribe(name, config) for name, config in streams.items()}
+        # a latched stream has a second subscription: the first matches no volatile publisher
+        latched = {name: config for name, config in streams.items() if config.latched}
+        self._repeats = {name: RepeatFilter() for name in latched}
+        self._volatile = {name: self._subscribe(name, config, is_volatile=True) for name, config in latched.items()}
         self._worker.start()
         self._taker.start()
 
@@ -135,7 +148,7 @@ class TopicIngest:
         return self._subscriptions[stream].topic_name
 
     def wake(self) -> None:
-        """Have `on_wake` called once what is queued is read; while the queue is full there is no need."""
+        """Have `on_wake` called after the queued messages are read; a full queue does not need it."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(_Order.WAKE)
 
@@ -143,15 +156,17 @@ class TopicIngest:
         """Unsubscribe and finish what is queued; may be called twice."""
         self._is_closed = True
         self._taker.join(CLOSE_TIMEOUT_S)
-        while self._subscriptions:
-            _, subscription = self._subscriptions.popitem()
-            self._node.destroy_subscription(subscription)
+        for subscriptions in (self._subscriptions, self._volatile):
+            while subscriptions:
+                _, subscription = subscriptions.popitem()
+                self._node.destroy_subscription(subscription)
         if self._worker.is_alive():
             self._queue.put(_Order.END)
             self._worker.join(CLOSE_TIMEOUT_S)
 
-    def _subscribe(self, name: str, config: StreamConfig) -> Subscription:
-        profile = stream_qos(config)
+    def _subscribe(self, name: str, config: StreamConfig, *, is_volatile: bool = False) -> Subscription:
+        profile = stream_qos(dataclasses.replace(config, latched=False) if is_volatile else config)
+        is_matched = config.latched and not is_volatile  # whom this one does not match, the volatile one may
 
         def subscribe(events: SubscriptionEventCallbacks | None) -> Subscription:
             return self._node.create_subscription(
@@ -167,7 +182,9 @@ class TopicIngest:
         try:
             return subscribe(
                 SubscriptionEventCallbacks(
-                    incompatible_qos=lambda event: self._report_qos(name, config, event.last_policy_kind),
+                    incompatible_qos=lambda event: (
+                        None if is_matched else self._report_qos(name, config, event.last_policy_kind)
+                    ),
                     message_lost=lambda event: self._count_lost(name, event.total_count_change),
                 )
             )
@@ -176,17 +193,29 @@ class TopicIngest:
 
     def _take_all(self) -> None:
         """Take what has come, again and again, until closed."""
+        asked_s = -PUBLISHERS_PERIOD_S
         while not self._is_closed:
-            for name, subscription in self._subscriptions.items():
+            if time.monotonic() - asked_s > PUBLISHERS_PERIOD_S:
+                asked_s = time.monotonic()
+                self._ask_for_publishers()
+            for name, subscription in (*self._subscriptions.items(), *self._volatile.items()):
                 try:
                     self._take(name, subscription)
                 except InvalidHandle:  # the node was destroyed
                     return
-                except Exception as error:  # a thread that ends without a word would leave the node deaf
+                except Exception as error:  # without this thread the node would receive nothing
                     self._node.get_logger().error(
                         f"stream '{name}': cannot be read: {error!r}; trying again", throttle_duration_sec=5.0
                     )
             time.sleep(TAKE_PERIOD_S)
+
+    def _ask_for_publishers(self) -> None:
+        """Report to the assembler which nodes publish each stream; several nodes may publish different channels."""
+        for name, subscription in self._subscriptions.items():
+            try:
+                self._assembler.store.set_publishers(name, publisher_names(self._node, subscription.topic_name))
+            except (InvalidHandle, RCLError):  # the node is being destroyed
+                return
 
     def _take(self, name: str, subscription: Subscription) -> None:
         for _ in range(MAX_TAKEN):
@@ -196,41 +225,43 @@ class TopicIngest:
                 return
             self._receive(name, *taken)
 
-    def _receive(self, name: str, serialised: bytes, info: Mapping[str, Any]) -> None:
-        self._count_gap(name, info)
-        self._enqueue(name, serialised)
+    def _receive(self, name: str, serialized: bytes, info: Mapping[str, Any]) -> None:
+        if name in self._repeats and not self._repeats[name].is_new(info):
+            return
+        number = info.get("publication_sequence_number")  # None on Humble
+        self._count_gap(name, number)
+        self._enqueue(name, serialized, number)
 
-    def _count_gap(self, name: str, info: Mapping[str, Any]) -> None:
-        """Count what is missing between two messages of one publisher: Fast DDS is silent when a history overflows."""
-        number: int | None = info.get("publication_sequence_number")
-        if number is None:  # Humble
+    def _count_gap(self, name: str, number: int | None) -> None:
+        """Count the messages missing between two of one publisher: Fast DDS is silent when a history overflows."""
+        if number is None:
             return
         missing = number - self._numbers.get(name, number) - 1
         self._numbers[name] = number
         if missing > 0 and self._has_one_publisher(name):
-            self._assembler.count_dropped(name, missing)
+            self._assembler.store.count_dropped(name, missing)
 
     def _count_lost(self, name: str, count: int) -> None:
         """Count what the middleware reports, unless `_count_gap` has it already."""
         if name not in self._numbers or not self._has_one_publisher(name):
-            self._assembler.count_dropped(name, count)
+            self._assembler.store.count_dropped(name, count)
 
     def _has_one_publisher(self, name: str) -> bool:
-        """Whether the numbers of a stream's messages are of one count."""
+        """Whether the message numbers of a stream come from one counter."""
         subscription = self._subscriptions.get(name)
         return subscription is not None and self._node.count_publishers(subscription.topic_name) == 1
 
-    def _enqueue(self, name: str, serialised: bytes) -> None:
+    def _enqueue(self, name: str, serialized: bytes, number: int | None) -> None:
         receive_ns = self._node.get_clock().now().nanoseconds
         if self._on_raw is not None:
-            self._on_raw(name, receive_ns, serialised)
+            self._on_raw(name, receive_ns, serialized)
         try:
-            if self._bytes_in - self._bytes_out + len(serialised) > QUEUE_BYTES:
+            if self._bytes_in - self._bytes_out + len(serialized) > QUEUE_BYTES:
                 raise queue.Full
-            self._queue.put_nowait((name, serialised, receive_ns, time.perf_counter()))
-            self._bytes_in += len(serialised)
+            self._queue.put_nowait((name, serialized, receive_ns, time.perf_counter(), number))
+            self._bytes_in += len(serialized)
         except queue.Full:
-            self._assembler.count_dropped(name)
+            self._assembler.store.count_dropped(name)
             if f"{name} overflow" not in self._reported:
                 self._reported.add(f"{name} overflow")
                 self._node.get_logger().warning(
@@ -242,24 +273,24 @@ class TopicIngest:
             if isinstance(item, _Order):
                 self._guard(self._on_wake, "the work between messages")
                 continue
-            name, serialised, receive_ns, taken_s = item
-            self._bytes_out += len(serialised)
+            name, serialized, receive_ns, taken_s, number = item
+            self._bytes_out += len(serialized)
             try:
-                message = self._read(name, serialised)
+                message = self._read(name, serialized)
             except Exception as error:  # rclpy raises RuntimeError or worse for damaged bytes
-                self._assembler.count_invalid(name, f"cannot be deserialised: {error}", receive_ns)
+                self._assembler.store.count_invalid(name, f"cannot be deserialized: {error}", receive_ns)
                 continue
-            self._assembler.add(name, message, receive_ns)
+            self._assembler.store.add(name, message, receive_ns, number)
             if self._on_timed is not None:
                 self._on_timed(time.perf_counter() - taken_s)
             if self._on_message is not None:
                 self._guard(partial(self._on_message, name, message, receive_ns), f"stream '{name}': consumer")
 
-    def _read(self, name: str, serialised: bytes) -> Any:
+    def _read(self, name: str, serialized: bytes) -> Any:
         reader = self._readers[name]
-        if reader is not None and serialised[:2] in PLAIN_CDR:
-            return reader(serialised)
-        return deserialize_message(serialised, self._classes[name])
+        if reader is not None and serialized[:2] in PLAIN_CDR:
+            return reader(serialized)
+        return deserialize_message(serialized, self._classes[name])
 
     def _guard(self, action: Callable[[], None], subject: str) -> None:
         try:
@@ -276,6 +307,13 @@ class TopicIngest:
             f"nothing is received from it, change 'reliability' or 'latched' of the stream (now "
             f"{config.reliability.value}{', latched' if config.latched else ''})"
         )
+
+
+def publisher_names(node: Node, topic: str) -> list[str]:
+    """Return the full names of the nodes that publish a topic, one for each publisher."""
+    found = node.get_publishers_info_by_topic(topic)
+    names = [f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in found]
+    return sorted("(a node without a name yet)" if UNKNOWN_NODE in name else name for name in names)
 
 
 def stream_qos(config: StreamConfig, *, min_depth: int = 1) -> QoSProfile:

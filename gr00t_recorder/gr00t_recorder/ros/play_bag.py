@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command `gr00t_play_bag`: publish a bag's messages at the pace of their log times, where `ros2 bag` is not installed.
 
-The recorded bytes are published as they are. With `--clock`, `/clock` follows the log times, so that nodes with
-`use_sim_time` live in the time of the recording. With `--now` it is the other way round: the stamps are moved to the
-present, each as long before its message's publication as it was recorded, for nodes that live in real time.
+The recorded bytes are published unchanged. With `--clock`, `/clock` follows the log times, so that nodes with
+`use_sim_time` see the time of the recording. `--now` is for nodes that use real time: the stamps are moved to the
+present, and each keeps its recorded distance to the publication of its message.
 """
 
 from __future__ import annotations
@@ -23,58 +23,75 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
-from rclpy.utilities import ok, remove_ros_args, try_shutdown
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import ok, try_shutdown
 from rosgraph_msgs.msg import Clock
 
 from gr00t_recorder.bag.reader import Bag
 from gr00t_recorder.bag.storage import CDR
 from gr00t_recorder.ros.ingest import message_class
-from gr00t_training.errors import ConfigError, DatasetError, Gr00tError
+from gr00t_recorder.ros.node_arguments import parse_with_ros_args
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.errors import ConfigError, DatasetError
 
-EXIT_ERROR = 2
+MAX_NUMBER = 1e6
+MAX_CLOCK_S = 2**31  # limit of a ROS stamp
 CLOCK_STEP_S = 0.01
-TAIL_S = 2.0  # time that goes on after the last message: for nodes that wait for late ones, and for the middleware
+TAIL_S = 2.0  # of /clock after the last message: for nodes that wait for late ones, and for the middleware
 STAMP_OFFSET = 4  # bytes; CDR: the encapsulation comes first, then a header's stamp
-# Reliable and transient-local fits every subscriber; the depth lets bursts pass.
+STAMP_END = STAMP_OFFSET + 8
+# Reliable and transient-local match every subscriber; the depth is for bursts.
 OFFERED_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play a bag and return the exit code: 0, or 2 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="gr00t_play_bag", description="Publish the messages of a bag as ROS 2 topics."
-    )
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, or a storage file")
-    parser.add_argument("--clock", action="store_true", help="publish the log time on /clock")
-    parser.add_argument("--now", action="store_true", help="move the stamps to the present")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed, a factor of real time (default: 1)")
-    parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="topics to play (default: all)")
-    parser.add_argument("--loop", action="store_true", help="begin again at the end, until interrupted")
-    parser.add_argument("--allow-partial", action="store_true", help="play what can be read of a damaged bag")
-    parser.add_argument(
-        "--wait", type=float, default=0.0, metavar="S", help="wait up to S seconds for a subscriber of each topic"
-    )
-    options = parser.parse_args(remove_ros_args(sys.argv)[1:] if arguments is None else arguments)
-    if not options.rate > 0:
-        parser.error(f"--rate is {options.rate}, expected more than 0")
+    """Play a bag and return the exit code: 0, also at the end of a loop, or as `run_command`."""
+    return run_command("gr00t_play_bag", lambda: _play(arguments))
+
+
+def _play(arguments: Sequence[str] | None) -> int:
+    parser = CommandParser("gr00t_play_bag", description="Publish the messages of a bag as ROS 2 topics.")
+    parser.add_argument("bag", type=Path, metavar="BAG", help="Bag folder or storage file.")
+    parser.add_argument("--clock", action="store_true", help="Publish the log time on /clock.")
+    parser.add_argument("--now", action="store_true", help="Move the stamps to the present.")
+    text = "Speed as a factor of real time."
+    parser.add_argument("--rate", type=_positive, default=1.0, metavar="X", help=text)
+    text = "Names of topics to play (default: all)."
+    parser.add_argument("--only-topics", nargs="+", metavar="TOPIC", help=text)
+    parser.add_old_spelling("--topics", "--only-topics")
+    parser.add_argument("--loop", action="store_true", help="Start again at the end, until interrupted.")
+    add(parser, "--allow-partial")
+    text = "Longest wait for a subscriber of each topic [s]."
+    parser.add_argument("--wait", type=_positive, default=0.0, metavar="X", help=text)
+    options, ros = parse_with_ros_args(parser, arguments)
     if options.now and options.clock:
-        parser.error("--now and --clock: stamps are of the present or of the recording; choose one")
-    rclpy.init()
+        parser.error("--now and --clock are both given; choose one: stamps of the present or of the recording")
+    # our own handlers: a signal ends this command like any other
+    rclpy.init(args=ros, signal_handler_options=SignalHandlerOptions.NO)
     try:
         with Bag(options.bag, allow_partial=options.allow_partial) as bag:
-            player = BagPlayer(bag, options.topics, has_clock=options.clock, is_now=options.now)
+            player = BagPlayer(bag, options.only_topics, has_clock=options.clock, is_now=options.now)
             player.wait_for_subscribers(options.wait)
             player.play(options.rate)
             while options.loop:
                 player.play(options.rate)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
-    except Gr00tError as error:
-        print(f"gr00t_play_bag: {error}", file=sys.stderr)
-        return EXIT_ERROR
+    except KeyboardInterrupt:
+        if not options.loop:  # a loop is meant to be ended so
+            raise
     finally:
         try_shutdown()
     return 0
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= MAX_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to {MAX_NUMBER:g}")
+    return number
 
 
 class BagPlayer(Node):
@@ -83,7 +100,7 @@ class BagPlayer(Node):
     def __init__(
         self, bag: Bag, topics: Sequence[str] | None, *, has_clock: bool = False, is_now: bool = False
     ) -> None:
-        """Create a publisher per topic; topics whose type is not installed are skipped with a warning.
+        """Create a publisher per topic; topics without an installed type are skipped with a warning.
 
         Args:
             bag: open.
@@ -103,9 +120,9 @@ class BagPlayer(Node):
         self._is_now = is_now
         for name in topics or sorted(bag.topics):
             if has_clock and name == "/clock":
-                continue  # the recorded clock would run against ours
+                continue  # the recorded clock would conflict with ours
             if bag.topics[name].encoding != CDR:
-                self.get_logger().warning(f"{name} is not played: it is serialised as '{bag.topics[name].encoding}'")
+                self.get_logger().warning(f"{name} is not played: it is serialized as '{bag.topics[name].encoding}'")
                 continue
             try:
                 kind = message_class(bag.topics[name].type)
@@ -128,10 +145,10 @@ class BagPlayer(Node):
                 return
             time.sleep(CLOCK_STEP_S)
         if timeout_s > 0:
-            self.get_logger().warning(f"nobody listens to {', '.join(waiting)}; playing all the same")
+            self.get_logger().warning(f"no subscriber on {', '.join(waiting)}; playing anyway")
 
     def play(self, rate: float = 1.0, *, tail_s: float = TAIL_S) -> None:
-        """Publish the whole bag once, `rate` times as fast as it was recorded, and let time go on for `tail_s`."""
+        """Publish the whole bag once, `rate` times as fast as recorded, then continue the time for `tail_s`."""
         start_ns, last_ns, start_s, now_ns = 0, 0, 0.0, 0
         for message in self._bag.messages(self._publishers_by_topic):
             if not start_ns:
@@ -147,7 +164,7 @@ class BagPlayer(Node):
         self._wait_until(last_ns + round(tail_s * 1e9), start_ns, start_s, rate)
 
     def _wait_until(self, log_ns: int, start_ns: int, start_s: float, rate: float) -> None:
-        """Sleep until a log time is due, with `/clock` going on."""
+        """Sleep until a log time is due, and publish `/clock` meanwhile."""
         while True:
             passed_ns = round((time.monotonic() - start_s) * rate * 1e9)
             rest_s = (log_ns - start_ns - passed_ns) / 1e9 / rate
@@ -158,13 +175,19 @@ class BagPlayer(Node):
 
     def _publish_clock(self, now_ns: int) -> None:
         if self._clock_publisher is not None:
+            if not 0 <= now_ns < MAX_CLOCK_S * 10**9:
+                raise DatasetError(
+                    f"{self._bag.path}: log time {now_ns} ns is out of range for /clock; play without --clock"
+                )
             stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
             self._clock_publisher.publish(Clock(clock=stamp))
 
 
 def _moved(payload: bytes, kind: Any, shift_ns: int) -> bytes:
-    """Return a serialised message with its stamp moved; zero, which says nothing, stays."""
+    """Return a serialized message with its stamp moved; a stamp of zero means none and stays."""
     first = next(iter(kind.get_fields_and_field_types().items()), ("", ""))
+    if len(payload) < STAMP_END:
+        return payload
     if first == ("header", "std_msgs/Header"):
         form = "<iI" if payload[1] & 1 else ">iI"
         moved = bytearray(payload)

@@ -6,21 +6,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rclpy.node import Node
 
 from gr00t_recorder.ros.bag_topics import DISCOVERED_DEPTH, BagScope, TopicBags
 from gr00t_recorder.ros.ingest import stream_qos
+from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_recorder.ros.spin import run_node
 from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
-from gr00t_training.errors import DatasetError, Gr00tError
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.errors import ConfigError, DatasetError
 
 DISCOVERY_PERIOD_S = 0.5
 
 
 class BagRecorderNode(Node):
-    """Writes what it is subscribed to, from the start to the end."""
+    """Writes all messages of its subscriptions into one bag."""
 
     def __init__(self, path: Path, topic_map: TopicMap | None) -> None:
         """Begin the bag; without a topic map all topics are written.
@@ -31,14 +36,15 @@ class BagRecorderNode(Node):
         """
         super().__init__("bag_recorder")
         if path.exists():
-            raise DatasetError(f"{path}: exists already; name another folder")
+            raise DatasetError(f"{path}: exists already; choose another folder")
         configs = topic_map.streams.values() if topic_map else ()
         scope = BagScope.CONFIGURED if topic_map else BagScope.ALL
         self._bags = TopicBags(self, scope, {}, "", is_per_episode=False)
         self._path = path
         for config in configs:
             topic = self.resolve_topic_name(config.topic)
-            self._bags.subscribe(topic, config.type, stream_qos(config, min_depth=DISCOVERED_DEPTH))
+            qos = stream_qos(config, min_depth=DISCOVERED_DEPTH)
+            self._bags.subscribe(topic, config.type, qos, is_latched=config.latched)
         self._bags.recording.begin(path)
         self._bags.discover()
         self.create_timer(DISCOVERY_PERIOD_S, self._bags.discover)
@@ -51,18 +57,22 @@ class BagRecorderNode(Node):
         self.get_logger().info(f"{self._path}: {bag.num_messages} messages, {bag.num_dropped} dropped")
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Record until a signal."""
-    parser = argparse.ArgumentParser(prog="gr00t_record_bag", description=__doc__)
-    parser.add_argument("output", type=Path, help="folder of the bag; is made")
-    parser.add_argument("--topics", type=Path, help="topic map (YAML); without it all topics are written")
-    given, ros_args = parser.parse_known_args(args)
-    try:
-        topic_map = load_topic_map(given.topics)[0] if given.topics else None
-    except Gr00tError as error:
-        print(f"gr00t_record_bag: {error}", file=sys.stderr)
-        return 2
-    return run_node(lambda: BagRecorderNode(given.output, topic_map), ros_args)
+    return run_command("gr00t_record_bag", lambda: _record(args))
+
+
+def _record(args: Sequence[str] | None) -> int:
+    parser = CommandParser("gr00t_record_bag", description="Record topics into an MCAP bag until Ctrl-C.")
+    parser.add_argument("old_output", type=Path, nargs="?", help=argparse.SUPPRESS)  # before --output was an option
+    add(parser, "--output", "Must not exist.")
+    add(parser, "--topics", "Its topics are recorded (default: all topics).")
+    given, ros = parse_with_ros_args(parser, args)
+    output = given.output or given.old_output
+    if output is None:
+        raise ConfigError("--output is missing; name the folder of the bag")
+    topic_map = load_topic_map(given.topics)[0] if given.topics else None
+    return run_node(lambda: BagRecorderNode(output, topic_map), ros)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gr00t_recorder.buttons import Command
+from gr00t_recorder.episodes.buttons import Command
 from gr00t_recorder.ros.bag_topics import BagScope
-from gr00t_training.dataset.video import VideoCodec, VideoEncoder
+from gr00t_training.dataset.media.video import VideoCodec, VideoEncoder
 from gr00t_training.settings import setting
 
 
@@ -26,11 +26,11 @@ class RecorderSettings:
 
     topics_file: str = setting("", "Topic map, a YAML file; empty is refused at configure.")
     dataset_path: str = setting("", "Dataset folder, appended to when it exists; empty is refused at configure.")
-    task: str = setting("", "Task text where neither the request nor the task topic gives one.")
+    task: str = setting("", "Task text if neither the request nor the task topic gives one.")
     use_events: bool = setting(True, "Whether markers on the events topic start and stop episodes.")
-    min_free_disk_gb: float = setting(2.0, "Free space that a recording never touches [GB].", ge=0.0, le=10000.0)
+    min_free_disk_gb: float = setting(2.0, "Free space on the disk that a recording leaves [GB].", ge=0.0, le=10000.0)
     min_episode_s: float = setting(
-        60.0, "No episode starts that could not be recorded for so long above that [s].", ge=0.0, le=36000.0
+        60.0, "No episode starts that could not be recorded for this long above that reserve [s].", ge=0.0, le=36000.0
     )
     max_lag_s: float = setting(
         1.0, "Longest wait for a slow stream before its last sample is used [s].", ge=0.05, le=10.0
@@ -63,7 +63,7 @@ class RecorderSettings:
     joy_failure: int = setting(
         -1, "Button that marks the running or last episode as a failure. -1: none.", ge=-1, le=255
     )
-    joy_debounce_s: float = setting(0.3, "Time in which a button counts once only [s].", ge=0.0, le=5.0)
+    joy_debounce_s: float = setting(0.3, "Time in which a button counts only once [s].", ge=0.0, le=5.0)
     autostart: bool = setting(False, "Whether the node configures and activates itself.", read_only=True)
 
     @property

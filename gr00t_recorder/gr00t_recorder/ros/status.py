@@ -11,7 +11,8 @@ from gr00t_msgs.msg import EpisodeMarks, StreamStatus
 from rclpy.time import Time
 
 from gr00t_recorder.topics.streams import StreamReport, StreamState
-from gr00t_training.dataset.trace import Marks
+from gr00t_training.dataset.quality import Marks
+from gr00t_training.io.text import printable
 
 STATES = {
     StreamState.OK: StreamStatus.OK,
@@ -26,6 +27,7 @@ LEVELS = {
     StreamState.INVALID: DiagnosticStatus.ERROR,
 }
 NO_AGE_S = -1.0
+MAX_REASON = 1000  # [characters]; reasons quote names that others chose
 ANSWERS = {None: EpisodeMarks.UNKNOWN, True: EpisodeMarks.YES, False: EpisodeMarks.NO}
 
 
@@ -35,7 +37,7 @@ def marks_message(marks: Marks) -> EpisodeMarks:
 
 
 def marks_of(message: EpisodeMarks) -> Marks:
-    """Return the marks in a message; a value that is no constant says nothing."""
+    """Return the marks of a message; a value that is not a constant counts as unknown."""
     said = {number: answer for answer, number in ANSWERS.items()}
     return Marks(said.get(message.success), said.get(message.valid), message.note.strip())
 
@@ -49,7 +51,7 @@ def stream_statuses(
             name=report.name,
             topic=topic_name(report.name) if topic_name else report.topic,
             state=STATES[report.state],
-            reason=report.reason,
+            reason=printable(report.reason, MAX_REASON),
             rate=report.rate_hz,
             age=NO_AGE_S if report.age_s is None else max(report.age_s, 0.0),
             max_age=report.max_age_s,
@@ -66,9 +68,9 @@ def stream_diagnostics(node_name: str, reports: Iterable[StreamReport]) -> list[
     """Return one diagnostic per stream, named `<node>: <stream>`."""
     return [
         DiagnosticStatus(
-            level=LEVELS[report.state],
+            level=max(LEVELS[report.state], DiagnosticStatus.WARN if report.conflict else DiagnosticStatus.OK),
             name=f"{node_name}: {report.name}",
-            message=report.reason or "ok",
+            message=printable(report.reason or report.conflict, MAX_REASON) or "ok",
             hardware_id=report.topic,
             values=_key_values(report),
         )
@@ -98,6 +100,7 @@ def _key_values(report: StreamReport) -> list[KeyValue]:
         key_value("late", report.late),
         key_value("dropped", report.dropped),
         key_value("invalid", report.invalid),
+        key_value("conflicts", report.conflicts),
         key_value("zero stamps", report.zero_stamps),
         key_value("clock resets", report.clock_resets),
     ]

@@ -18,6 +18,7 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
@@ -31,14 +32,18 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
+from gr00t_recorder.ros.node_arguments import parse_with_ros_args
+from gr00t_recorder.ros.screen import LineEditor, StreamView, View, paint, render
 from gr00t_recorder.ros.status import ANSWERS, STATES
-from gr00t_recorder.screen import LineEditor, StreamView, View, paint, render
-from gr00t_training.errors import ConfigError, Gr00tError
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.errors import ConfigError
 
-EXIT_ERROR = 2
+MAX_TIMEOUT_S = 86400.0
+QUESTION_S = 10.0  # an unanswered question is withdrawn
+YES_KEYS, NO_KEYS = ("y", "u"), ("n", "\x1b", "\r", "\n")
 START_SERVICE = "/start_episode"
 START_TYPE = "gr00t_msgs/srv/StartEpisode"
 FRAME_S = 0.1
@@ -55,17 +60,22 @@ SAID = {number: answer for answer, number in ANSWERS.items()}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Operate a recorder until `q`; return 0, or 2 when there is none, or no terminal."""
-    parser = argparse.ArgumentParser(prog="gr00t_record", description="Operate a running recorder_node.")
-    parser.add_argument("--node", default="", help="name of the recorder, as /arm1/recorder (default: the only one)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="wait so long for it (default: 10)")
-    parser.add_argument("--once", action="store_true", help="print the table once and end, for scripts")
-    options = parser.parse_args(remove_ros_args(sys.argv)[1:] if arguments is None else arguments)
+    return run_command("gr00t_record", lambda: _operate(arguments))
+
+
+def _operate(arguments: Sequence[str] | None) -> int:
+    parser = CommandParser("gr00t_record", description="Operate a running recorder_node from a terminal.")
+    text = "Name of the recorder, such as /arm1/recorder (default: the only one)."
+    parser.add_argument("--node", default="", metavar="NAME", help=text)
+    text = "Longest wait for the recorder [s]."
+    parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="X", help=text)
+    parser.add_argument("--once", action="store_true", help="Print the table once and end, for scripts.")
+    options, ros = parse_with_ros_args(parser, arguments)
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if not options.once and not is_interactive:
-        print("gr00t_record: this is no terminal; use --once to print the table", file=sys.stderr)
-        return EXIT_ERROR
+        raise ConfigError("not a terminal; use --once to print the table")
     context = Context()
-    rclpy.init(args=None if arguments is None else [], context=context, signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=ros, context=context, signal_handler_options=SignalHandlerOptions.NO)
     try:
         client = RecorderClient(context, options.node, options.timeout)
         try:
@@ -75,14 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 Terminal(client).run()
         finally:
             client.close()
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
-    except Gr00tError as error:
-        print(f"gr00t_record: {error}", file=sys.stderr)
-        return EXIT_ERROR
     finally:
         context.try_shutdown()
     return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0 and up to {MAX_TIMEOUT_S:g} s")
+    return seconds
 
 
 def _table(client: RecorderClient, timeout_s: float) -> list[Any]:
@@ -122,30 +136,30 @@ class RecorderClient:
         return view_of(self._status, self.name, time.monotonic() - self._status_s)
 
     def spin(self, timeout_s: float) -> None:
-        """Take what has come."""
+        """Process the messages that have arrived."""
         self._executor.spin_once(timeout_sec=timeout_s)
 
     def spin_until(self, condition: Callable[[], Any], timeout_s: float) -> bool:
-        """Take what comes until the condition holds; whether that happened in time."""
+        """Process messages until the condition holds; return whether it did in time."""
         end_s = time.monotonic() + timeout_s
         while not condition() and time.monotonic() < end_s:
             self.spin(FRAME_S)
         return bool(condition())
 
     def request(self, kind: Any, service: str, describe: Callable[[Any], str], **members: Any) -> None:
-        """Call a service; what `describe` says of its response becomes the answer."""
+        """Call a service; `describe` turns its response into the answer."""
         client = self._clients.get(service)
         if client is None:
             client = self._clients[service] = self._node.create_client(kind, f"{self.name}/{service}")
         if not client.wait_for_service(1.0):
-            self.answer = f"{self.name}/{service} is not there; has the recorder ended?"
+            self.answer = f"{self.name}/{service} is not available; is the recorder running?"
             return
         self.answer = "..."
         future = client.call_async(kind.Request(**members))
         future.add_done_callback(partial(self._take_answer, describe))
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Destroy the node."""
         self._executor.shutdown()
         self._node.destroy_node()
 
@@ -180,18 +194,18 @@ class Terminal:
         self._client = client
         self._editor: LineEditor | None = None
         self._on_line: Callable[[str], None] = lambda text: None
+        self._question: Question | None = None
         self._is_over = False
         self._read = codecs.getincrementaldecoder("utf-8")(errors="ignore")
 
     def run(self) -> None:
-        """Draw and obey keys until `q` or a signal."""
+        """Draw the screen and handle keys until `q` or a signal."""
         drawn = ""
         with RawTerminal(self._end):
             while not self._is_over:
                 size = shutil.get_terminal_size()
-                prompt = self._editor.prompt if self._editor else ""
                 lines = render(
-                    self._client.view(), size.columns, size.lines, message=self._client.answer, prompt=prompt
+                    self._client.view(), size.columns, size.lines, message=self._client.answer, prompt=self._prompt()
                 )
                 picture = paint(lines)
                 if picture != drawn:
@@ -205,13 +219,20 @@ class Terminal:
     def _end(self) -> None:
         self._is_over = True
 
+    def _prompt(self) -> str:
+        if self._question is not None and not self._question.holds(self._client.view(), time.monotonic()):
+            self._question = None
+        if self._question is not None:
+            return self._question.prompt
+        return self._editor.prompt if self._editor else ""
+
     def _keys(self) -> str:
         """Return the characters typed within half a frame."""
         ready, _, _ = select.select([sys.stdin], [], [], FRAME_S / 2)
         if not ready:
             return ""
         read = os.read(sys.stdin.fileno(), 1024)
-        if not read:  # the connection is gone
+        if not read:  # the connection is closed
             self._end()
         if len(read) > 1 and read.startswith(b"\x1b"):
             return ""  # an arrow or function key
@@ -225,6 +246,13 @@ class Terminal:
                 if not editor.is_given_up:
                     self._on_line(editor.text.strip())
             return
+        question, self._question = self._question, None
+        if question is not None and question.holds(self._client.view(), time.monotonic()):
+            if key.lower() in YES_KEYS:
+                self._client.request(DiscardLastEpisode, "discard_last_episode", _taken_back)
+            if key.lower() in (*YES_KEYS, *NO_KEYS):
+                return
+        # any other key withdraws the question and has its usual effect
         action = self._actions().get(key.lower())
         if action is not None:
             action()
@@ -237,7 +265,7 @@ class Terminal:
             "d": lambda: request(StopEpisode, "stop_episode", _stopped, keep=False),
             "x": lambda: request(Trigger, "cancel_episode", lambda response: response.message),
             "r": lambda: request(RedoEpisode, "redo_episode", _started),
-            "u": lambda: self._ask("take the last episode out of the dataset? y/n", self._take_back),
+            "u": self._ask_to_take_back,
             "y": lambda: self._mark(success=EpisodeMarks.YES),
             "n": lambda: self._mark(success=EpisodeMarks.NO),
             "v": lambda: self._mark(valid=EpisodeMarks.YES),
@@ -251,9 +279,12 @@ class Terminal:
     def _ask(self, question: str, on_line: Callable[[str], None], text: str = "") -> None:
         self._editor, self._on_line = LineEditor(question, text), on_line
 
-    def _take_back(self, text: str) -> None:
-        if text.lower() in ("y", "yes"):
-            self._client.request(DiscardLastEpisode, "discard_last_episode", _taken_back)
+    def _ask_to_take_back(self) -> None:
+        view = self._client.view()
+        if view is None or view.state in ("recording", "saving") or not view.num_episodes:
+            self._client.request(DiscardLastEpisode, "discard_last_episode", _taken_back)  # its answer has the reason
+        else:
+            self._question = Question(view.num_episodes, time.monotonic() + QUESTION_S)
 
     def _set_task(self, text: str) -> None:
         self._client.request(SetTask, "set_task", lambda response: response.error_msg or "task set", task=text)
@@ -262,8 +293,26 @@ class Terminal:
         self._client.request(MarkEpisode, "mark_episode", _marked, marks=EpisodeMarks(**marks))
 
 
+@dataclass(frozen=True)
+class Question:
+    """Ask whether to take the last episode out of the dataset; one key answers."""
+
+    num_episodes: int  # when it was asked
+    until_s: float  # on the monotonic clock
+
+    @property
+    def prompt(self) -> str:
+        """Text on the screen."""
+        return f"take episode {self.num_episodes - 1} out of the dataset? [y] yes  [n] no"
+
+    def holds(self, view: View | None, now_s: float) -> bool:
+        """Whether the recorder has not changed since the question."""
+        is_idle = view is not None and view.state not in ("recording", "saving")
+        return is_idle and view is not None and view.num_episodes == self.num_episodes and now_s < self.until_s
+
+
 class RawTerminal:
-    """Keys one by one on a screen of its own; whatever happens, the terminal is afterwards what it was before."""
+    """Read keys one by one on an alternate screen; the terminal is always restored afterwards."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -312,6 +361,7 @@ def view_of(status: RecorderStatus, name: str, silent_s: float = 0.0) -> View:
         success=SAID.get(status.marks.success),
         valid=SAID.get(status.marks.valid),
         note=status.marks.note,
+        has_ended_by_itself=status.ended_by_itself,
         can_redo=status.can_redo,
         free_bytes=status.disk_free,
         left_s=status.disk_duration,

@@ -14,9 +14,10 @@ from enum import Enum
 from pathlib import Path
 
 from gr00t_recorder.topics.commands import CommandConfig
-from gr00t_training.embodiment import Embodiment, Rotation, VectorKey, load_embodiment
+from gr00t_training.embodiment import ROBOT_KINDS, Embodiment, Rotation, VectorKey, load_embodiment
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import load_settings, setting
+from gr00t_training.types import SOURCE_REF, KeyKind, KeyRef
 
 
 class Stamp(str, Enum):
@@ -37,7 +38,7 @@ class Align(str, Enum):
 
     HOLD = "hold"  # the newest stamped at or before the tick
     NEAREST = "nearest"  # the closest stamp on either side; the earlier one when equally close
-    LINEAR = "linear"  # interpolated between the two neighbours; the newest one when there is none after the tick
+    LINEAR = "linear"  # interpolated between the two neighbors; the newest one when there is none after the tick
     CAUSAL = "causal"  # the newest that had arrived by the tick, whatever its stamp
 
 
@@ -67,10 +68,11 @@ class StreamConfig:
 
 # Age from which a sample counts as filled when the binding says nothing [ticks]. A source at the tick rate is up to
 # half a tick away from its nearest tick, and up to a whole one old when it is held; the rest is room for jitter.
+RECORDED_ONLY = (KeyKind.ACTION, KeyKind.DEPTH, KeyKind.COMMAND)  # kinds that an observation does without
 DEFAULT_TOLERANCE_TICKS = {Align.HOLD: 1.25, Align.NEAREST: 0.75, Align.LINEAR: 0.75, Align.CAUSAL: 1.25}
 _ALIGN_TEXT = (
     "Which sample belongs to a tick: the newest stamped at or before it (hold), the closest (nearest), a value "
-    "interpolated between both neighbours (linear: rotations turn, grippers step, holes and gaps are not bridged), or "
+    "interpolated between both neighbors (linear: rotations turn, grippers step, holes and gaps are not bridged), or "
     "the newest that had arrived (causal)."
 )
 _TOLERANCE_TEXT = (
@@ -92,6 +94,11 @@ class VectorBinding:
     fields: tuple[str, ...] = setting((), "Several field paths, joined in this order; instead of 'field'.")
     names_field: str = setting("", "Field path of the channel names; empty: name or joint_names, by message type.")
     select: tuple[str, ...] = setting((), "Channel names in the message, in key order; empty: the embodiment's names.")
+    by_index: bool = setting(
+        False,
+        "Take the channels by their index, from 'start' on, although the type has names: for a JointState without "
+        "names whose order is known.",
+    )
     start: int = setting(0, "Index of the key's first channel in messages without names.", ge=0, le=100000)
     frames: tuple[str, ...] = setting(
         (), "Parent and child frame of a transform; every frame in between must come in the same message."
@@ -112,6 +119,8 @@ class VectorBinding:
     def __post_init__(self) -> None:
         if self.fields and (self.field or self.names_field or self.select):
             raise ValueError("'fields' names every channel; leave out 'field', 'names_field' and 'select'")
+        if self.by_index and (self.names_field or self.select or self.fields or self.frames):
+            raise ValueError("'by_index' takes no names; leave out 'names_field', 'select', 'fields' and 'frames'")
         if len(self.frames) not in (0, 2):
             raise ValueError(f"frames has {len(self.frames)} names, expected parent and child, like [base_link, tool0]")
 
@@ -143,7 +152,7 @@ class DepthBinding:
     align: Align = setting(Align.NEAREST, "Which image belongs to a tick; linear is not for images.")
     tolerance_s: float | None = setting(None, _TOLERANCE_TEXT, ge=0)
     unit_m: float = setting(
-        0.001, "Length of one count of 16-bit images [m] (REP 118: millimetres); 32FC1 is in metres.", ge=1e-6, le=1.0
+        0.001, "Length of one count of 16-bit images [m] (REP 118: millimeters); 32FC1 is in meters.", ge=1e-6, le=1.0
     )
     resize: bool = setting(False, "Resize (nearest pixel) to the embodiment's size; otherwise another is refused.")
     required: bool = setting(True, "Whether an episode without this depth camera is refused.")
@@ -155,6 +164,25 @@ class DepthBinding:
 def _refuse_linear(align: Align) -> None:
     if align is Align.LINEAR:
         raise ValueError("align 'linear' would mix two images; use nearest, hold or causal")
+
+
+@dataclass(frozen=True)
+class SourceBinding:
+    """Where it comes from who commands: the newest message at or before a tick says it, unless it is too old."""
+
+    stream: str = setting(
+        description="Name of an entry under streams, of type gr00t_msgs/msg/CommandSource (~/command_source of "
+        "policy_node)."
+    )
+    field: str = setting("source", "Field path of the number: 1 the policy, 2 a person, others see CommandSource.")
+    required: bool = setting(
+        True, "Whether an episode without it is refused, or ends; else such rows have 0: not known."
+    )
+
+    @property
+    def vector(self) -> VectorBinding:
+        """The same as the binding of a vector with one channel."""
+        return VectorBinding(stream=self.stream, field=self.field, align=Align.HOLD, required=self.required)
 
 
 @dataclass(frozen=True)
@@ -178,7 +206,10 @@ class TopicMap:
     depth: Mapping[str, DepthBinding] = setting(
         default_factory=dict, description="Depth cameras of the embodiment, where it has any; needed to record."
     )
-    anchor: str = setting("", "Camera whose first image starts the ticks of an episode; empty: the first under video.")
+    command_source: SourceBinding | None = setting(
+        None, "Who commands, the policy or a person; absent: rows do not say it. Policies do not use it."
+    )
+    anchor: str = setting("", "Camera: its first image starts the ticks of an episode; empty: the first under video.")
     task: TextBinding | None = setting(None, "Topic with the task text.")
     events: TextBinding | None = setting(
         None, 'Topic with episode markers, JSON {"event": "start"|"stop"|"discard"|"take_back", "task": text}.'
@@ -187,14 +218,14 @@ class TopicMap:
     max_skew_s: float = setting(
         0.5,
         "Most that the newest samples of two inputs of a policy may be apart in stamp [s]; 0: any. Recordings do not "
-        "look at it.",
+        "use it.",
         ge=0.0,
         le=3600.0,
     )
     max_ahead_s: float = setting(
         0.2,
         "Most that stamps of a policy's inputs may be ahead of the node's clock [s]; more than clocks differ and "
-        "/clock of a simulator lags. Recordings do not look at it.",
+        "/clock of a simulator lags. Recordings do not use it.",
         ge=0.0,
         le=3600.0,
     )
@@ -207,30 +238,36 @@ class TopicMap:
             raise ValueError(f"anchor '{self.anchor}' is not a camera under video ({', '.join(self.video)})")
 
     @property
-    def bindings(self) -> dict[str, VectorBinding | VideoBinding | DepthBinding]:
-        """Every binding by its name in frames and reports: "state.arm", "action.arm", "video.front", "depth.front"."""
+    def bindings(self) -> dict[KeyRef, VectorBinding | VideoBinding | DepthBinding]:
+        """Every binding, by key."""
+        found = {KeyRef(kind, key): binding for kind in ROBOT_KINDS for key, binding in self.bound(kind).items()}
+        return found if self.command_source is None else {**found, SOURCE_REF: self.command_source.vector}
+
+    def bound(self, kind: KeyKind) -> Mapping[str, VectorBinding | VideoBinding | DepthBinding]:
+        """Return the bindings of a kind."""
         return {
-            f"{kind}.{key}": binding
-            for kind in ("state", "action", "video", "depth")
-            for key, binding in getattr(self, kind).items()
-        }
+            KeyKind.STATE: self.state,
+            KeyKind.ACTION: self.action,
+            KeyKind.VIDEO: self.video,
+            KeyKind.DEPTH: self.depth,
+        }[kind]
 
     @property
     def anchor_key(self) -> str:
-        """Camera whose first image starts the ticks."""
+        """Camera: its first image starts the ticks."""
         return self.anchor or next(iter(self.video))
 
 
 def load_topic_map(path: str | Path) -> tuple[TopicMap, Embodiment]:
-    """Read a topic map and the embodiment it names, and hold one against the other.
+    """Read a topic map and the embodiment it names, and check one against the other.
 
     Raises:
         ConfigError: names the file (and line, where the fault has one), what was found and what was expected.
     """
     path = Path(path)
     topic_map = load_settings(TopicMap, path)
-    beside = path.parent / topic_map.embodiment
-    embodiment = load_embodiment(beside if beside.is_file() else topic_map.embodiment)
+    local = path.parent / topic_map.embodiment
+    embodiment = load_embodiment(local if local.is_file() else topic_map.embodiment)
     check_keys(topic_map, embodiment, str(path))
     return topic_map, embodiment
 
@@ -241,20 +278,21 @@ def check_keys(topic_map: TopicMap, embodiment: Embodiment, source: str) -> None
     Raises:
         ConfigError: names the item and both sides.
     """
-    for kind in ("state", "action", "video", "depth"):
-        bound, declared = getattr(topic_map, kind), getattr(embodiment, kind)
-        if kind in ("action", "depth") and not topic_map.action and not bound:
+    for kind in ROBOT_KINDS:
+        bound, declared = topic_map.bound(kind), embodiment.declared(kind)
+        if kind in RECORDED_ONLY and not topic_map.action and not bound:
             continue  # a map for a policy only
         for key in bound:
             if key not in declared:
                 known = ", ".join(declared) or "none"
-                raise ConfigError(f"{source}: {kind}.{key}: embodiment '{embodiment.name}' has no such key ({known})")
+                subject = f"{source}: {KeyRef(kind, key)}"
+                raise ConfigError(f"{subject}: embodiment '{embodiment.name}' has no such key ({known})")
         missing = [key for key in declared if key not in bound]
         if missing:
             raise ConfigError(f"{source}: {kind}: no entry for key '{missing[0]}' of embodiment '{embodiment.name}'")
-    for kind in ("state", "action"):
-        for key, binding in getattr(topic_map, kind).items():
-            _check_width(binding, getattr(embodiment, kind)[key], f"{source}: {kind}.{key}")
+    for kind, bindings in ((KeyKind.STATE, topic_map.state), (KeyKind.ACTION, topic_map.action)):
+        for key, binding in bindings.items():
+            _check_width(binding, embodiment.vectors(kind)[key], f"{source}: {KeyRef(kind, key)}")
     _check_commands(topic_map.commands, embodiment, source)
 
 
@@ -263,7 +301,7 @@ def _check_commands(commands: Sequence[CommandConfig], embodiment: Embodiment, s
     for i, command in enumerate(commands):
         subject = f"{source}: commands.{i} ({command.topic})"
         if command.topic in [other.topic for other in commands[:i]]:
-            raise ConfigError(f"{subject}: the name stands twice; put what goes there into one command")
+            raise ConfigError(f"{subject}: duplicate name; put all keys of it into one command")
         try:
             command.check(produced)
         except ValueError as error:

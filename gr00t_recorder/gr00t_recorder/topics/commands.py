@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Ways out: as which messages and actions a policy's actions go to the robot, and which keys each of them can carry."""
+"""Outputs: the message and action types that command a robot, and the keys that each of them can carry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gr00t_recorder.topics.units import is_rate, unit_factor
 from gr00t_training.embodiment import Pose, Rotation, VectorKey
 from gr00t_training.settings import setting
 
-# With the settings of `CommandConfig` that each of them has beside topic, type and keys.
+# With the settings of `CommandConfig` that each of them has in addition to topic, type and keys.
 COMMAND_TYPES: Mapping[str, tuple[str, ...]] = {
     "trajectory_msgs/msg/JointTrajectory": ("names", "frame_id"),
     "std_msgs/msg/Float64MultiArray": (),
@@ -31,7 +31,7 @@ _RATE_OR_POSITION_TYPES = ("std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/Jo
 class CommandConfig:
     """Where the policy's actions go.
 
-    Messages are in SI units: channels in deg, mm and the like are converted, except in a Float64MultiArray.
+    Messages are in SI units: channels in deg, mm and similar units are converted, except in a Float64MultiArray.
     """
 
     topic: str = setting(description="Name of the topic or action; relative names follow the node's namespace.")
@@ -54,7 +54,7 @@ class CommandConfig:
         None, "GripperCommand: greatest effort [N or Nm]; absent: 0, which means the gripper's own.", ge=0.0
     )
     min_change: float | None = setting(
-        None, "GripperCommand: smallest change that is worth a new goal [m or rad]; absent: 0.001.", ge=0.0
+        None, "GripperCommand: smallest change that causes a new goal [m or rad]; absent: 0.001.", ge=0.0
     )
 
     def __post_init__(self) -> None:
@@ -68,15 +68,15 @@ class CommandConfig:
             raise ValueError("a PoseStamped needs 'frame_id', the frame that the action's poses are in")
         for name in self.names:
             if self.type in _RATE_TYPES and name not in TWIST_COMPONENTS:
-                raise ValueError(f"names: '{name}' is no component of a twist ({', '.join(TWIST_COMPONENTS)})")
+                raise ValueError(f"names: '{name}' is not a component of a twist ({', '.join(TWIST_COMPONENTS)})")
         for field in ("keys", "names"):
             values = getattr(self, field)
             repeated = [value for value in values if values.count(value) > 1]
             if repeated:
-                raise ValueError(f"{field}: '{repeated[0]}' stands there twice")
+                raise ValueError(f"{field}: duplicate '{repeated[0]}'")
 
     def check(self, action: Mapping[str, VectorKey]) -> None:
-        """Refuse keys that this way out cannot carry.
+        """Refuse keys that this output cannot carry.
 
         Args:
             action: all that the model produces, in order.
@@ -132,7 +132,7 @@ def pose_form(vectors: Sequence[VectorKey]) -> Pose | Rotation:
     """Return the form of one key that is a pose, or of the rotation where a position's and a rotation's key make one.
 
     Raises:
-        ValueError: they are neither; tells what is expected.
+        ValueError: they are neither; says what is expected.
     """
     if len(vectors) == 1 and vectors[0].pose is not None:
         return vectors[0].pose

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describe `topics.yaml`: every key with its meaning, choices, bounds and default, out of the settings themselves.
 
-`python -m gr00t_recorder.topics.describe` prints it. The text is YAML; a key that must be given stands as `<text>`.
+`python -m gr00t_recorder.topics.describe` prints it. The text is YAML; a required key has the value `<text>`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from gr00t_recorder.topics.bindings import TopicMap
-from gr00t_recorder.topics.codecs import TRANSFORM_TYPES, VALUE_FIELDS
+from gr00t_recorder.topics.codecs import TRANSFORM_TYPES, VECTOR_TYPES
 from gr00t_recorder.topics.fields import GEOMETRY_TYPES
 from gr00t_recorder.topics.images import DEPTH_ENCODINGS, ENCODINGS
 from gr00t_recorder.topics.units import UNITS
@@ -30,7 +30,9 @@ _NAME = "<name>"  # stands for keys that the reader chooses
 def describe_topics() -> str:
     """Return the commented schema of a topic map, and what message types, encodings and units there are."""
     known = {
-        "Vectors by default field": ", ".join(kind.replace("/msg/", "/") for kind in VALUE_FIELDS),
+        "Vectors by default field": ", ".join(
+            name.replace("/msg/", "/") for name, kind in VECTOR_TYPES.items() if kind.has_default
+        ),
         "Vectors taken whole": f"geometry_msgs/{', '.join(GEOMETRY_TYPES)}, their Stamped and WithCovariance forms",
         "Transforms by 'frames'": ", ".join(kind.replace("/msg/", "/") for kind in TRANSFORM_TYPES),
         "Any other type": "by 'field' or 'fields', custom types included",
@@ -51,7 +53,7 @@ def main() -> None:
 
 
 def _dataclass_lines(cls: Any, indent: str, described: dict[Any, str]) -> Iterator[str]:
-    """Describe the fields of a settings class; `described` tells under which key a class stands already."""
+    """Describe the fields of a settings class; `described` gives the key under which a class is described already."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

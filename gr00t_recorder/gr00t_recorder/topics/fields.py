@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Find numbers in messages by field path, and take the standard geometry apart.
+"""Find numbers in messages by field path, and split the standard geometry into parts.
 
-Messages are read by attribute only, so those of rclpy and those deserialised from a bag take the same path. Rotations
+Messages are read by attribute only, so those of rclpy and those deserialized from a bag take the same path. Rotations
 leave here as the dataset's quaternion, w x y z; in messages they are x y z w.
 """
 
@@ -43,7 +43,7 @@ _WRAPPERS = ("pose", "twist", "velocity", "accel", "wrench", "transform", "point
 class Part(NamedTuple):
     """Some numbers of a message."""
 
-    values: np.ndarray  # (N,) float64; a rotation is a quaternion w x y z as it came, not normalised
+    values: np.ndarray  # (N,) float64; a rotation is a quaternion w x y z as it came, not normalized
     is_rotation: bool
 
     @property
@@ -87,7 +87,7 @@ def joined_parts(message: Any, paths: Sequence[str]) -> list[Part]:
 
 
 def parts_of(message: Any, path: str) -> list[Part]:
-    """Return the numbers under a path; geometry is taken apart in the order of its definition.
+    """Return the numbers under a path; geometry is split in the order of its definition.
 
     Raises:
         ObservationError: the path is missing, or does not lead to numbers.
@@ -106,7 +106,7 @@ def parts_of(message: Any, path: str) -> list[Part]:
 
 
 def transform_between(message: Any, parent: str, child: str) -> list[Part] | None:
-    """Return the pose of frame `child` in frame `parent`, None when the message does not link them.
+    """Return the pose of frame `child` in frame `parent`, None if the message does not link them.
 
     Args:
         message: tf2_msgs/msg/TFMessage or geometry_msgs/msg/TransformStamped.
@@ -144,7 +144,7 @@ def frames_in(message: Any) -> str:
 
 
 def _geometry(value: Any) -> list[Part] | None:
-    """Take a geometry message apart; None when it is none."""
+    """Split a geometry message into parts; None if it is not one."""
     if hasattr(value, "x") and hasattr(value, "y"):
         if hasattr(value, "w"):
             return [Part(_quaternion(value), is_rotation=True)]

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode image messages: pixels to RGB, measurements (depth) to numbers.
 
-Encodings are those of sensor_msgs/image_encodings.hpp. Images of measurements (16UC1, 32FC1) have no colours of their
-own: they are refused as colour unless the two values are given that shall be black and white.
+Encodings are those of sensor_msgs/image_encodings.hpp. Images of measurements (16UC1, 32FC1) have no colors:
+they are refused as color unless the values for black and white are given.
 """
 
 from __future__ import annotations
@@ -17,41 +17,44 @@ import cv2
 import numpy as np
 
 from gr00t_training.errors import ObservationError
+from gr00t_training.io.image_header import MAX_PIXELS, MAX_SIDE, PNG_START, ImageHeader, read_header
+from gr00t_training.io.text import printable
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pixels of an encoding lie in memory."""
+    """Memory layout of the pixels of an encoding."""
 
     channels: int  # numbers in a pixel, as stored
     bytes_each: int = 1
     to_rgb: int | None = None  # OpenCV's conversion; absent: it is RGB already
     is_measured: bool = False
-    pixels_together: int = 1  # pixels that share colour: the width is a multiple
+    pixels_together: int = 1  # pixels that share color: the width is a multiple
 
 
-_GREY, _BGR, _RGBA, _BGRA = cv2.COLOR_GRAY2RGB, cv2.COLOR_BGR2RGB, cv2.COLOR_RGBA2RGB, cv2.COLOR_BGRA2RGB
+_GRAY, _BGR, _RGBA, _BGRA = cv2.COLOR_GRAY2RGB, cv2.COLOR_BGR2RGB, cv2.COLOR_RGBA2RGB, cv2.COLOR_BGRA2RGB
 _UYVY, _YUYV = cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2
-# pattern of the upper left 2x2 pixels, row by row, as ROS names it
+# Pattern of the upper left 2x2 pixels, row by row, as ROS names it. OpenCV's old names describe the second row, middle
+# pixels; its new ones (BayerRGGB2RGB) are absent in 4.5.4, which Ubuntu 22.04 has.
 _BAYER = {
-    "rggb": cv2.COLOR_BayerRGGB2RGB,
-    "bggr": cv2.COLOR_BayerBGGR2RGB,
-    "gbrg": cv2.COLOR_BayerGBRG2RGB,
-    "grbg": cv2.COLOR_BayerGRBG2RGB,
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
 }
 ENCODINGS: dict[str, Encoding] = {
     "rgb8": Encoding(3),
     "bgr8": Encoding(3, to_rgb=_BGR),
     "rgba8": Encoding(4, to_rgb=_RGBA),
     "bgra8": Encoding(4, to_rgb=_BGRA),
-    "mono8": Encoding(1, to_rgb=_GREY),
+    "mono8": Encoding(1, to_rgb=_GRAY),
     "rgb16": Encoding(3, 2),
     "bgr16": Encoding(3, 2, _BGR),
     "rgba16": Encoding(4, 2, _RGBA),
     "bgra16": Encoding(4, 2, _BGRA),
-    "mono16": Encoding(1, 2, _GREY),
-    "8UC1": Encoding(1, to_rgb=_GREY),
-    "8UC3": Encoding(3, to_rgb=_BGR),  # OpenCV's matrices, whose colours are b g r
+    "mono16": Encoding(1, 2, _GRAY),
+    "8UC1": Encoding(1, to_rgb=_GRAY),
+    "8UC3": Encoding(3, to_rgb=_BGR),  # OpenCV's matrices: colors are b g r
     "8UC4": Encoding(4, to_rgb=_BGRA),
     "yuv422": Encoding(2, to_rgb=_UYVY, pixels_together=2),
     "uyvy": Encoding(2, to_rgb=_UYVY, pixels_together=2),
@@ -64,11 +67,10 @@ ENCODINGS: dict[str, Encoding] = {
 }
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 
-JPEG_START = b"\xff\xd8\xff"
 JPEG_END = b"\xff\xd9"
-PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND"
-END_WITHIN = 64  # bytes from the end of the data: some cameras pad it
+END_WITHIN = 64  # bytes from the end of the data: some cameras add a few bytes
+PADDING = b"\x00\xff"  # up to the size of the buffer that a driver sends whole
 PNG_BIT_DEPTH_OFFSET = 24  # 8 signature, 8 chunk header, 8 width and height (PNG specification, IHDR)
 PNG_COLOUR_TYPE_OFFSET = 25
 # compressed_depth_image_transport puts a format number and two floats before the PNG
@@ -92,7 +94,7 @@ def decode_raw(message: Any, levels: Sequence[float] = ()) -> np.ndarray:
     encoding = ENCODINGS[message.encoding]
     pixels = _pixels(message, encoding)
     if encoding.is_measured:
-        return _grey_levels(pixels, levels)
+        return _gray_levels(pixels, levels)
     if encoding.to_rgb is not None:
         pixels = cv2.cvtColor(pixels, encoding.to_rgb)
     return pixels if encoding.bytes_each == 1 else _eight_bit(pixels)
@@ -110,16 +112,16 @@ def decode_compressed(message: Any, levels: Sequence[float] = ()) -> np.ndarray:
     """
     check_compressed(message, levels)
     if _is_measured(message):
-        return _grey_levels(_measured_compressed(message), levels)
+        return _gray_levels(_measured_compressed(message), levels)
     source, _, how = message.format.partition(";")
-    if _is_grey16(message):
-        return cv2.cvtColor(_eight_bit(_imdecode(message.data, cv2.IMREAD_UNCHANGED)), _GREY)
+    if _is_gray16(message):
+        return cv2.cvtColor(_eight_bit(_imdecode(message.data, cv2.IMREAD_UNCHANGED)), _GRAY)
     is_mosaic = source.startswith("bayer_") and not any(name in how for name in ("bgr8", "rgb8"))
     bayer = ENCODINGS.get(source.strip()) if is_mosaic else None
     # the EXIF orientation is ignored: cameras on robots are calibrated as they are mounted
     mode = cv2.IMREAD_GRAYSCALE if bayer else cv2.IMREAD_COLOR
     image = _imdecode(message.data, mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bayer and bayer.to_rgb is not None:  # the transport compresses the mosaic as it is
+    if bayer and bayer.to_rgb is not None:  # the transport compresses the mosaic unchanged
         return cv2.cvtColor(image, bayer.to_rgb)
     # "rgb8; jpeg compressed rgb8": written without swapping channels first, so that the decoder's "BGR" is RGB
     is_rgb = "rgb" in message.format.lower().partition("compressed")[2]
@@ -144,7 +146,9 @@ def check_raw(message: Any, levels: Sequence[float] = ()) -> None:
     """Refuse an Image that `decode_raw` cannot decode; ObservationError gives the reason."""
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
-        raise ObservationError(f"image encoding '{message.encoding}' is not supported; expected {', '.join(ENCODINGS)}")
+        raise ObservationError(
+            f"image encoding '{printable(message.encoding)}' is not supported; expected {', '.join(ENCODINGS)}"
+        )
     if encoding.is_measured and not levels:
         raise ObservationError(_measured_reason(f"image encoding '{message.encoding}'"))
     _check_size(message, encoding)
@@ -153,35 +157,47 @@ def check_raw(message: Any, levels: Sequence[float] = ()) -> None:
 def check_measured(message: Any) -> None:
     """Refuse an image that `decode_measured` cannot decode; ObservationError gives the reason."""
     if not hasattr(message, "encoding"):
-        if not (_is_measured(message) or _is_grey16(message)):
+        if not (_is_measured(message) or _is_gray16(message)):
             raise ObservationError(
-                f"image format '{message.format}' is no depth; expected 16-bit png or compressedDepth png"
+                f"image format '{printable(message.format)}' is not depth; expected 16-bit png or compressedDepth png"
             )
         check_compressed(message, levels=(0.0, 1.0))
     elif message.encoding not in DEPTH_ENCODINGS:
         raise ObservationError(
-            f"image encoding '{message.encoding}' is no depth; expected {', '.join(DEPTH_ENCODINGS)}"
+            f"image encoding '{printable(message.encoding)}' is not depth; expected {', '.join(DEPTH_ENCODINGS)}"
         )
     else:
         _check_size(message, ENCODINGS[message.encoding])
 
 
 def check_compressed(message: Any, levels: Sequence[float] = ()) -> None:
-    """Refuse a CompressedImage whose format or first and last bytes are wrong; ObservationError gives the reason."""
+    """Refuse a CompressedImage with a wrong format, size or end; ObservationError gives the reason."""
     text = message.format.lower()
     if "rvl" in text or (text and not any(name in text for name in ("jpeg", "jpg", "png", "compresseddepth"))):
-        raise ObservationError(f"image format '{message.format}' is not supported; expected jpeg or png")
-    payload = _payload(message)
-    start = bytes(payload[: len(PNG_START)])
-    if start.startswith(PNG_START):
-        if PNG_END not in bytes(payload[-END_WITHIN:]):
-            raise ObservationError("PNG data is cut short")
-        if not levels and _is_measured(message):
-            raise ObservationError(_measured_reason(f"16-bit image of format '{message.format}'"))
-    elif not start.startswith(JPEG_START):
-        raise ObservationError("image data is neither JPEG nor PNG")
-    elif JPEG_END not in bytes(payload[-END_WITHIN:]):
-        raise ObservationError("JPEG data is cut short")  # the decoder would fill the rest with grey
+        raise ObservationError(f"image format '{printable(message.format)}' is not supported; expected jpeg or png")
+    header = _header(message)
+    if not _has_end(_payload(message), PNG_END if header.kind == "png" else JPEG_END):
+        raise ObservationError(f"{header.kind.upper()} data is cut short")  # the decoder would fill the rest with gray
+    if header.kind == "png" and not levels and _is_measured(message):
+        raise ObservationError(_measured_reason(f"16-bit image of format '{printable(message.format)}'"))
+
+
+def encoded_size(message: Any) -> tuple[int, int]:
+    """Return (height, width) of a CompressedImage without decoding it; ObservationError when it has none."""
+    header = _header(message)
+    return header.height, header.width
+
+
+def _header(message: Any) -> ImageHeader:
+    try:
+        return read_header(_payload(message))
+    except ValueError as error:
+        raise ObservationError(f"image data {error}") from error
+
+
+def _has_end(payload: Any, mark: bytes) -> bool:
+    """Whether data end with a mark, and nothing but padding behind it."""
+    return mark in bytes(payload[-END_WITHIN:]) or mark in bytes(payload).rstrip(PADDING)[-END_WITHIN:]
 
 
 def _check_size(message: Any, encoding: Encoding) -> None:
@@ -190,6 +206,10 @@ def _check_size(message: Any, encoding: Encoding) -> None:
         raise ObservationError(
             f"image of {message.width}x{message.height} {message.encoding} has step {message.step}, "
             f"expected at least {row}"
+        )
+    if max(message.width, message.height) > MAX_SIDE or message.width * message.height > MAX_PIXELS:
+        raise ObservationError(
+            f"image has the size {message.width}x{message.height} (limit {MAX_SIDE} a side and {MAX_PIXELS} pixels)"
         )
     if message.width % encoding.pixels_together:
         raise ObservationError(f"image of {message.width}x{message.height} {message.encoding} has an odd width")
@@ -203,8 +223,9 @@ def _check_size(message: Any, encoding: Encoding) -> None:
 
 def _pixels(message: Any, encoding: Encoding) -> np.ndarray:
     """Return the stored numbers, `(H, W)` or `(H, W, C)`, in this machine's byte order."""
-    height, width, step = message.height, message.width, message.step
+    height, width = message.height, message.width
     row = width * encoding.channels * encoding.bytes_each
+    step = message.step if height > 1 else row
     if len(message.data) < height * step:
         flat = np.zeros(height * step, dtype=np.uint8)
         flat[: len(message.data)] = np.frombuffer(message.data, dtype=np.uint8)
@@ -223,25 +244,25 @@ def _eight_bit(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + WHITE16_TO_8 // 2) // WHITE16_TO_8).astype(np.uint8)
 
 
-def _grey_levels(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Show `(H, W)` numbers between the two levels as grey `(H, W, 3)`; NaN is black."""
+def _gray_levels(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Show `(H, W)` numbers between the two levels as gray `(H, W, 3)`; NaN is black."""
     black, white = levels
     share = (values.astype(np.float64) - black) / (white - black)
-    grey = np.rint(255 * np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    gray = np.rint(255 * np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 def _is_measured(message: Any) -> bool:
-    """Whether a CompressedImage holds measurements: its format says so, or it is a 16-bit PNG not said to be grey."""
+    """Whether a CompressedImage holds measurements: its format says so, or it is a 16-bit PNG not said to be gray."""
     text = message.format.lower()
     return (
         "compresseddepth" in text
         or text.startswith(("16uc1", "32fc1"))
-        or (_is_grey16(message) and not text.startswith("mono16"))
+        or (_is_gray16(message) and not text.startswith("mono16"))
     )
 
 
-def _is_grey16(message: Any) -> bool:
+def _is_gray16(message: Any) -> bool:
     """Whether a CompressedImage is a PNG of one channel of 16 bits."""
     start = bytes(message.data[: PNG_COLOUR_TYPE_OFFSET + 1])
     depth_and_type = start[PNG_BIT_DEPTH_OFFSET : PNG_COLOUR_TYPE_OFFSET + 1]
@@ -249,14 +270,14 @@ def _is_grey16(message: Any) -> bool:
 
 
 def _measured_compressed(message: Any) -> np.ndarray:
-    """Return `(H, W)` uint16 counts, or float32 metres where a compressedDepth of 32FC1 holds inverse depth."""
+    """Return `(H, W)` uint16 counts, or float32 meters where a compressedDepth of 32FC1 holds inverse depth."""
     counts = _imdecode(_payload(message), cv2.IMREAD_UNCHANGED)
     if counts.dtype != np.uint16 or counts.ndim != 2:
         raise ObservationError(f"image '{message.format}' holds {counts.dtype}, expected one channel of 16 bits")
     if not message.format.lower().startswith("32fc1"):
         return counts
     if bytes(message.data[: len(PNG_START)]) == PNG_START:
-        raise ObservationError(f"image '{message.format}' lacks the header that says how its depth is quantised")
+        raise ObservationError(f"image '{message.format}' has no compressedDepth header, which scales its depth")
     _, a, b = DEPTH_HEADER.unpack(bytes(message.data[: DEPTH_HEADER.size]))
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = np.float32(a) / (counts.astype(np.float32) - np.float32(b))
@@ -279,6 +300,6 @@ def _imdecode(data: Any, mode: int) -> np.ndarray:
 
 def _measured_reason(subject: str) -> str:
     return (
-        f"{subject} holds measurements, not colours; bind it under 'depth', or set 'levels: [black, white]' to show it "
-        "as grey"
+        f"{subject} holds measurements, not colors; bind it under 'depth', or set 'levels: [black, white]' to show it "
+        "as gray"
     )

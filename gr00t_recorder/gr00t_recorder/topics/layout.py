@@ -3,7 +3,7 @@
 """Turn the parts of a message into a key's vector, and blend two vectors of a key.
 
 Rotations come out in the form that the key declares. q and -q are one rotation: a quaternion gets the sign that makes
-its first component of some size positive, so that a policy sees the sign that was recorded, wherever it begins. The
+its first component of some size positive, so that a policy sees the recorded sign, wherever it begins. The
 usual w >= 0 would flicker where many tools point down (half a turn, w = 0). Actions follow the row before instead
 (`FrameAssembler.follow`): a chunk of them must not jump.
 """
@@ -174,13 +174,13 @@ class Layout:
 class Blend:
     """Interpolates between two vectors of a key, or of some of its channels.
 
-    `is_step` tells that a key must not be interpolated.
+    `is_step`: the key must not be interpolated.
     """
 
     def __init__(
         self, key: VectorKey, binding: VectorBinding, turns: tuple[Turn, ...], wrapped: tuple[int, ...] = ()
     ) -> None:
-        """Prepare for a key; ValueError when 'wrap' is set for a unit that is no angle."""
+        """Prepare for a key; ValueError when 'wrap' is set for a unit that is not an angle."""
         self.is_step = key.interpolation is Interpolation.STEP
         self.turns = turns  # rotations among the channels, which must then come together
         self._period = full_turn(key.unit) if binding.wrap else 2 * np.pi  # euler angles are always in radians
@@ -226,9 +226,9 @@ def pose_turns(pose: Pose) -> tuple[Turn, ...]:
 
 
 def canonical(values: np.ndarray, turns: tuple[Turn, ...]) -> np.ndarray:
-    """Normalise the quaternions among `values` and choose their signs; ValueError for what is no rotation.
+    """Normalize the quaternions among `values` and choose their signs; ValueError for what is not a rotation.
 
-    Other forms stay as they came: angles of a controller are not re-derived, which near a right angle would be noise.
+    Other forms stay unchanged: angles of a controller are not computed again, which near a right angle would be noise.
     """
     for turn in turns:
         places = list(turn.channels)
@@ -240,7 +240,7 @@ def canonical(values: np.ndarray, turns: tuple[Turn, ...]) -> np.ndarray:
 
 
 def signed(quaternion: np.ndarray) -> np.ndarray:
-    """Return q or -q (4,): the one whose first component above a quarter is positive."""
+    """Return q or -q (4,): its first component above a quarter is positive."""
     first = next(component for component in quaternion.tolist() if abs(component) > _SIGN_FROM)
     return quaternion if first > 0 else -quaternion
 
@@ -290,7 +290,7 @@ def _shorter_way(first: np.ndarray, second: np.ndarray, weight: float, period: f
 
 
 def _turned(first: np.ndarray, second: np.ndarray, weight: float, form: Rotation) -> np.ndarray:
-    """Turn from one rotation to the other along the shortest way; an exact end comes back as it is."""
+    """Turn from one rotation to the other along the shortest way; exact ends are returned unchanged."""
     if weight in (0.0, 1.0) or np.array_equal(first, second):
         return second if weight == 1.0 else first
     a, b = (convert(x, form, Rotation.QUATERNION) for x in (first, second))

@@ -17,7 +17,7 @@ import numpy as np
 
 from gr00t_recorder.topics.bindings import Align
 
-MAX_SAMPLES = 20_000  # bound for a source whose stamps stand still; 3 s at 1 kHz are 3000
+MAX_SAMPLES = 20_000  # limit for a source with stamps that do not advance; 3 s at 1 kHz are 3000
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class Arrival:
     stamp_ns: int
     receive_ns: int
     is_used: bool = False
+    number: int | None = None  # that the publisher gave it; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class StreamBuffer:
         horizon_ns: int,
         *,
         max_gap_ns: int | None = None,
+        max_ahead_ns: int | None = None,
         blend: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | None = straight,
     ) -> None:
         """Prepare an empty buffer.
@@ -70,10 +72,12 @@ class StreamBuffer:
         Args:
             horizon_ns: samples are kept this long before the newest, and always one older than that.
             max_gap_ns: samples further apart are not interpolated; absent: all are.
+            max_ahead_ns: most that the first sample of all may be after a tick that `nearest` gives it to; absent: any.
             blend: value between two (first, second, weight of the second), for `linear`; None: the first holds.
         """
         self._horizon_ns = horizon_ns
         self._max_gap_ns = max_gap_ns
+        self._max_ahead_ns = max_ahead_ns
         self._blend = blend
         self._stamps: list[int] = []
         self._samples: list[Sample] = []
@@ -144,11 +148,11 @@ class StreamBuffer:
         is_passed = bool(self._stamps) and self._stamps[-1] >= tick_ns
         if align is Align.NEAREST:
             return is_passed
-        # a hole at or after the tick: whatever follows lies beyond it
+        # a hole at or after the tick: all later samples are beyond it
         return is_passed or (bool(self._stamps and self._holes) and self._holes[-1] >= tick_ns)
 
     def sample(self, tick_ns: int, align: Align) -> Choice | None:
-        """Choose what belongs to `tick_ns`, None when there is no such sample (`bindings.Align` defines each way)."""
+        """Choose what belongs to `tick_ns`, None if there is no such sample (`bindings.Align` defines each way)."""
         if align is Align.CAUSAL:
             arrived = (sample for sample in reversed(self._samples) if sample.arrival.receive_ns <= tick_ns)
             return _single(next(arrived, None), tick_ns)
@@ -158,7 +162,10 @@ class StreamBuffer:
         after = self.first_at_or_after(tick_ns)
         if before is None or after is None or before is after:
             # nearest and linear alike: only one side is known
-            return _single(before or (after if align is Align.NEAREST else None), tick_ns)
+            is_near = after is not None and (
+                self._max_ahead_ns is None or after.stamp_ns - tick_ns <= self._max_ahead_ns
+            )
+            return _single(before or (after if align is Align.NEAREST and is_near else None), tick_ns)
         is_before_closer = tick_ns - before.stamp_ns <= after.stamp_ns - tick_ns
         closer = before if is_before_closer else after
         if align is Align.NEAREST:
@@ -170,7 +177,7 @@ class StreamBuffer:
         return Choice(value, tick_ns - closer.stamp_ns, (before, after))
 
     def _is_broken(self, first_ns: int, second_ns: int) -> bool:
-        """Whether two neighbours belong to different stretches: too far apart, or a hole between them."""
+        """Whether two neighbors belong to different stretches: too far apart, or a hole between them."""
         if self._max_gap_ns is not None and second_ns - first_ns > self._max_gap_ns:
             return True
         place = bisect_right(self._holes, first_ns)

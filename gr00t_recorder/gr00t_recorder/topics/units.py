@@ -29,7 +29,7 @@ UNITS: dict[str, tuple[str, float]] = {
 
 
 def unit_factor(source: str, target: str) -> float:
-    """Return what a value in `source` is multiplied with to be in `target`; equal names need not be known.
+    """Return the factor from `source` to `target`; equal names need not be known.
 
     Raises:
         ValueError: a unit is not known, or they measure different things.
@@ -55,12 +55,12 @@ def si_factor(unit: str) -> float:
 
 
 def is_rate(unit: str) -> bool:
-    """Whether values in a unit say how fast something moves: a robot that is told nothing else goes on moving."""
+    """Whether values in a unit are velocities: without another command, a robot keeps moving."""
     return unit.endswith("/s") or UNITS.get(unit, ("",))[0] in ("velocity", "angular velocity")
 
 
 def full_turn(unit: str) -> float:
-    """Return a full turn in an angle's unit; ValueError when it is no angle."""
+    """Return a full turn in an angle's unit; ValueError when it is not an angle."""
     try:
         return 2 * math.pi * unit_factor("rad", unit)
     except ValueError as error:
