@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from xml.etree import ElementTree
+
 from setuptools import find_packages, setup
 
 package_name = "gr00t_policy_node"
 
 setup(
     name=package_name,
-    version="0.1.0",
+    version=ElementTree.parse(Path(__file__).with_name("package.xml")).findtext("version"),  # the one place
     description="Drives a robot with a GR00T policy over ROS 2",
     license="Apache-2.0",
     maintainer="GR00T ROS 2 suite contributors",
@@ -25,7 +28,7 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=[
-        "gr00t_training[model]",
+        "gr00t_training[model,serve]",
         "gr00t_recorder",
         "numpy>=1.26",
     ],
@@ -34,9 +37,12 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "policy_node = gr00t_policy_node.ros.policy_node:main",
-            "gr00t_bench_policy = gr00t_policy_node.ros.bench_policy:main",
+            "policy_node = gr00t_policy_node.commands:policy_node",
+            "teleop_node = gr00t_policy_node.commands:teleop_node",
+            "gr00t_replay = gr00t_policy_node.commands:replay",
+            "gr00t_bench_policy = gr00t_policy_node.commands:bench_policy",
         ],
+        "gr00t.commands": ["gr00t_policy_node = gr00t_policy_node.commands:COMMANDS"],
     },
     zip_safe=False,
 )

@@ -4,14 +4,14 @@
 
 Stages of one answer, in their order:
 
-    receive <stream>      stamp of a message to the moment at which the node has it in its hands
-    ingest                from there to its place in the node's buffers, all streams: queue, deserialisation, numbers
+    receive <stream>      stamp of a message to the moment at which the node has received it
+    ingest                from there to its place in the node's buffers, all streams: queue, deserialization, numbers
     age <stream>          stamp of the sample used to the moment of its use in an observation
     decode                gates, choice of the samples, images and vectors of the observation
-    preprocess            prompt, normalisation and layout of the model's inputs
-    infer                 the model itself, with the transforms of images that run beside it; of a server all of its
+    preprocess            prompt, normalization and layout of the model's inputs
+    infer                 the model itself, with the transforms of images that run in parallel; of a server all of its
                           answer
-    policy call           preprocess, infer and what else lies between the question and the answer
+    policy call           preprocess, infer and everything else between request and answer
     publish               answer to published chunk
     query                 decode, policy call and publish: what an answer takes
     observation to chunk  stamp of the observation to the published chunk
@@ -22,7 +22,7 @@ and of the control loop:
     tick jitter           difference between the time from tick to tick and the control period
     command               control tick to published command
 
-A measurement costs less than a microsecond; quantiles are worked out when they are asked for.
+A measurement costs less than a microsecond; quantiles are computed when they are read.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Measurements:
 
 
 class Summarizer:
-    """Works measurements out again and again, in a thread of its own: it takes long enough to delay a control tick."""
+    """Summarizes measurements repeatedly, in its own thread: it takes long enough to delay a control tick."""
 
     def __init__(self, measure: Callable[[], Measurements], period_s: float) -> None:
         """Start the thread, which calls `measure` every `period_s`."""
@@ -205,8 +205,8 @@ class Summarizer:
 class TickWatch:
     """How late a periodic timer fires.
 
-    Such a timer is due on a fixed grid and leaves out what it has missed. Where the grid lies is not told to its
-    callback: it begins at the earliest tick, counted in periods.
+    Such a timer is due on a fixed grid and skips missed ticks. The callback does not know the offset of the
+    grid: it begins at the earliest tick, counted in periods.
     """
 
     def __init__(self, period_ns: int) -> None:
@@ -219,7 +219,7 @@ class TickWatch:
         """Return how late this tick is and by how much the time since the last one differs from the period [s].
 
         Args:
-            now_ns: clock of the timer; when it is set back, the grid begins anew.
+            now_ns: clock of the timer; when it is set back, the grid restarts.
         """
         due_ns = now_ns if self._due_ns is None else min(self._due_ns, now_ns)
         last_ns = now_ns - self._period_ns if self._last_ns is None else self._last_ns

@@ -6,9 +6,9 @@ from types import ModuleType
 
 import pytest
 
-from gr00t_training.testing import data_dir, fixtures_dir
+from gr00t_test_support.reference_files import bags_dir, data_dir, fixtures_dir, spec_dir
 
-__all__ = ["control_actions", "data_dir", "fixtures_dir"]
+__all__ = ["bags_dir", "control_actions", "data_dir", "fixtures_dir", "spec_dir"]
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from rclpy.task import Future
 
 
 class GoalServer:
-    """Takes goals and lets each run until it is told to end, is cancelled, or another replaces it."""
+    """Accepts goals and lets each run until it is ended, is cancelled, or another replaces it."""
 
     def __init__(self, node: Node, action_type: Any, name: str, *, replaces: bool = True) -> None:
-        """Offer the action; with `replaces` False goals run beside each other."""
+        """Offer the action; with `replaces` False goals run in parallel."""
         self.goals: list[Any] = []  # accepted
         self.rejected = 0
         self.cancelled: list[int] = []  # places in `goals`

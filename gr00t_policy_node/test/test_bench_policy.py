@@ -20,8 +20,8 @@ from test_policy_node import JOINTS, POSE, files  # noqa: F401 - a fixture
 
 from gr00t_policy_node.ros.bench_policy import Replay, _reasons, format_replay, main
 from gr00t_policy_node.timing import Quantiles
-from gr00t_recorder.definitions import full_definition
-from gr00t_recorder.mcap_writer import BagWriter, WrittenTopic
+from gr00t_recorder.bag.installed_definitions import full_definition
+from gr00t_recorder.bag.mcap_writer import BagWriter, WrittenTopic
 
 START_NS = 1_700_000_000_000_000_000  # long ago: the stamps have to be moved
 DELAY_NS = 4_000_000  # of the camera, from the stamp to the log
@@ -116,13 +116,15 @@ def test_what_cannot_be_replayed_is_one_error(
     assert main(arguments(bag, {**files, "topics_file": other})) == 2
     assert "no topic /rear/image_raw; the bag has /front/image_raw, /joint_states" in capsys.readouterr().err
     assert main(arguments(bag, {**files, "checkpoint_path": tmp_path / "nowhere"})) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("gr00t_bench_policy: policy node: not configured: ")
-    assert "nowhere" in told
-    assert len(told.splitlines()) == 1
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments(bag, files, "--fast"))
-    assert exit_info.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("gr00t_bench_policy: error: policy node: not configured: ")
+    assert "nowhere" in errors
+    assert len(errors.splitlines()) == 1
+    for wrong in (["--fast"], ["--devise", "cpu"], ["--device", "cpu", "--device", "cpu"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(arguments(bag, files, *wrong))
+        assert exit_info.value.code == 2
+    assert "did you mean '--device'?" in capsys.readouterr().err
 
 
 def status(state: int, reason: str) -> PolicyStatus:
@@ -147,6 +149,6 @@ def test_replay_of_a_node_that_told_nothing_can_be_printed() -> None:
     replay = Replay(2.0, 0, {}, {}, (Quantiles("decode"),), (), counts)
     assert not replay.has_run
     text = format_replay(replay)
-    assert "0 chunks (0.0/s), no state told" in text
+    assert "0 chunks (0.0/s), no state reported" in text
     assert "decode" not in text
     assert text.count("none") == 5

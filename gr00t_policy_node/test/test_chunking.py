@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from driving import PlayedPlan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gr00t_policy_node.chunking import ChunkError, ChunkPlayer, Execution, ExecutionMode
-from gr00t_policy_node.motion import Curve, KeyMotion, mean_quaternion
+from gr00t_policy_node.chunking.motion import Curve, KeyMotion, mean_quaternion
+from gr00t_policy_node.chunking.player import ChunkError, Execution, ExecutionMode
 from gr00t_training.embodiment import Interpolation, Pose, Rotation, VectorKey
 from gr00t_training.rotations import convert
 from gr00t_training.types import ActionChunk
@@ -32,7 +33,7 @@ def one_key(values: Sequence[Sequence[float]] | np.ndarray, start_ns: int = 0, k
     return ActionChunk({key: np.array(values, dtype=np.float64)}, start_ns, STEP_NS)
 
 
-def value(player: ChunkPlayer, now_ns: int, key: str = "wheel") -> np.ndarray:
+def value(player: PlayedPlan, now_ns: int, key: str = "wheel") -> np.ndarray:
     due = player.sample(now_ns)
     assert due is not None
     return due[key]
@@ -44,14 +45,14 @@ def about_z(angle: float, form: Rotation = Rotation.QUATERNION) -> np.ndarray:
 
 
 def test_row_due_follows_the_clock_so_latency_is_compensated() -> None:
-    player = ChunkPlayer(KEYS)
+    player = PlayedPlan(KEYS)
     player.accept(make_chunk(1_000_000_000))
     # 110 ms after the observation: row 2 plus a fifth of a step
     np.testing.assert_allclose(value(player, 1_110_000_000, "arm"), [2.2, -2.2])
 
 
 def test_last_row_has_no_next() -> None:
-    player = ChunkPlayer(TURN)
+    player = PlayedPlan(TURN)
     player.accept(one_key([[0.0], [1.0]]))
     assert value(player, STEP_NS) == 1.0
 
@@ -59,7 +60,7 @@ def test_last_row_has_no_next() -> None:
 @pytest.mark.parametrize("mode", ExecutionMode)
 @pytest.mark.parametrize("curve", Curve)
 def test_gripper_never_takes_a_value_between_two_rows(mode: ExecutionMode, curve: Curve) -> None:
-    player = ChunkPlayer(KEYS, Execution(mode=mode, curve=curve))
+    player = PlayedPlan(KEYS, Execution(mode=mode, curve=curve))
     player.accept(make_chunk(0))
     player.accept(make_chunk(STEP_NS // 2, base=1.0))
     values = {float(value(player, t, "gripper")[0]) for t in range(0, 150_000_000, 7_000_000)}
@@ -68,14 +69,14 @@ def test_gripper_never_takes_a_value_between_two_rows(mode: ExecutionMode, curve
 
 @pytest.mark.parametrize("now_ns", [-1, 3 * STEP_NS + 1])
 def test_nothing_is_due_outside_the_chunk(now_ns: int) -> None:
-    player = ChunkPlayer(KEYS)
+    player = PlayedPlan(KEYS)
     player.accept(make_chunk(0))
     assert player.sample(now_ns) is None
     assert player.sample(3 * STEP_NS) is not None
 
 
 def test_chunk_of_an_older_or_the_same_observation_is_not_taken() -> None:
-    player = ChunkPlayer(KEYS)
+    player = PlayedPlan(KEYS)
     assert player.accept(make_chunk(STEP_NS, base=10.0))
     assert not player.accept(make_chunk(0))
     assert not player.accept(make_chunk(STEP_NS))
@@ -83,7 +84,7 @@ def test_chunk_of_an_older_or_the_same_observation_is_not_taken() -> None:
 
 
 def test_chunk_from_the_future_is_refused_and_one_slightly_ahead_waits_for_its_time() -> None:
-    player = ChunkPlayer(KEYS)
+    player = PlayedPlan(KEYS)
     player.accept(make_chunk(0), 0)
     with pytest.raises(ChunkError, match="150 ms in the future"):
         player.accept(make_chunk(3 * STEP_NS), 0)
@@ -111,7 +112,7 @@ def test_chunk_from_the_future_is_refused_and_one_slightly_ahead_waits_for_its_t
     ],
 )
 def test_bad_chunk_is_refused_whole(spoil, message: str) -> None:
-    player = ChunkPlayer(KEYS)
+    player = PlayedPlan(KEYS)
     player.accept(make_chunk(0))
     bad = make_chunk(STEP_NS)
     spoil(bad.actions)
@@ -124,12 +125,12 @@ def test_bad_chunk_is_refused_whole(spoil, message: str) -> None:
 def test_rotation_that_is_none_is_refused() -> None:
     key = VectorKey(names=("w", "x", "y", "z"), rotation=Rotation.QUATERNION)
     with pytest.raises(ChunkError, match="'hand': a quaternion has no length"):
-        ChunkPlayer({"hand": key}).accept(one_key([about_z(0.0), np.zeros(4)], key="hand"))
+        PlayedPlan({"hand": key}).accept(one_key([about_z(0.0), np.zeros(4)], key="hand"))
 
 
 def test_cubic_curve_does_not_leave_two_equal_rows_and_has_a_continuous_velocity() -> None:
     rows = [[0.0], [1.0], [1.0], [1.5], [4.0], [3.0]]
-    player = ChunkPlayer(TURN, Execution(curve=Curve.CUBIC))
+    player = PlayedPlan(TURN, Execution(curve=Curve.CUBIC))
     player.accept(one_key(rows))
     times = np.arange(0, 5 * STEP_NS + 1, STEP_NS // 100)
     values = np.array([value(player, int(t))[0] for t in times])
@@ -151,13 +152,13 @@ def test_cubic_curve_stays_between_its_rows(rows: list[float], fraction: float) 
 
 
 def test_endless_joint_goes_the_short_way() -> None:
-    player = ChunkPlayer(TURN, endless=["w"])
+    player = PlayedPlan(TURN, endless=["w"])
     player.accept(one_key([[3.0], [-3.0], [-2.9]]))
     way = 2 * math.pi - 6.0
     np.testing.assert_allclose(value(player, STEP_NS // 2), 3.0 + way / 2)
     np.testing.assert_allclose(value(player, 2 * STEP_NS), 2 * math.pi - 2.9)
     with pytest.raises(ValueError, match="'wrap' is for angles, the key's unit is 'm'"):
-        ChunkPlayer({"wheel": VectorKey(names=("w",), unit="m")}, endless=["w"])
+        PlayedPlan({"wheel": VectorKey(names=("w",), unit="m")}, endless=["w"])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_endless_joint_goes_the_short_way() -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_rotation_goes_the_short_way_at_constant_speed(form: Rotation, sign: float) -> None:
     names = tuple(f"r{i}" for i in range(len(about_z(0.0, form))))
-    player = ChunkPlayer({"hand": VectorKey(names=names, rotation=form)})
+    player = PlayedPlan({"hand": VectorKey(names=names, rotation=form)})
     rows = np.stack([about_z(3.0, form), about_z(-3.0, form)])
     if form is Rotation.QUATERNION:
         rows[1] *= sign  # q and -q are one rotation
@@ -178,7 +179,7 @@ def test_rotation_goes_the_short_way_at_constant_speed(form: Rotation, sign: flo
 
 def test_pose_moves_straight_and_turns() -> None:
     key = VectorKey(names=tuple("xyzabcdef"), pose=Pose.XYZ_ROTATION_6D)
-    player = ChunkPlayer({"hand": key})
+    player = PlayedPlan({"hand": key})
     first = np.concatenate([[0, 0, 0], about_z(0.0, Rotation.ROTATION_6D)])
     second = np.concatenate([[1, 2, 3], about_z(2.0, Rotation.ROTATION_6D)])
     player.accept(one_key([first, second], key="hand"))
@@ -203,7 +204,7 @@ def test_equal_angles_and_rotations_near_the_last_command(key, sent, near, expec
 def test_ensemble_is_the_weighted_mean_of_all_chunks_that_cover_the_time() -> None:
     decay = math.log(2.0)
     execution = Execution(mode=ExecutionMode.TEMPORAL_ENSEMBLE, ensemble_decay=decay)
-    player = ChunkPlayer(KEYS, execution)
+    player = PlayedPlan(KEYS, execution)
     for i, base in enumerate((0.0, 30.0, 70.0)):
         player.accept(make_chunk(i * STEP_NS, base=base))
     # at 2.5 steps: rows 2.5, 1.5 and 0.5 with weights 1/7, 2/7 and 4/7
@@ -217,7 +218,7 @@ def test_ensemble_is_the_weighted_mean_of_all_chunks_that_cover_the_time() -> No
 def test_ensemble_of_angles_and_rotations_has_no_long_way() -> None:
     execution = Execution(mode=ExecutionMode.TEMPORAL_ENSEMBLE, ensemble_decay=0.0)
     keys = {"wheel": TURN["wheel"], "hand": VectorKey(names=tuple("abcdef"), rotation=Rotation.ROTATION_6D)}
-    player = ChunkPlayer(keys, execution, ["w"])
+    player = PlayedPlan(keys, execution, ["w"])
     for i, angle in enumerate((3.0, -3.0)):
         hand = np.tile(about_z(angle, Rotation.ROTATION_6D), (4, 1))
         player.accept(ActionChunk({"wheel": np.full((4, 1), angle), "hand": hand}, i * STEP_NS, STEP_NS))
@@ -233,7 +234,7 @@ def test_mean_quaternion_of_turns_about_one_axis_is_their_mean_turn() -> None:
 
 
 def test_continuation_holds_what_will_be_over_when_the_answer_comes() -> None:
-    player = ChunkPlayer(KEYS, Execution(mode=ExecutionMode.REAL_TIME_CHUNKING, rtc_ramp_rate=3.0, rtc_guidance=5.0))
+    player = PlayedPlan(KEYS, Execution(mode=ExecutionMode.REAL_TIME_CHUNKING, rtc_ramp_rate=3.0, rtc_guidance=5.0))
     assert player.continuation(0, 0) is None
     player.accept(make_chunk(0, horizon=8))
     for latency_ns, frozen_steps in ((0, 2), (1, 2), (STEP_NS, 3), (120_000_000, 4)):
@@ -244,6 +245,6 @@ def test_continuation_holds_what_will_be_over_when_the_answer_comes() -> None:
         assert (continuation.overlap_steps, continuation.ramp_rate, continuation.guidance) == (None, 3.0, 5.0)
     assert player.continuation(8 * STEP_NS, 0) is None  # nothing is left
     assert player.continuation(-1, 0) is None  # the clock was set back
-    other = ChunkPlayer(KEYS)
+    other = PlayedPlan(KEYS)
     other.accept(make_chunk(0))
     assert other.continuation(STEP_NS, 0) is None

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gr00t_policy_node.chunking import Execution, ExecutionMode
-from gr00t_policy_node.control_state import ControlState, HoldCause, StopCause, StopRules
-from gr00t_policy_node.controller import Controller
-from gr00t_policy_node.limits import JointLimit, LimitKind
+from gr00t_policy_node.chunking.player import Execution, ExecutionMode
+from gr00t_policy_node.control.controller import Controller
+from gr00t_policy_node.control.state import ControlState, HoldCause, StopCause, StopRules
+from gr00t_policy_node.safety.limits import JointLimit, LimitKind
+from gr00t_test_support.builders import make_embodiment
 from gr00t_training.embodiment import Rotation, VectorKey
 from gr00t_training.errors import ConfigError, ObservationError
-from gr00t_training.testing import make_embodiment
 from gr00t_training.types import ActionChunk
 
 NAMES = ("j0", "j1", "j2", "grip")
@@ -292,13 +292,13 @@ def test_stop_leads_to_the_safe_pose_within_limits() -> None:
     assert np.abs(speed).max() <= 1.0 + 1e-9
     assert np.abs(np.diff(speed, axis=0)).max() <= 5.0 * PERIOD_NS / 1e9 + 1e-9
     assert way[-1, 0] == -0.2
-    assert 0.0 < way[-1, 1] - way[1, 1] < 0.11  # the others only come to rest
+    assert 0.0 < way[-1, 1] - way[1, 1] < 0.11  # the others only stop
     assert controller.report().state is ControlState.STOPPED
 
 
 @pytest.mark.parametrize(
     ("pose", "message"),
-    [({"j9": 0.0}, "'j9' is not commanded; expected some of j0"), ({"j0": 3.0}, "'j0' is 3.0, its limits are -2.0")],
+    [({"j9": 0.0}, "'j9' is not commanded; expected some of j0"), ({"j0": 3.0}, "'j0' is 3.0 .limits -2.0 to 2.0")],
 )
 def test_safe_pose_that_cannot_be_reached_is_refused(pose: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -354,4 +354,58 @@ def test_continuation_is_what_is_being_carried_out() -> None:
     assert found is not None
     assert (found.chunk is chunk, found.frozen_steps) == (True, 3)
     controller.start("drop")
-    assert controller.continuation(10**8, 0.15) is None  # another task does not go on with it
+    assert controller.continuation(10**8, 0.15) is None  # another task does not continue it
+
+
+@pytest.mark.parametrize("instruction", ["", "  \n", "fold"])
+def test_a_refused_task_changes_nothing_of_the_running_one(instruction: str) -> None:
+    controller, accepted = make_controller(), []
+    controller.start("lift", lambda: accepted.append("lift"))
+    if instruction == "fold":
+        controller.stop("stop service called")
+    before = controller.report()
+    with pytest.raises(ValueError, match=r"empty|stopped"):
+        controller.start(instruction, lambda: accepted.append(instruction))
+    assert accepted == ["lift"] and controller.report() == before
+
+
+def test_a_task_is_announced_before_anybody_can_see_its_instruction() -> None:
+    controller, seen = make_controller(), []
+    controller.start("lift")
+    controller.start("fold", lambda: seen.append(controller.report().instruction))
+    assert seen == ["lift"] and controller.report().instruction == "fold"
+
+
+@pytest.mark.parametrize(
+    ("cause", "stop"),
+    [
+        (HoldCause.INPUT, StopCause.INPUT),
+        (HoldCause.PUBLISHERS, StopCause.PUBLISHERS),
+        (HoldCause.STATE_RANGE, StopCause.STATE_RANGE),
+        (HoldCause.CLOCK, StopCause.CLOCK),
+    ],
+)
+def test_cause_of_a_hold_becomes_that_of_its_stop(cause: HoldCause, stop: StopCause) -> None:
+    controller = make_controller(max_input_gap_s=1.0)
+    controller.start("lift")
+    for _ in range(10):  # the node's clock stands
+        controller.tick(0, "fault", measure, cause=cause, elapsed_s=0.1)
+    report = controller.report()
+    assert (report.state, report.cause) == (ControlState.HOLDING, cause)
+    controller.tick(0, "fault", measure, cause=cause, elapsed_s=0.1)
+    report = controller.report()
+    assert (report.state, report.cause) == (ControlState.STOPPED, stop)
+    controller.reset()
+    assert controller.report().cause is None
+
+
+def test_a_clock_that_was_set_back_is_told_until_the_next_chunk() -> None:
+    controller = make_controller()
+    moving(controller)
+    for now_ns in (5 * PERIOD_NS, 6 * PERIOD_NS):
+        controller.tick(now_ns, "", measure)
+        report = controller.report()
+        assert report.cause is HoldCause.CLOCK and "the clock was set back" in report.reason
+    controller.tick(7 * PERIOD_NS, "stream 'front' is stale", measure)
+    controller.tick(8 * PERIOD_NS, "", measure)
+    assert controller.report().reason == "inputs are usable again; waiting for a chunk"

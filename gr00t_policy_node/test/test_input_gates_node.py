@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The gates of `test_input_gates` through the node: the reason is in the status, and the robot goes on afterwards."""
+"""The gates of `test_input_gates` through the node: the reason is in the status, and the robot continues afterwards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from test_policy_node import Robot, files, start_node  # noqa: F401 - a fixture
 
-from gr00t_recorder.ros.testing import next_domain
+from gr00t_recorder.ros.processes import next_domain
 
 PARTS = (("j0", "j2"), ("j1", "grip"))
 
 
 class SplitRobot(Robot):
-    """Joints of two publishers on one topic, and a camera whose encoding and clock can be set."""
+    """Joints of two publishers on one topic, and a camera with settable encoding and clock."""
 
     def __init__(self, domain: int) -> None:
         super().__init__(domain)
@@ -65,7 +65,7 @@ def split(files: dict[str, Path]) -> Iterator[SplitRobot]:  # noqa: F811
         ({"num_parts": 1}, "state.arm (j1)", "joints"),
         ({"num_values": 1}, "position has 1 values for 2 names", "joints"),
         ({"encoding": "nv21"}, "video.front: ", "front"),
-        ({"camera_ahead_s": 0.4}, "ahead of this node's clock, allowed are 0.2 s", "front"),
+        ({"camera_ahead_s": 0.4}, "ahead of this node's clock (limit 0.2 s", "front"),
         ({"camera_ahead_s": -0.4}, " behind state.", ""),
     ],
     ids=["a publisher dies", "too few values", "another encoding", "clock ahead", "skew"],

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from gr00t_policy_node.jitter import BOUNDARY_JUMP, VELOCITY_COSINE, JitterMonitor
-from gr00t_policy_node.motion import KeyMotion
+from gr00t_policy_node.chunking.jitter import BOUNDARY_JUMP, VELOCITY_COSINE, JitterMonitor
+from gr00t_policy_node.chunking.motion import KeyMotion
 from gr00t_training.embodiment import Interpolation, Rotation, VectorKey
 from gr00t_training.rotations import convert
 from gr00t_training.types import ActionChunk
@@ -73,7 +73,7 @@ def test_rotation_counts_by_its_angle() -> None:
 @pytest.mark.parametrize(
     ("second", "switch_ns"),
     [(straight(10**9, (1.0, 1.0)), 10**9), (straight(10**8, (0.0, 0.0)), 2 * 10**8)],
-    ids=["a gap lies between", "it stands"],
+    ids=["a gap between", "it does not move"],
 )
 def test_boundary_that_is_none_is_not_counted(second: ActionChunk, switch_ns: int) -> None:
     monitor = make_monitor()

@@ -25,17 +25,17 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from test_policy_node import POSE, Robot, files, start_node  # noqa: F401 - a fixture
 
-from gr00t_policy_node.policies import LocalPolicy, load_local
-from gr00t_recorder.ros.testing import next_domain
+from gr00t_policy_node.inference.policies import LocalPolicy, load_local
+from gr00t_recorder.ros.processes import next_domain
 from gr00t_recorder.topics.bindings import load_topic_map
-from gr00t_training.dataset.state_range import StateRange, statistics_fingerprint
-from gr00t_training.dataset.stats import KeyStatistics, compute_statistics
+from gr00t_test_support.builders import make_checkpoint, make_embodiment
+from gr00t_training.dataset.statistics.compute import KeyStatistics, compute_statistics
 from gr00t_training.embodiment import Embodiment, Normalization, Rotation, VectorKey, VideoKey
 from gr00t_training.errors import CheckpointError, ConfigError, Gr00tError, ServerError
-from gr00t_training.policy import Policy
+from gr00t_training.policy.policy import Policy
+from gr00t_training.policy.state_range import StateRange, statistics_fingerprint
 from gr00t_training.serve.client import PolicyClient
 from gr00t_training.serve.server import PolicyServer, ServerSettings
-from gr00t_training.testing import make_checkpoint, make_embodiment
 
 torch.set_num_threads(1)
 
@@ -64,10 +64,10 @@ def with_key(keys: Mapping[str, VectorKey], key: str, changes: dict[str, Any]) -
     return {**keys, key: dataclasses.replace(keys[key], **changes)}
 
 
-def load(path: Path, robot: Embodiment) -> None:
+def load(path: Path, robot: Embodiment) -> Embodiment:
     """Do what the policy node does with its checkpoint at configure."""
     policy = LocalPolicy(str(path), device="cpu", num_threads=0, denoising_steps=1, seed=0, instruction="")
-    load_local(policy, robot)
+    return load_local(policy, robot).embodiment
 
 
 ANGLES = {"rotation": Rotation.EULER_RPY}
@@ -112,7 +112,7 @@ ROBOTS: dict[str, tuple[Change, str]] = {  # what is different on the robot, and
     "state history": (changed(state_history=(-1, 0)), "state_history: found [0], expected [-1, 0]"),
     "video history": (changed(video_history=(-5, 0)), "video_history: found [0], expected [-5, 0]"),
     "rotation form": (state(**ANGLES), "state.arm.rotation: found none, expected euler_angles_rpy"),
-    "normalisation": (
+    "normalization": (
         state(normalization=Normalization.Q99),
         "state.arm.normalization: found min_max, expected q99",
     ),
@@ -133,11 +133,11 @@ def test_a_robot_that_is_not_the_checkpoints_is_refused(checkpoint: Path, name: 
 
 
 def test_the_checkpoints_own_robot_is_taken(checkpoint: Path) -> None:
-    load(checkpoint, make_embodiment())
+    assert load(checkpoint, make_embodiment()) == make_embodiment()
 
 
 def edited(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Return a copy of the checkpoint whose statistics were changed by hand."""
+    """Return a copy of the checkpoint with changed statistics."""
     shutil.copytree(checkpoint, folder)
     file = folder / "experiment_cfg" / "metadata.json"
     content = json.loads(file.read_text())
@@ -165,7 +165,7 @@ def spoil_arm(statistics: dict[str, Any]) -> None:
         (cut_arm, r"action\.arm: statistics of shape \(2,\), expected \(3,\)"),
         (spoil_arm, r"state\.arm: 'max' holds NaN or infinity"),
     ],
-    ids=["statistics lack a key", "statistics of another width", "statistics not finite"],
+    ids=["statistics without a key", "statistics of another width", "statistics not finite"],
 )
 def test_statistics_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path, change, words: str) -> None:
     with pytest.raises(Gr00tError, match=words):
@@ -174,8 +174,12 @@ def test_statistics_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path
 
 def test_projector_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
     robot = dataclasses.replace(ROBOT, tag="oxe_droid")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", robot)
+    known = json.loads((checkpoint / "embodiment_id.json").read_text())
+    del known["oxe_droid"]  # a new checkpoint has a projector for any tag
+    (checkpoint / "embodiment_id.json").write_text(json.dumps(known))
     with pytest.raises(CheckpointError, match=r"no projector for embodiment tag 'oxe_droid'.*gr1, new_embodiment"):
-        load(make_checkpoint(tmp_path / "checkpoint", robot), robot)
+        load(checkpoint, robot)
 
 
 def test_topic_map_that_is_not_the_embodiments_is_refused(files: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
@@ -196,7 +200,7 @@ def test_topic_map_that_is_not_the_embodiments_is_refused(files: dict[str, Path]
             load_topic_map(path)
 
 
-# The measured state, held against training.
+# The measured state, compared with training.
 
 
 def statistics_of(rows: np.ndarray) -> KeyStatistics:
@@ -213,14 +217,14 @@ def training(spread: float = 0.5) -> dict[str, KeyStatistics]:
 def test_degrees_for_radians_are_refused_with_value_range_and_cause() -> None:
     known = StateRange(ROBOT, training(), 3.0)
     pose = np.array([0.4, -0.3, 0.25])
-    assert known.strangers({"arm": pose, "gripper": np.array([0.04])}) == []
-    (item, *_) = known.strangers({"arm": np.rad2deg(pose), "gripper": np.array([0.04])})
+    assert known.channels_out_of_range({"arm": pose, "gripper": np.array([0.04])}) == []
+    (item, *_) = known.channels_out_of_range({"arm": np.rad2deg(pose), "gripper": np.array([0.04])})
     assert item.startswith("state.arm: 'j0' is 22.92 rad, in training it was -0.4")
     assert "these may be degrees: check 'unit' in the topic map" in item
-    (item,) = known.strangers({"arm": pose, "gripper": np.array([40.0])})
+    (item,) = known.channels_out_of_range({"arm": pose, "gripper": np.array([40.0])})
     assert item.startswith("state.gripper: 'grip' is 40 m, in training it was ")
-    assert "millimetres" in item
-    (item,) = known.strangers({"arm": np.array([0.0, -400.0, 0.0])})
+    assert "millimeters" in item
+    (item,) = known.channels_out_of_range({"arm": np.array([0.0, -400.0, 0.0])})
     assert "'j1' is -400 rad" in item
 
 
@@ -229,37 +233,37 @@ def test_every_pose_of_training_and_many_others_are_taken() -> None:
     for spread in (0.0, 0.01, 0.5, math.pi):
         known = StateRange(ROBOT, training(spread), 3.0)
         for pose in rng.uniform(-2 * math.pi, 2 * math.pi, size=(200, 3)):  # anywhere a joint may stand, turned once
-            assert known.strangers({"arm": pose}) == []
+            assert known.channels_out_of_range({"arm": pose}) == []
     # a gripper that was open once in a thousand rows, in per cent, may be open
     rare = np.zeros((1000, 1))
     rare[0] = 100.0
     percent = dataclasses.replace(ROBOT, state=with_key(ROBOT.state, "gripper", {"unit": "%"}))
     known = StateRange(percent, {"gripper": compute_statistics(rare)}, 3.0)
-    assert known.strangers({"gripper": np.array([100.0])}) == []
+    assert known.channels_out_of_range({"gripper": np.array([100.0])}) == []
     # a channel that stood still at a large count may move
     counts = StateRange(percent, {"gripper": compute_statistics(np.full((10, 1), 2048.0))}, 3.0)
-    assert counts.strangers({"gripper": np.array([2100.0])}) == []
+    assert counts.channels_out_of_range({"gripper": np.array([2100.0])}) == []
 
 
 def test_one_spike_in_training_does_not_hide_degrees_in_the_other_channels() -> None:
     rows = np.random.default_rng(2).uniform(-0.5, 0.5, size=(1000, 3))
     rows[0, 0] = 1e6
-    items = StateRange(ROBOT, {"arm": compute_statistics(rows)}, 3.0).strangers({"arm": np.full(3, 30.0)})
+    items = StateRange(ROBOT, {"arm": compute_statistics(rows)}, 3.0).channels_out_of_range({"arm": np.full(3, 30.0)})
     assert [item.split("'")[1] for item in items] == ["j1", "j2"]
     rows[0] = [2.0, 2.0, 2.0]  # nor does a spike widen what counts as a range
-    items = StateRange(ROBOT, {"arm": compute_statistics(rows)}, 3.0).strangers({"arm": np.full(3, 12.0)})
+    items = StateRange(ROBOT, {"arm": compute_statistics(rows)}, 3.0).channels_out_of_range({"arm": np.full(3, 12.0)})
     assert len(items) == 3
 
 
 def test_endless_joints_and_absent_statistics_are_not_looked_at() -> None:
     far = {"arm": np.full(3, 1e4), "gripper": np.array([1e4])}
-    assert StateRange(ROBOT, training(), 3.0, endless={"arm", "gripper"}).strangers(far) == []
-    assert StateRange(ROBOT, {}, 3.0).strangers(far) == []
+    assert StateRange(ROBOT, training(), 3.0, endless={"arm", "gripper"}).channels_out_of_range(far) == []
+    assert StateRange(ROBOT, {}, 3.0).channels_out_of_range(far) == []
     with pytest.raises(CheckpointError, match=r"state.arm have shape \(1,\), embodiment 'test_arm' expects \(3,\)"):
         StateRange(ROBOT, {"arm": training()["gripper"]}, 3.0)
 
 
-# A server that is started anew with another checkpoint.
+# A server that restarts with another checkpoint.
 
 
 @pytest.fixture
@@ -296,7 +300,7 @@ def test_another_checkpoint_of_the_same_robot_behind_the_same_address_is_noticed
     other = Policy.from_checkpoint(edited(checkpoint, tmp_path / "other", widen), ROBOT, device="cpu")
     digests = [statistics_fingerprint(found.statistics) for found in (policy, other)]
     assert digests[0] != digests[1]
-    assert policy.embodiment.fingerprint() == other.embodiment.fingerprint()  # which does not tell them apart
+    assert policy.embodiment.fingerprint() == other.embodiment.fingerprint()  # which is the same for both
     server = serve(policy)
     with PolicyClient(ROBOT, port=server.port, timeout_s=30.0) as client:
         assert client.state_statistics is None

@@ -9,13 +9,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gr00t_policy_node.observing import Observer
+from gr00t_policy_node.observing import Observer, skew_warning
 from gr00t_policy_node.timing import StageTimers
 from gr00t_recorder.topics.bindings import StreamConfig, TopicMap, VectorBinding, VideoBinding
 from gr00t_recorder.topics.codecs import IMAGE_TYPE
-from gr00t_recorder.topics.serialised_images import Header, RawImage, Stamp
+from gr00t_recorder.topics.serialized_images import Header, RawImage, Stamp
+from gr00t_test_support.builders import make_embodiment
 from gr00t_training.errors import ObservationError
-from gr00t_training.testing import make_embodiment
+from gr00t_training.policy.policy_like import PolicyLike
 
 MS = 1_000_000
 LOOKING_BACK = dataclasses.replace(make_embodiment(fps=10, size=(4, 6)), video_history=(-4, 0))  # 0.4 s
@@ -39,15 +40,15 @@ class Joints:
     name: tuple[str, ...] = ("j0", "j1", "j2", "grip")
 
 
-class Silent:
-    """A policy that tells nothing about its training."""
+class Silent(PolicyLike):
+    """A policy without information about its training."""
 
-    def infer(self, observation, continuation=None):
+    def infer_batch(self, observations, continuations=None):
         raise AssertionError("is not asked here")
 
 
 class World:
-    """Sends joints and images whose brightness is the time in tenths of a second."""
+    """Sends joints and images; the brightness is the time in tenths of a second."""
 
     def __init__(self) -> None:
         self.now_ms = 1000
@@ -65,9 +66,9 @@ class World:
             self.now_ms += 100
             header = Header(Stamp(self.now_ms // 1000, self.now_ms % 1000 * MS), "")
             assembler, now_ns = self.observer.assembler, self.now_ms * MS
-            assembler.add("joints", Joints(header, [0.0] * 4), now_ns)
+            assembler.store.add("joints", Joints(header, [0.0] * 4), now_ns)
             pixels = bytes([self.now_ms // 100]) * 72
-            assembler.add("camera", RawImage(header, 4, 6, "rgb8", 0, 18, pixels), now_ns)
+            assembler.store.add("camera", RawImage(header, 4, 6, "rgb8", 0, 18, pixels), now_ns)
 
     def seen(self) -> list[int]:
         images = self.observer.observe("lift the cube").images["front"]
@@ -101,3 +102,20 @@ def test_nothing_is_observed_before_everything_has_come() -> None:
     world = World()
     with pytest.raises(ObservationError, match="nothing received on"):
         world.seen()
+
+
+@pytest.mark.parametrize(
+    ("max_age_s", "max_skew_s", "expected"),
+    [
+        (0.5, 0.5, ""),
+        (2.0, 0.0, ""),
+        (2.0, 0.5, "max_age_s above max_skew_s has no effect (camera 2 s; max_skew_s 0.5 s)"),
+    ],
+)
+def test_a_max_age_that_the_skew_makes_void_is_told(max_age_s: float, max_skew_s: float, expected: str) -> None:
+    camera = dataclasses.replace(INPUTS.streams["camera"], max_age_s=max_age_s)
+    inputs = dataclasses.replace(INPUTS, streams={**INPUTS.streams, "camera": camera}, max_skew_s=max_skew_s)
+    found = skew_warning(inputs)
+    assert found.startswith(expected) and bool(found) == bool(expected)
+    alone = dataclasses.replace(inputs, streams={"camera": camera}, state={})
+    assert skew_warning(alone) == ""

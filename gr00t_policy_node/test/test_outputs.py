@@ -32,8 +32,9 @@ from gr00t_policy_node.ros.command_messages import (
     TwistEncoder,
 )
 from gr00t_policy_node.ros.outputs import make_output
-from gr00t_recorder.ros.testing import Peer, next_domain
+from gr00t_recorder.ros.processes import next_domain
 from gr00t_recorder.topics.commands import COMMAND_TYPES, CommandConfig
+from gr00t_test_support.ros.nodes import Peer
 from gr00t_training.embodiment import Pose, Rotation, VectorKey
 from gr00t_training.errors import ConfigError
 from gr00t_training.rotations import convert
@@ -232,7 +233,7 @@ def test_trajectory_goals_come_at_their_rate_and_end_at_the_command(
     np.testing.assert_allclose([point.positions for point in points], [arm, 1.099 * arm, 1.4 * arm])
     # the last one has farther to go, and takes as long as the command took
     assert [point.time_from_start.nanosec for point in points] == [100_000_000, 100_000_000, 301_000_000]
-    # that the server aborts what another goal replaces is no fault
+    # that the server aborts what another goal replaces is not a fault
     machine.until(lambda: server.running == [2], "end of the first two")
     machine.spin_for(0.2)
     assert output.fault(machine.now_ns()) == ""
@@ -261,7 +262,7 @@ def test_halt_cancels_the_goal_even_before_it_is_accepted(machine: Machine, cont
     [
         ("reject", "action server 'out' rejected the goal"),
         ("abort", "action server 'out' aborted the goal (error -4: j0 is behind)"),
-        ("cancel", "action server 'out' cancelled the goal; another client may command the same joints"),
+        ("cancel", "action server 'out' canceled the goal; another client may command the same joints"),
     ],
 )
 def test_trajectory_goal_that_is_not_carried_out_is_a_fault_for_a_while(

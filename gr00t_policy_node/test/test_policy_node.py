@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The policy node as a process of its own, on a made-up robot that this process plays."""
+"""The policy node as a separate process, on a made-up robot that this process plays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray
 from gr00t_msgs.action import RunPolicy
-from gr00t_msgs.msg import ActionChunk, PolicyStatus
+from gr00t_msgs.msg import ActionChunk, ErrorCode, PolicyStatus
 from gr00t_msgs.srv import SetInstruction
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -28,9 +28,10 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain, parameter_arguments
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
+from gr00t_test_support.builders import make_checkpoint, make_embodiment
+from gr00t_test_support.ros.nodes import Peer, parameter_arguments
 from gr00t_training.embodiment import to_mapping
-from gr00t_training.testing import make_checkpoint, make_embodiment
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 JOINTS = ["grip", "j2", "j0", "j1"]  # not the embodiment's order: joints go by name
@@ -150,7 +151,7 @@ def robot(shared: tuple[Robot, NodeProcess]) -> Iterator[Robot]:
 
 
 def test_chunk_names_every_key_and_answers_a_past_observation(robot: Robot) -> None:
-    assert robot.instruct().success
+    assert not robot.instruct().error_code
     robot.chunks.clear()
     chunk = robot.until(lambda: robot.chunks, "chunk")[-1]
     embodiment = make_embodiment()
@@ -211,17 +212,17 @@ def test_stop_is_latched_until_reset(robot: Robot) -> None:
     robot.until_state(PolicyStatus.STOPPED)
     assert (np.ptp(robot.new_commands(5), axis=0) == 0.0).all()
     answer = robot.instruct()
-    assert not answer.success
-    assert "reset" in answer.message
+    assert answer.error_code == ErrorCode.STOPPED
+    assert "reset" in answer.error_msg
     robot.call(Trigger, "policy/reset")
     robot.until_state(PolicyStatus.IDLE)
-    assert robot.instruct().success
+    assert not robot.instruct().error_code
 
 
 def test_empty_instruction_is_refused(robot: Robot) -> None:
     answer = robot.instruct("  ")
-    assert not answer.success
-    assert "empty" in answer.message
+    assert answer.error_code == ErrorCode.EMPTY_TEXT
+    assert "empty" in answer.error_msg
 
 
 def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
@@ -231,22 +232,22 @@ def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
     goal = RunPolicy.Goal(instruction="lift the cube", time_limit=1.0)
     handle = robot.result(client.send_goal_async(goal, lambda m: feedback.append(m.feedback)), "goal")
     result = robot.result(handle.get_result_async(), "result").result
-    assert result.error_code == RunPolicy.Result.TIME_LIMIT
+    assert result.error_code == ErrorCode.TIME_LIMIT
     assert 1.0 <= result.duration < 3.0
     assert result.chunks > 0
-    assert [told.progress for told in feedback] == pytest.approx([min(told.duration, 1.0) for told in feedback])
+    assert [sent.progress for sent in feedback] == pytest.approx([min(sent.duration, 1.0) for sent in feedback])
     assert feedback[-1].observation_latency >= feedback[-1].inference_latency > 0.0
     assert robot.until_state(PolicyStatus.IDLE).instruction == ""
 
     handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="lift the cube")), "goal")
     robot.until_state(PolicyStatus.RUNNING)
     robot.result(handle.cancel_goal_async(), "cancel")
-    assert robot.result(handle.get_result_async(), "result").result.error_code == RunPolicy.Result.CANCELLED
+    assert robot.result(handle.get_result_async(), "result").result.error_code == ErrorCode.CANCELLED
     robot.until_state(PolicyStatus.IDLE)
 
     handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="")), "goal")
     refused = robot.result(handle.get_result_async(), "result").result
-    assert refused.error_code == RunPolicy.Result.NOT_READY
+    assert refused.error_code == ErrorCode.EMPTY_TEXT
     client.destroy()
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The policy node as a process of its own, with every way out at once: an arm with a hand on a driving base."""
+"""The policy node as a separate process, with every way out at once: an arm with a hand on a driving base."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain, parameter_arguments
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_recorder.topics.commands import COMMAND_TYPES
+from gr00t_test_support.builders import make_checkpoint, make_embodiment
+from gr00t_test_support.ros.nodes import Peer, parameter_arguments
 from gr00t_training.embodiment import Embodiment, Normalization, Pose, VectorKey, to_mapping
-from gr00t_training.testing import make_checkpoint, make_embodiment
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TRAJECTORY, ARRAY, JOINT_STATE, TWIST, TWIST_STAMPED, POSE, FOLLOW, GRIPPER = COMMAND_TYPES
@@ -127,7 +128,7 @@ class MobileRobot(Peer):
             raise AssertionError(f"{error}; last: {last.state} '{last.reason}'") from None
 
     def instruct(self) -> None:
-        assert self.call(SetInstruction, "policy/set_instruction", instruction="lift the cube").success
+        assert not self.call(SetInstruction, "policy/set_instruction", instruction="lift the cube").error_code
 
     def until_quiet(self, seconds: float = 0.5) -> None:
         """Wait until no command has come for that long."""
@@ -144,7 +145,7 @@ class MobileRobot(Peer):
         self.until(is_quiet, "no more commands")
 
     def rates(self) -> np.ndarray:
-        """Return the velocities that the base was told (K, 2)."""
+        """Return the velocities sent to the base (K, 2)."""
         return np.array([[twist.linear.x, twist.angular.z] for twist in self.commands[Twist]])
 
     def until_driving(self) -> None:

@@ -18,14 +18,14 @@ import torch
 from gr00t_msgs.msg import PolicyStatus
 from test_policy_node import Robot, files, start_node  # noqa: F401 - a fixture
 
-from gr00t_policy_node.policies import RemotePolicy, connect_remote
-from gr00t_recorder.ros.testing import next_domain
+from gr00t_policy_node.inference.policies import RemotePolicy, connect_remote
+from gr00t_recorder.ros.processes import next_domain
+from gr00t_test_support.builders import make_embodiment
 from gr00t_training.errors import ConfigError, ServerError
-from gr00t_training.policy import Policy
+from gr00t_training.policy.policy import Policy
 from gr00t_training.serve.images import ImageForm
 from gr00t_training.serve.server import PolicyServer, ServerSettings
 from gr00t_training.serve.wire import Wire
-from gr00t_training.testing import make_embodiment
 
 torch.set_num_threads(1)
 

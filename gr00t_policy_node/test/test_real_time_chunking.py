@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
-from gr00t_policy_node.chunking import Execution, ExecutionMode
-from gr00t_policy_node.controller import Controller
-from gr00t_policy_node.inference import InferenceLoop, Infers
-from gr00t_policy_node.jitter import BOUNDARY_JUMP, VELOCITY_COSINE
-from gr00t_policy_node.limits import JointLimit
-from gr00t_policy_node.motion import Curve
+from gr00t_policy_node.chunking.jitter import BOUNDARY_JUMP, VELOCITY_COSINE
+from gr00t_policy_node.chunking.motion import Curve
+from gr00t_policy_node.chunking.player import Execution, ExecutionMode
+from gr00t_policy_node.control.controller import Controller
+from gr00t_policy_node.inference.loop import InferenceLoop
+from gr00t_policy_node.safety.limits import JointLimit
+from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey
 from gr00t_training.errors import ObservationError
 from gr00t_training.rotations import to_absolute, to_relative
@@ -31,7 +31,7 @@ LAG_NS = 40_000_000
 DURATION_NS = 8_000_000_000
 DEADLINE_S = 60.0
 INSTRUCTION = "go round"
-NOISE_RAD = 0.02  # more than three steps of 10 ms at the reference's speed, anew in every chunk
+NOISE_RAD = 0.02  # more than three steps of 10 ms at the reference's speed, drawn again for every chunk
 
 
 def reference(times_ns: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ class SmoothPolicy:
 
 
 class SimulatedTime:
-    """A clock for two threads: it goes on only when the other thread has nothing to do before."""
+    """A clock for two threads: it advances only when the other thread has no earlier work."""
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -117,7 +117,7 @@ class Rig:
     def __init__(
         self,
         embodiment: Embodiment,
-        policy: Infers,
+        infer: Callable[[Observation, Continuation | None], ActionChunk],
         execution: Execution,
         start: np.ndarray,
         *,
@@ -125,7 +125,7 @@ class Rig:
         shift_ns: int = 0,
         duration_ns: int = DURATION_NS,
     ) -> None:
-        """Prepare a robot that stands at `start` (N,), its action keys joined; its images come from `shift_ns` on."""
+        """Prepare a robot at `start` (N,), its action keys joined; its images start at `shift_ns`."""
         names = [name for key in embodiment.action_keys for name in embodiment.action[key].names]
         limits = {name: JointLimit(min=-100.0, max=100.0, max_velocity=1000.0) for name in names}
         self.controller = Controller(embodiment, limits, PERIOD_NS / 1e9, execution=execution)
@@ -133,7 +133,7 @@ class Rig:
         self.commands: list[np.ndarray] = []
         self.boundaries: list[int] = []  # commands that are the first of a chunk
         self.handovers: list[tuple[int, ActionChunk, ActionChunk]] = []  # when, from which chunk, to which
-        self._embodiment, self._policy, self._start, self._images = embodiment, policy, start, images or {}
+        self._embodiment, self._infer, self._start, self._images = embodiment, infer, start, images or {}
         self._is_continued = execution.mode is ExecutionMode.REAL_TIME_CHUNKING
         self._shift_ns, self._duration_ns = shift_ns, duration_ns
         self._time = SimulatedTime()
@@ -145,7 +145,7 @@ class Rig:
     def run(self) -> Rig:
         """Tick while the loop infers."""
         loop = InferenceLoop(
-            self,
+            self.infer,
             self._observe,
             on_chunk=self._on_chunk,
             on_refusal=lambda reason: None,
@@ -165,7 +165,7 @@ class Rig:
 
     def infer(self, observation: Observation, continuation: Continuation | None = None) -> ActionChunk:
         """Answer `LATENCY_NS` later."""
-        chunk = self._policy.infer(observation, continuation)
+        chunk = self._infer(observation, continuation)
         self._time.wait_until(self._time.now_ns + LATENCY_NS)
         return chunk
 
@@ -189,7 +189,7 @@ class Rig:
         return Observation(self._images, state, INSTRUCTION, self._stamp_ns)
 
     def _pose(self, stamp_ns: int) -> np.ndarray:
-        """Return where the robot was: where it was told to be `LAG_NS` before."""
+        """Return the position of the robot: the one commanded `LAG_NS` before."""
         ticks_ago = (self._time.now_ns - stamp_ns + LAG_NS) // PERIOD_NS
         return self.commands[-ticks_ago] if len(self.commands) >= ticks_ago else self._start
 
@@ -231,14 +231,14 @@ def drive(mode: ExecutionMode, curve: Curve, *, is_relative: bool, shift_ns: int
         action_horizon=HORIZON,
     )
     policy, execution = SmoothPolicy(is_relative=is_relative), Execution(mode=mode, curve=curve)
-    return Rig(embodiment, policy, execution, reference(np.zeros(1))[0], shift_ns=shift_ns).run()
+    return Rig(embodiment, policy.infer, execution, reference(np.zeros(1))[0], shift_ns=shift_ns).run()
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
 @pytest.mark.parametrize("curve", Curve)
 @pytest.mark.parametrize("shift_ns", [0, 17_000_000])
 def test_no_gap_and_no_jump_with_real_time_chunking(is_relative: bool, curve: Curve, shift_ns: int) -> None:
-    """At every boundary, the step is at most 1.2 times the mean of those beside it, which lie inside chunks."""
+    """At every boundary, the step is at most 1.2 times the mean of its neighbors, which are inside chunks."""
     found = drive(ExecutionMode.REAL_TIME_CHUNKING, curve, is_relative=is_relative, shift_ns=shift_ns)
     report = found.controller.report()
     assert len(found.commands) >= (DURATION_NS - 4 * LATENCY_NS) // PERIOD_NS
@@ -250,9 +250,9 @@ def test_no_gap_and_no_jump_with_real_time_chunking(is_relative: bool, curve: Cu
     inside = np.delete(steps, at)
     assert np.median(steps[at]) <= 1.2 * np.median(inside)
     assert steps[at].max() <= 1.2 * np.quantile(inside, 0.95)
-    told = found.controller.jitter.quantiles()
-    assert told[BOUNDARY_JUMP][2] <= 1.2
-    assert told[VELOCITY_COSINE][1] > 0.8
+    reported = found.controller.jitter.quantiles()
+    assert reported[BOUNDARY_JUMP][2] <= 1.2
+    assert reported[VELOCITY_COSINE][1] > 0.8
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
@@ -270,15 +270,17 @@ def test_ensembling_makes_jumps_smaller() -> None:
 
 
 @pytest.mark.parametrize("mode", [ExecutionMode.REAL_TIME_CHUNKING, ExecutionMode.RECEDING_HORIZON])
-def test_relative_actions_of_a_model_go_on_where_the_earlier_chunk_was(fixtures_dir: Path, mode: ExecutionMode) -> None:
-    """A small N1.7 with random weights, whose actions are anything but smooth, counts from a state that lags behind.
+def test_relative_actions_of_a_model_go_on_where_the_earlier_chunk_was(
+    fixtures_dir: ReferenceFiles, mode: ExecutionMode
+) -> None:
+    """A small N1.7 with random weights and rough actions counts from a state that lags behind.
 
     What jumps is the distance between two chunks at the time when one takes over from the other.
     """
     pytest.importorskip("torch")
     from safetensors.numpy import load_file
 
-    from gr00t_training.policy import Policy
+    from gr00t_training.policy.policy import Policy
 
     folder = fixtures_dir / "n1_7_tiny"
     tag = json.loads((folder / "meta.json").read_text())["samples"][0]["embodiment_tag"]
@@ -290,7 +292,7 @@ def test_relative_actions_of_a_model_go_on_where_the_earlier_chunk_was(fixtures_
     images = {key.removeprefix("video."): rows for key, rows in raw.items() if key.startswith("video.")}
     found = Rig(
         policy.embodiment,
-        policy,
+        policy.infer,
         Execution(mode=mode),
         start,
         images=images,
@@ -311,6 +313,6 @@ def test_relative_actions_of_a_model_go_on_where_the_earlier_chunk_was(fixtures_
 
 
 def chunk_at(chunk: ActionChunk, key: str, time_ns: int) -> np.ndarray:
-    """Return what a chunk wants at a time (D,), on a straight line between its rows."""
+    """Return the target of a chunk at a time (D,), on a straight line between its rows."""
     own_ns = chunk.start_ns + np.arange(chunk.horizon) * chunk.step_ns
     return np.array([np.interp(time_ns, own_ns, channel) for channel in chunk.actions[key].T])

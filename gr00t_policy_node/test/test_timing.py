@@ -131,7 +131,7 @@ def test_first_tick_that_was_late_does_not_shift_the_grid_for_good() -> None:
 
 
 def test_ticks_left_out_count_as_one_that_is_late() -> None:
-    # due at 40: it comes at 95, and the timer goes on with the grid at 100
+    # due at 40: it comes at 95, and the timer continues with the grid at 100
     assert ticks(0, 20, 95, 101) == [(0, 0), (0, 0), (55, 55), (1, 14)]
 
 

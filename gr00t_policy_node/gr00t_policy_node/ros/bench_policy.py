@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Command `gr00t_bench_policy`: replay a bag through the real policy node and print what it tells about itself.
+"""Command `gr00t_bench_policy`: replay a bag through the real policy node and print what it reports.
 
-The node runs as a process of its own, in a ROS domain that nothing else uses and in shadow mode: it infers and limits
-as it does on the robot, and commands nothing. The bag is played in real time, its stamps moved to the present, so that
+The node runs as a separate process, in a ROS domain that nothing else uses and in shadow mode: it infers and limits
+as on the robot, but sends no commands. The bag is played in real time, its stamps moved to the present, so that
 ages and latencies are those of a robot that sends what was recorded. ROS arguments set further parameters of the node:
 
     gr00t_bench_policy BAG --checkpoint checkpoint --topics topics.yaml --limits limits.yaml --instruction "lift it" \\
@@ -36,16 +36,21 @@ from rclpy.utilities import try_shutdown
 from gr00t_policy_node.observing import input_map
 from gr00t_policy_node.timing import Quantiles, Stage, format_table
 from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_recorder.ros.play_bag import BagPlayer
-from gr00t_recorder.ros.testing import NodeProcess, next_domain, spinning_node
+from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
 from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError, Gr00tError
+from gr00t_training.io.text import check_instruction
 
-EXIT_NEVER_RAN, EXIT_ERROR = 1, 2
+EXIT_NEVER_RAN = 1
 START_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 1800.0  # weights may come over a network
 SUBSCRIBE_TIMEOUT_S = 30.0
-STATUS_PERIODS_S = 2.5  # after which the 1 Hz status has told everything
+STATUS_PERIODS_S = 2.5  # after which the 1 Hz status has reported everything
 STATUS_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PLAIN_COUNTS = (
     "refused_observations",
@@ -65,12 +70,12 @@ STATE_NAMES = {
 
 @dataclass(frozen=True)
 class Replay:
-    """What a node told during a bag."""
+    """What a node reported during a bag."""
 
     duration_s: float  # of the bag
     chunks: int
     state_s: dict[str, float]  # state -> how long it lasted
-    reasons: dict[str, int]  # of holds and stops, as told -> how often
+    reasons: dict[str, int]  # of holds and stops, as reported -> how often
     stages: tuple[Quantiles, ...]  # [s], of the last minute
     jitter: tuple[Quantiles, ...]
     counts: dict[str, dict[str, int]]  # "holds", "stops", "clamps", "gates" and "others" -> name -> count
@@ -83,34 +88,32 @@ class Replay:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay a bag, print the table and return the exit code: 0, 1 when the policy never ran, 2 after an error."""
-    parser = argparse.ArgumentParser(
+    return run_command("gr00t_bench_policy", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = CommandParser(
         prog="gr00t_bench_policy",
         description="Replay a bag through the policy node in shadow mode and print stages, ages, holds and smoothness.",
         epilog="Further parameters of the node: --ros-args -p name:=value or --params-file FILE.",
     )
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, or a storage file")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--checkpoint", help="checkpoint's folder or name on the hub")
-    where.add_argument("--server", metavar="HOST:PORT", help="policy server")
-    parser.add_argument("--topics", type=Path, required=True, help="topic map, a YAML file")
-    parser.add_argument("--limits", type=Path, required=True, help="joint limits, a YAML file")
-    parser.add_argument("--instruction", required=True, help="what the policy is told to do")
-    parser.add_argument("--device", default="auto", help="where the model runs: auto, cpu, cuda:1 (default: auto)")
-    parser.add_argument("--json", type=Path, help="write the results to this file, too")
-    options, ros_args = parser.parse_known_args(arguments)
-    if ros_args and ros_args[0] != "--ros-args":
-        parser.error(f"unrecognized arguments: {' '.join(ros_args)}")
-    try:
-        replay = replay_bag(options, ros_args)
-    except Gr00tError as error:
-        print(f"gr00t_bench_policy: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("gr00t_bench_policy: interrupted", file=sys.stderr)
-        return EXIT_ERROR
+    parser.add_argument("bag", type=Path, metavar="BAG", help="Bag folder or storage file.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    add(parser, "--checkpoint", group=source)
+    source.add_argument("--server", metavar="HOST:PORT", help="Policy server.")
+    add(parser, "--topics", required=True)
+    parser.add_argument("--limits", type=Path, required=True, metavar="FILE", help="Joint limits (YAML).")
+    add(parser, "--instruction", required=True)
+    add(parser, "--device")
+    text = "Write the results to this file, too."
+    parser.add_argument("--json-file", type=Path, metavar="FILE", help=text)
+    parser.add_old_spelling("--json", "--json-file")
+    options, ros_args = parse_with_ros_args(parser, arguments)
+    check_instruction(options.instruction, "--instruction")
+    replay = replay_bag(options, ros_args)
     print(format_replay(replay))
-    if options.json:
-        options.json.write_text(json.dumps(dataclasses.asdict(replay), indent=1) + "\n")
+    if options.json_file:
+        options.json_file.write_text(json.dumps(dataclasses.asdict(replay), indent=1) + "\n")
     if replay.has_run:
         return 0
     print("gr00t_bench_policy: the policy never ran; the reasons are above", file=sys.stderr)
@@ -181,7 +184,7 @@ class _Bench:
         end_s = self._now_s()
         self._transit(Transition.TRANSITION_DEACTIVATE, "not deactivated")
         until_s = self._now_s() + STATUS_PERIODS_S
-        self._wait(lambda: bool(self._statuses) and _stamp_s(self._statuses[-1]) > until_s, START_TIMEOUT_S, "tell")
+        self._wait(lambda: bool(self._statuses) and _stamp_s(self._statuses[-1]) > until_s, START_TIMEOUT_S, "report")
         return _replay(list(self._statuses), start_s, end_s)
 
     def _transit(self, transition: int, failure: str) -> None:
@@ -189,22 +192,22 @@ class _Bench:
         self._wait(future.done, LOAD_TIMEOUT_S, "answer")
         response = future.result()
         if response is None or not response.success:
-            raise ConfigError(self._told(failure))
+            raise ConfigError(self._failure_text(failure))
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         end_s = time.monotonic() + timeout_s
         while not condition():
             if self._process.process.poll() is not None:
-                raise ConfigError(self._told("the policy node has ended"))
+                raise ConfigError(self._failure_text("the policy node has ended"))
             if time.monotonic() > end_s:
-                raise ConfigError(self._told(f"the policy node did not {what} within {timeout_s:g} s"))
+                raise ConfigError(self._failure_text(f"the policy node did not {what} within {timeout_s:g} s"))
             time.sleep(0.02)
 
-    def _told(self, failure: str) -> str:
+    def _failure_text(self, failure: str) -> str:
         """Return the node's own words about a failure, or its last ones."""
         lines = [line for line in self._process.output.splitlines() if line.strip()]
-        told = next((line for line in reversed(lines) if f"{failure}:" in line), None)
-        return f"policy node: {told.partition(': ')[2]}" if told else "\n".join([failure, *lines[-10:]])
+        found = next((line for line in reversed(lines) if f"{failure}:" in line), None)
+        return f"policy node: {found.partition(': ')[2]}" if found else "\n".join([failure, *lines[-10:]])
 
     def _now_s(self) -> float:
         return self._clock.now().nanoseconds / 1e9
@@ -236,8 +239,8 @@ def _reasons(statuses: Sequence[PolicyStatus]) -> dict[str, int]:
     counts: dict[str, int] = {}
     before = ""
     for status in statuses:
-        is_told = status.state in (PolicyStatus.HOLDING, PolicyStatus.STOPPED)
-        form = "".join(c for c in status.reason if not c.isdigit()) if is_told else ""
+        is_held = status.state in (PolicyStatus.HOLDING, PolicyStatus.STOPPED)
+        form = "".join(c for c in status.reason if not c.isdigit()) if is_held else ""
         if form and form != before:
             text = texts.setdefault(form, status.reason)
             counts[text] = counts.get(text, 0) + 1
@@ -252,7 +255,7 @@ def format_replay(replay: Replay) -> str:
     late = next((found for found in replay.stages if found.name == Stage.TICK_LATENESS.value), Quantiles(""))
     head = f"{replay.duration_s:.1f} s of the bag: {replay.chunks} chunks ({replay.chunks / replay.duration_s:.1f}/s)"
     lines = [
-        f"{head}, {states or 'no state told'}",
+        f"{head}, {states or 'no state reported'}",
         f"control ticks late by {1e3 * late.p99:.2f} ms at p99, {1e3 * late.worst:.2f} ms at worst",
         "",
         "stages and ages of the last minute [ms]",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Make the messages that tell a robot where to go, of the channels that one output carries."""
+"""Encode the channels of one output as a command message."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class PoseEncoder:
 
 
 def _factor(vector: VectorKey) -> float:
-    # rotations have forms instead of units, and positions of poses are in metres
+    # rotations have forms instead of units, and positions of poses are in meters
     return 1.0 if vector.rotation is not None or vector.pose is not None else si_factor(vector.unit)
 
 

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Ways out: take the channels of one output from the controller's command and tell them to the robot.
+"""Outputs: send the channels of each output from the controller's command to the robot.
 
-Topics get a message per control tick. Actions get goals: short trajectories that end where the robot is to be, so that
-it comes to rest by itself when this node dies, and gripper positions when they change. Nothing here waits for an
-answer; a server that is absent, silent or refuses is a fault, on which the controller holds.
+Topics get a message per control tick. Actions get goals: short trajectories that end at the commanded position, so that
+the robot comes to rest by itself when this node dies, and gripper positions when they change. Nothing here waits for an
+answer; a server that is absent, does not answer or refuses is a fault, on which the controller holds.
 
 All calls come from the executor's thread.
 """
@@ -34,24 +34,24 @@ from gr00t_training.embodiment import VectorKey
 
 GOAL_PERIOD_S = 0.1
 MIN_CHANGE = 0.001
-ANSWER_S = 1.0  # a server that has not said yes or no after so long does not answer
-RETRY_S = 1.0  # rest after a goal that was not carried out
-CHECK_S = 0.1  # between two looks at whether the server is there, which cost more than a command
+ANSWER_S = 1.0  # a server that has not accepted or rejected after this time does not answer
+RETRY_S = 1.0  # pause after a goal that was not executed
+CHECK_S = 0.1  # between two checks of whether the server is there, which cost more than a command
 
 
 class CommandOutput(Protocol):
-    """One way out."""
+    """One output."""
 
     def fault(self, now_ns: int) -> str:
-        """Return why commands do not reach the robot, empty when they do or nothing tells."""
+        """Return why commands do not reach the robot, empty if they do or it is not known."""
         ...
 
     def send(self, command: np.ndarray, now_ns: int) -> None:
-        """Tell the robot a command (N,) of the controller at this time of the node's clock."""
+        """Send a command (N,) of the controller at this time of the node's clock."""
         ...
 
     def halt(self) -> None:
-        """Take note that no more commands follow for now."""
+        """Note that no more commands follow for now."""
         ...
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class CommandOutput(Protocol):
 
 
 class CommandOutputs:
-    """All ways out of one robot."""
+    """All outputs of one robot."""
 
     def __init__(
         self, node: LifecycleNode, configs: Sequence[CommandConfig], keys: Mapping[str, VectorKey], period_ns: int
@@ -76,12 +76,12 @@ class CommandOutputs:
             raise
 
     def fault(self, now_ns: int) -> str:
-        """Return why commands do not reach the robot, empty when they do."""
+        """Return why commands do not reach the robot, empty if they do."""
         faults = [output.fault(now_ns) for output in self._outputs]
         return next((fault for fault in faults if fault), "")
 
     def send(self, command: np.ndarray | None, now_ns: int) -> None:
-        """Tell the robot a command (N,); None: there is none, and no more follow for now."""
+        """Send a command (N,); None: there is none, and no more follow for now."""
         if command is None:
             self.halt()
             return
@@ -90,7 +90,7 @@ class CommandOutputs:
         self._is_commanding = True
 
     def halt(self) -> None:
-        """Take note that no more commands follow for now."""
+        """Note that no more commands follow for now."""
         if self._is_commanding:
             for output in self._outputs:
                 output.halt()
@@ -113,10 +113,10 @@ class TopicOutput:
         self._encode = encode
         self._fault = ""
         # depth 1: a late command must not be followed by older ones
-        self._publisher = node.create_lifecycle_publisher(message_class(config.type), config.topic, 1)
+        self._publisher: Any = node.create_lifecycle_publisher(message_class(config.type), config.topic, 1)
 
     def fault(self, now_ns: int) -> str:
-        """Return why the last command could not be said, until the robot is at rest."""
+        """Return why the last command could not be encoded, until the robot is at rest."""
         return self._fault
 
     def send(self, command: np.ndarray, now_ns: int) -> None:
@@ -127,41 +127,41 @@ class TopicOutput:
             self._fault = f"{self._topic}: {error}"
 
     def halt(self) -> None:
-        """Forget what could not be said."""
+        """Forget what could not be encoded."""
         self._fault = ""
 
     def close(self) -> None:
         """Destroy the publisher."""
-        self._node.destroy_publisher(self._publisher)
+        self._node.destroy_lifecycle_publisher(self._publisher)
 
 
 class GoalSender:
-    """Sends goals of which only the newest counts."""
+    """Sends goals; only the newest one matters."""
 
     def __init__(
-        self, node: LifecycleNode, config: CommandConfig, complaint: Callable[[int, Any], str] = lambda *_: ""
+        self, node: LifecycleNode, config: CommandConfig, failure: Callable[[int, Any], str] = lambda *_: ""
     ) -> None:
         """Create the client.
 
         Args:
             node: owner of the client.
             config: names action and type.
-            complaint: tells from status and result of the newest goal what went wrong with it.
+            failure: returns what went wrong, from status and result of the newest goal.
         """
         self.action_type = message_class(config.type)
         self._node = node
         self._name = config.topic
-        self._complaint = complaint
+        self._failure = failure
         self._client = ActionClient(node, self.action_type, config.topic)
         self._count = 0  # goals sent
-        self._ended = 0  # goals up to this number are no longer wanted
+        self._ended = 0  # goals up to this number are no longer needed
         self._asked_ns: dict[int, int] = {}  # number of a goal without an answer -> when it was sent
         self._running: tuple[int, ClientGoalHandle] | None = None
         self._fault, self._fault_ns = "", 0
         self._is_there, self._checked_ns = False, -round(CHECK_S * 1e9)
 
     def fault(self, now_ns: int) -> str:
-        """Return why goals are not carried out, empty when they are."""
+        """Return why goals are not executed, empty if they are."""
         if not 0 <= now_ns - self._checked_ns < CHECK_S * 1e9:
             self._is_there, self._checked_ns = self._client.server_is_ready(), now_ns
         if not self._is_there:
@@ -188,7 +188,7 @@ class GoalSender:
             self._running = None
 
     def close(self) -> None:
-        """Destroy the client; what it has sent goes on its way."""
+        """Destroy the client; messages already sent are still delivered."""
         self._client.destroy()
 
     def _give_up(self) -> None:
@@ -219,12 +219,12 @@ class GoalSender:
     def _on_result(self, number: int, answer: Any) -> None:
         if self._running is not None and self._running[0] == number:
             self._running = None
-        # the end of a goal that another has replaced tells nothing, nor does that of one which is no longer wanted
+        # the end of a goal that was replaced, or is no longer needed, says nothing
         if number == self._count and number > self._ended:
             response = answer.result()
-            complaint = self._complaint(response.status, response.result)
-            if complaint:
-                self._fail(f"action server '{self._name}' {complaint}")
+            failure = self._failure(response.status, response.result)
+            if failure:
+                self._fail(f"action server '{self._name}' {failure}")
 
     def _fail(self, fault: str) -> None:
         self._fault, self._fault_ns = fault, self._node.get_clock().now().nanoseconds
@@ -235,7 +235,7 @@ class FollowTrajectoryOutput:
 
     def __init__(self, node: LifecycleNode, config: CommandConfig, channels: Channels, period_ns: int) -> None:
         """`period_ns` is the control period."""
-        self._sender = GoalSender(node, config, trajectory_complaint)
+        self._sender = GoalSender(node, config, trajectory_failure)
         self._goal_ns = round((config.goal_period_s or GOAL_PERIOD_S) * 1e9)
         self._encode = TrajectoryEncoder(config, channels, self._goal_ns)
         self._slack_ns = period_ns // 2  # ticks come a little early or late
@@ -243,7 +243,7 @@ class FollowTrajectoryOutput:
         self._node = node
 
     def fault(self, now_ns: int) -> str:
-        """Return why goals are not carried out."""
+        """Return why goals are not executed."""
         return self._sender.fault(now_ns)
 
     def send(self, command: np.ndarray, now_ns: int) -> None:
@@ -272,7 +272,7 @@ class GripperOutput:
 
     def __init__(self, node: LifecycleNode, config: CommandConfig, channels: Channels) -> None:
         """Prepare for one channel."""
-        # how a goal ends tells nothing: a gripper that holds something did not get where it was sent
+        # how a goal ends says nothing: a gripper that holds something does not reach its goal
         self._sender = GoalSender(node, config)
         self._channels = channels
         self._goal_ns = round((config.goal_period_s or GOAL_PERIOD_S) * 1e9)
@@ -281,7 +281,7 @@ class GripperOutput:
         self._sent: tuple[float, int] | None = None  # position, when
 
     def fault(self, now_ns: int) -> str:
-        """Return why goals are not carried out."""
+        """Return why goals are not executed."""
         return self._sender.fault(now_ns)
 
     def send(self, command: np.ndarray, now_ns: int) -> None:
@@ -297,7 +297,7 @@ class GripperOutput:
         self._sender.send(goal, now_ns)
 
     def halt(self) -> None:
-        """Let the goal come to its end: a gripper that is stopped could drop what it holds."""
+        """Let the goal finish: a gripper that is stopped could drop what it holds."""
         self._sent = None
 
     def close(self) -> None:
@@ -308,7 +308,7 @@ class GripperOutput:
 def make_output(
     node: LifecycleNode, config: CommandConfig, keys: Mapping[str, VectorKey], period_ns: int
 ) -> CommandOutput:
-    """Create one way out.
+    """Create one output.
 
     Args:
         node: owner of the publisher or action client.
@@ -337,10 +337,10 @@ def make_output(
     return TopicOutput(node, config, encoders[kind]())
 
 
-def trajectory_complaint(status: int, result: Any) -> str:
+def trajectory_failure(status: int, result: Any) -> str:
     """Return what went wrong with a FollowJointTrajectory goal that nothing of ours has ended; empty: nothing."""
     if status == GoalStatus.STATUS_SUCCEEDED:
         return ""
     if status == GoalStatus.STATUS_CANCELED:
-        return "cancelled the goal; another client may command the same joints"
+        return "canceled the goal; another client may command the same joints"
     return f"aborted the goal (error {result.error_code}{': ' if result.error_string else ''}{result.error_string})"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from pathlib import Path
 
@@ -13,24 +14,29 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
+from gr00t_policy_node.urdf import MAX_CHARACTERS
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.files import open_regular
 
 TIMEOUT_S = 10.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def read_description(path: str) -> str:
-    """Return the content of a URDF file; ConfigError when it cannot be read."""
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"urdf_file '{path}': cannot be read ({error}); give the path of a URDF file") from error
+    """Return the text of a URDF file; ConfigError when it cannot be read.
+
+    Bytes that are not UTF-8 are replaced: many files have them in comments, none in the names of joints.
+    """
+    with open_regular(Path(path).expanduser(), ConfigError, MAX_CHARACTERS) as file:
+        content = file.read(MAX_CHARACTERS)
+    is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return content.decode("utf-16" if is_utf16 else "utf-8", errors="replace")
 
 
 def receive_description(node: Node, topic: str, timeout_s: float = TIMEOUT_S) -> str:
-    """Wait for the URDF on a latched topic.
+    """Wait for the URDF on a topic, latched or repeated.
 
-    May be called within a callback of `node`: a node of its own waits.
+    May be called within a callback of `node`: a separate node waits.
 
     Raises:
         ConfigError: nothing came within `timeout_s`.
@@ -41,7 +47,9 @@ def receive_description(node: Node, topic: str, timeout_s: float = TIMEOUT_S) ->
     waiting = rclpy.create_node("urdf_reader", context=node.context, use_global_arguments=False)
     executor = SingleThreadedExecutor(context=node.context)
     try:
-        waiting.create_subscription(String, topic, received.append, LATCHED)
+        # publishers that are not latched are heard when they repeat it
+        for qos in (LATCHED, QoSProfile(depth=1)):
+            waiting.create_subscription(String, topic, received.append, qos)
         executor.add_node(waiting)
         end_s = time.monotonic() + timeout_s
         while not received and time.monotonic() < end_s:

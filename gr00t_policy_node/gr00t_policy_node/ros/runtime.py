@@ -3,93 +3,85 @@
 """Everything that a policy node has between configure and cleanup.
 
 Five threads: the executor (control ticks, services), the two of the ingest (messages), the inference loop, and one that
-works out what the timers measured. A control tick waits for none of the others.
+summarizes what the timers measured. A control tick waits for none of the others.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from gr00t_msgs.msg import ActionChunk as ActionChunkMsg
-from gr00t_msgs.msg import PolicyStatus
+from gr00t_msgs.msg import CommandSource as CommandSourceMsg
 from rclpy.lifecycle import LifecycleNode
-from rclpy.publisher import Publisher
+from rclpy.time import Time
 
-from gr00t_policy_node.chunking import Execution
-from gr00t_policy_node.control_state import ControlState, StopRules
-from gr00t_policy_node.controller import Controller
-from gr00t_policy_node.inference import InferenceLoop, Infers
-from gr00t_policy_node.limits import JointLimit, LimitsFile
-from gr00t_policy_node.observing import Observer, input_map
-from gr00t_policy_node.policies import LocalPolicy, RemotePolicy, connect_remote, load_local
-from gr00t_policy_node.ros.diagnostics import policy_diagnostics, policy_status
+from gr00t_policy_node.control.controller import Controller
+from gr00t_policy_node.control.state import HoldCause
+from gr00t_policy_node.inference.loop import InferenceLoop
+from gr00t_policy_node.observing import Observer
+from gr00t_policy_node.ros.course_server import CourseServer
+from gr00t_policy_node.ros.diagnostics import SOURCES
 from gr00t_policy_node.ros.messages import ChunkCodec
 from gr00t_policy_node.ros.outputs import CommandOutputs
 from gr00t_policy_node.ros.parameters import PolicyParameters
-from gr00t_policy_node.ros.robot_description import read_description, receive_description
-from gr00t_policy_node.ros.task_server import LATCHED, TaskServer
-from gr00t_policy_node.timing import Measurements, Stage, StageTimers, Summarizer, TickWatch
-from gr00t_policy_node.urdf import channel_limits, limits_from_urdf
+from gr00t_policy_node.ros.status_publisher import StatusPublisher
+from gr00t_policy_node.ros.task_server import TaskServer
+from gr00t_policy_node.ros.teleop_server import TeleopServer
+from gr00t_policy_node.timing import Stage, StageTimers, TickWatch
+from gr00t_recorder.ros.clock_watch import ClockWatch, create_steady_timer
 from gr00t_recorder.ros.ingest import TopicIngest
-from gr00t_recorder.ros.status import diagnostic_array, stream_diagnostics, stream_statuses
-from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
+from gr00t_recorder.ros.parameters import read
+from gr00t_recorder.topics.bindings import TopicMap
 from gr00t_recorder.topics.codecs import stamp_of
 from gr00t_training.embodiment import Embodiment
-from gr00t_training.errors import ConfigError
+from gr00t_training.errors import ObservationError
+from gr00t_training.io.text import printable
+from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.serve.client import PolicyClient
-from gr00t_training.settings import load_settings
 from gr00t_training.types import ActionChunk, Continuation, Observation
 
-STATUS_PERIOD_S = 1.0
+STALL_PERIOD_S = 0.1  # of the ticks on the steady clock while the node's clock does not advance
 EXPECTED_LATENCY = 0.95  # share of latencies that a continued chunk allows for
+
+
+@dataclass(frozen=True)
+class RuntimeParts:
+    """What a runtime connects: loaded, and checked against each other."""
+
+    settings: PolicyParameters
+    topic_map: TopicMap
+    inputs: TopicMap  # the part of it that the policy needs
+    embodiment: Embodiment
+    controller: Controller
+    policy: PolicyLike
 
 
 class PolicyRuntime:
     """Model, inputs, outputs and the control loop."""
 
-    def __init__(self, node: LifecycleNode, settings: PolicyParameters) -> None:
-        """Load and validate everything, then subscribe.
+    def __init__(self, node: LifecycleNode, parts: RuntimeParts) -> None:
+        """Create threads, publishers and services, and subscribe.
 
         Raises:
-            Gr00tError: a file is missing or wrong, or checkpoint, topic map and limits do not fit together.
+            Gr00tError: a message type is not installed, or the parts do not fit together.
         """
-        if not settings.topics_file:
-            raise ConfigError("parameter 'topics_file' is empty; set it in the parameters file")
-        if bool(settings.checkpoint_path) == bool(settings.server):
-            found = "both are" if settings.server else "neither is"
-            raise ConfigError(f"parameters 'checkpoint_path' and 'server': {found} set; set one of them")
+        settings, inputs, policy = parts.settings, parts.inputs, parts.policy
         self._node = node
         self._settings = settings
-        topic_map, self._embodiment = load_topic_map(settings.topics_file)
-        inputs = input_map(topic_map)
-        limits = load_settings(LimitsFile, settings.limits_file) if settings.limits_file else LimitsFile()
-        self._controller = Controller(
-            self._embodiment,
-            limits.limits(channel_limits(described_limits(node, settings), self._embodiment)),
-            1.0 / settings.control_rate_hz,
-            execution=Execution(mode=settings.execution, curve=settings.curve, rtc_ramp_rate=settings.rtc_ramp_rate),
-            stops=StopRules(
-                max_input_gap_s=settings.max_input_gap_s,
-                max_silence_s=settings.max_silence_s,
-                max_violations=settings.max_violations,
-                safe_pose=limits.safe_pose,
-            ),
-        )
-        for warning in self._controller.warnings:
-            node.get_logger().warning(warning)
-        policy = load_policy(settings, self._embodiment)
+        self._embodiment = parts.embodiment
+        self._controller = parts.controller
         self._timers = StageTimers(inputs.streams)
         self._camera_streams = {binding.stream for binding in inputs.video.values()}
         self._sequence = 0
+        self._noise_seed = -1  # of a task that has just begun; -1: the noise goes on
         self._client = policy if isinstance(policy, PolicyClient) else None
         self._losses = 0  # of its server
-        self._is_active = self._was_wanted = False
-        self._told = ""
+        self._is_active = self._was_asked = False
+        self._clock_watch = ClockWatch(node, settings.max_clock_stall_s)
         with ExitStack() as opened:  # closes what exists when the rest fails
             if self._client is not None:
                 opened.callback(self._client.close)
@@ -102,13 +94,14 @@ class PolicyRuntime:
                 clock_ns=self._now_ns,
             )
             self._loop = InferenceLoop(
-                policy,
+                partial(self._infer, policy),
                 self._observe,
                 on_chunk=self._on_chunk,
                 on_refusal=self._on_refusal,
                 on_failure=self._controller.fail,
                 continue_from=self._continuation,
                 period_s=settings.inference_period_s,
+                is_paced_by_stamp=bool(node.get_parameter("use_sim_time").value),
             )
             opened.callback(self._loop.close)
             self._ingest = TopicIngest(
@@ -119,9 +112,7 @@ class PolicyRuntime:
                 on_timed=partial(self._timers.add, Stage.INGEST),
             )
             opened.callback(self._ingest.close)
-            self._summarizer = Summarizer(self._measured, STATUS_PERIOD_S)
-            opened.callback(self._summarizer.close)
-            self._create_interfaces(topic_map, opened)
+            self._create_interfaces(parts.topic_map, opened)
             self._opened = opened.pop_all()
 
     def invalid_inputs(self) -> list[str]:
@@ -131,24 +122,33 @@ class PolicyRuntime:
     def activate(self, instruction: str) -> None:
         """Begin to command as soon as there is a task."""
         self._observer.forget()
-        self._is_active = self._tasks.is_active = True
-        refusal = self._tasks.start(instruction) if instruction else ""
-        if refusal:
-            self._node.get_logger().warning(f"instruction '{instruction}' is not followed: {refusal}")
+        self._controller.disengage()  # who engaged before knows nothing of a robot that moves now
+        self._is_active = self._tasks.is_active = self._teleop.is_active = self._courses.is_active = True
+        self._tick_watch = TickWatch(self._control_timer.timer_period_ns)
+        self._control_timer.reset()
+        if not instruction:
+            return
+        refusal = self._tasks.start(instruction)
+        if refusal.error_code:
+            shown = printable(instruction)
+            self._node.get_logger().warning(f"instruction '{shown}' is not followed: {refusal.error_msg}")
 
     def deactivate(self) -> None:
         """End the task with the robot at rest; publishers still work."""
         if not self._is_active:
             return
-        self._tasks.is_active = False
+        self._tasks.is_active = self._teleop.is_active = self._courses.is_active = False
+        self._control_timer.cancel()
         last = self._controller.last_command  # before the goal ends: its end forgets the command
         self._tasks.abandon("the node was deactivated")
+        self._courses.abandon("the node was deactivated")
+        self._controller.disengage()
         self._controller.finish("deactivated")
         for last in self._controller.braking():
             self._outputs.send(last, self._now_ns())
             time.sleep(1.0 / self._settings.control_rate_hz)
         self._outputs.send(last, self._now_ns())
-        self._on_control_tick()  # tells the loop and the status
+        self._on_control_tick()  # updates the loop and the status
         self._outputs.halt()  # a stop that is latched commands to the end
         self._is_active = False
 
@@ -159,34 +159,46 @@ class PolicyRuntime:
     def _create_interfaces(self, topic_map: TopicMap, opened: ExitStack) -> None:
         node, rate_hz = self._node, self._settings.control_rate_hz
 
-        def publisher(message_type: Any, topic: str, qos: int) -> Publisher:
-            created = node.create_lifecycle_publisher(message_type, topic, qos)
-            opened.callback(node.destroy_publisher, created)
+        def publisher(message_type: Any, topic: str, qos: int) -> Any:
+            created: Any = node.create_lifecycle_publisher(message_type, topic, qos)
+            opened.callback(node.destroy_lifecycle_publisher, created)
             return created
 
         self._chunk_codec = ChunkCodec(self._embodiment)
         self._chunk_publisher = publisher(ActionChunkMsg, "~/action_chunk", 5)
+        self._source_publisher = publisher(CommandSourceMsg, "~/command_source", 10)
         commands = () if self._settings.dry_run else topic_map.commands
         self._outputs = CommandOutputs(node, commands, self._controller.keys, round(1e9 / rate_hz))
         opened.callback(self._outputs.close)
-        # these two speak in every lifecycle state
-        self._status_publisher = node.create_publisher(PolicyStatus, "~/status", LATCHED)
-        opened.callback(node.destroy_publisher, self._status_publisher)
-        self._diagnostics_publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 5)
-        opened.callback(node.destroy_publisher, self._diagnostics_publisher)
+        self._status = StatusPublisher(
+            node,
+            self._embodiment.name,
+            self._controller,
+            self._observer,
+            self._timers,
+            input_fault=lambda: self._input_fault(self._now_ns())[0],
+            topic_name=self._ingest.topic_name,
+        )
+        opened.callback(self._status.close)
         self._tasks = TaskServer(
             node,
             self._controller,
             self._timers,
-            on_change=self._publish_status,
-            on_task=self._observer.begin_task,
+            on_change=self._status.publish,
+            on_task=self._begin_task,
             stop_topic=self._settings.stop_topic,
         )
         opened.callback(self._tasks.close)
-        timer = node.create_timer(1.0 / rate_hz, self._on_control_timer)
-        opened.callback(node.destroy_timer, timer)
-        self._tick_watch = TickWatch(timer.timer_period_ns)
-        opened.callback(node.destroy_timer, node.create_timer(STATUS_PERIOD_S, self._on_status_tick))
+        self._courses = CourseServer(node, self._controller, self._status.publish, self._settings.motion_speed)
+        opened.callback(self._courses.close)
+        self._teleop = TeleopServer(node, self._controller, self._now_ns)
+        opened.callback(self._teleop.close)
+        self._control_timer = node.create_timer(1.0 / rate_hz, self._on_control_timer)
+        self._control_timer.cancel()  # nothing is due before activation, so a long transition delays nothing
+        opened.callback(node.destroy_timer, self._control_timer)
+        self._tick_watch = TickWatch(self._control_timer.timer_period_ns)
+        # a clock that does not advance must not keep a watchdog from its work
+        opened.callback(node.destroy_timer, create_steady_timer(node, STALL_PERIOD_S, self._on_steady_timer))
 
     # In the ingest's thread.
 
@@ -197,15 +209,19 @@ class PolicyRuntime:
         if stream in self._camera_streams:  # an observation's time is that of an image
             self._loop.wake()
 
-    # In the summarizer's thread.
-
-    def _measured(self) -> Measurements:
-        return Measurements(tuple(self._timers.describe()), tuple(self._controller.jitter.describe()))
-
     # In the inference thread.
 
     def _observe(self) -> Observation:
+        stall = self._clock_watch.fault()
+        if stall:
+            raise ObservationError(stall)
         return self._observer.observe(self._controller.report().instruction)
+
+    def _infer(self, policy: PolicyLike, observation: Observation, continuation: Continuation | None) -> ActionChunk:
+        seed, self._noise_seed = self._noise_seed, -1
+        if seed >= 0 and self._client is None:  # a server has its own
+            policy.reset(seed)
+        return policy.infer(observation, continuation)
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, latency_s: float) -> None:
         answered_s = time.perf_counter()
@@ -219,17 +235,17 @@ class PolicyRuntime:
         self._chunk_publisher.publish(message)
         published_s = time.perf_counter()
         begun_s, timers = self._observer.count_use(), self._timers
-        told_s = chunk.timings_s or {Stage.INFER.value: latency_s}  # a server tells nothing
+        reported_s = chunk.timings_s or {Stage.INFER.value: latency_s}  # a server reports nothing
         for stage in (Stage.PREPROCESS, Stage.INFER):
-            if stage.value in told_s:
-                timers.add(stage, told_s[stage.value])
+            if stage.value in reported_s:
+                timers.add(stage, reported_s[stage.value])
         timers.add(Stage.POLICY_CALL, latency_s)
         timers.add(Stage.PUBLISH, published_s - answered_s)
         timers.add(Stage.QUERY, published_s - begun_s)
         timers.add(Stage.OBSERVATION_TO_CHUNK, age_s)
 
     def _continuation(self, observation: Observation) -> Continuation | None:
-        """Return the chunk that the next one is to continue; None unless the execution asks for that."""
+        """Return the chunk that the next one must continue; None in other modes."""
         (latency_s,) = self._timers.quantiles(Stage.OBSERVATION_TO_CHUNK, EXPECTED_LATENCY)
         return self._controller.continuation(observation.stamp_ns, latency_s)
 
@@ -240,6 +256,10 @@ class PolicyRuntime:
 
     # In the executor's thread.
 
+    def _begin_task(self) -> None:
+        self._observer.begin_task()
+        self._noise_seed = read(self._node, PolicyParameters).seed
+
     def _on_control_timer(self) -> None:
         started_s = time.perf_counter()
         lateness_s, jitter_s = self._tick_watch.tick(self._now_ns())
@@ -249,110 +269,52 @@ class PolicyRuntime:
             self._on_control_tick()
             self._timers.add(Stage.COMMAND, time.perf_counter() - started_s)
 
-    def _on_control_tick(self) -> None:
-        is_wanted = self._controller.is_wanted
-        if is_wanted != self._was_wanted:
-            self._loop.enable(is_wanted)
-            self._was_wanted = is_wanted
+    def _on_steady_timer(self) -> None:
+        """Tick while the node's clock, and so the control timer, does not advance; else publish pending changes."""
+        if not self._is_active:
+            return
+        if self._clock_watch.fault():
+            self._on_control_tick(STALL_PERIOD_S)
+        else:
+            self._status.publish_change()
+
+    def _on_control_tick(self, steady_s: float | None = None) -> None:
+        """Command once; `steady_s` is the time since the last tick while the node's clock does not advance."""
+        is_asked = self._controller.is_policy_asked
+        if is_asked != self._was_asked:
+            self._loop.enable(is_asked)
+            self._was_asked = is_asked
         self._notice_loss()
         now_ns = self._now_ns()
-        lack = self._observer.fault(now_ns) if is_wanted else ""
-        output_fault = self._outputs.fault(now_ns) if is_wanted else ""
+        is_commanded = self._controller.is_commanded
+        fault, cause = self._input_fault(now_ns) if is_commanded else ("", HoldCause.INPUT)
+        output_fault = self._outputs.fault(now_ns) if is_commanded else ""
         pose = partial(self._observer.pose, self._controller.measured_names)
-        command = self._controller.tick(now_ns, lack, pose, output_fault)
+        command = self._controller.tick(now_ns, fault, pose, output_fault, cause=cause, elapsed_s=steady_s)
         self._outputs.send(command, now_ns)
-        self._tell_change()
+        self._publish_source(now_ns)
+        self._status.publish_change()
+
+    def _publish_source(self, now_ns: int) -> None:
+        report = self._controller.report()
+        message = CommandSourceMsg(source=SOURCES[report.source], device=report.device)
+        message.header.stamp = Time(nanoseconds=now_ns).to_msg()
+        self._source_publisher.publish(message)
+
+    def _input_fault(self, now_ns: int) -> tuple[str, HoldCause]:
+        """Return why the inputs cannot be used, empty if they can, and the kind of that."""
+        stall = self._clock_watch.fault()
+        if stall:
+            return stall, HoldCause.CLOCK
+        fault = self._observer.fault(now_ns)
+        return fault, self._observer.cause(now_ns) if fault else HoldCause.INPUT
 
     def _notice_loss(self) -> None:
-        """Drop the plan of a server that has gone, without waiting for the next query."""
+        """Drop the plan when the connection to the server is lost, without waiting for the next query."""
         losses = 0 if self._client is None else self._client.count_losses()
         if losses != self._losses:
             self._losses = losses
-            self._controller.fail(f"server {self._settings.server}: has gone; connecting anew")
-
-    def _tell_change(self) -> None:
-        report = self._controller.report()
-        # numbers in a reason change at every tick
-        change = report.state.value + "".join(c for c in report.reason if not c.isdigit())
-        if change == self._told:
-            return
-        self._told = change
-        log = self._node.get_logger()
-        text = f"{report.state.value}{': ' if report.reason else ''}{report.reason}"
-        if report.state in (ControlState.HOLDING, ControlState.STOPPED):
-            log.warning(text)
-        else:
-            log.info(text)
-        self._publish_status()
-
-    def _publish_status(self) -> None:
-        streams = stream_statuses(self._observer.reports(), self._ingest.topic_name)
-        self._status_publisher.publish(
-            policy_status(
-                self._node.get_clock().now(),
-                self._embodiment.name,
-                self._controller.report(),
-                dict(self._observer.gates),
-                self._summarizer.newest,
-                streams,
-            )
-        )
-
-    def _on_status_tick(self) -> None:
-        self._publish_status()
-        name = self._node.get_fully_qualified_name()
-        statuses = [
-            *policy_diagnostics(name, self._controller.report(), dict(self._observer.gates), self._summarizer.newest),
-            *stream_diagnostics(name, self._observer.reports()),
-        ]
-        self._diagnostics_publisher.publish(diagnostic_array(self._node.get_clock().now(), statuses))
+            self._controller.fail(f"server {self._settings.server}: connection lost; reconnecting")
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
-
-
-def described_limits(node: LifecycleNode, settings: PolicyParameters) -> Mapping[str, JointLimit]:
-    """Return the limits of the robot's URDF by joint, in its units; none where no URDF is named.
-
-    Raises:
-        ConfigError: neither limits nor URDF, both sources of a URDF, or it cannot be had or read.
-    """
-    if settings.urdf_file and settings.urdf_topic:
-        raise ConfigError("parameters 'urdf_file' and 'urdf_topic': both are set; set one of them")
-    if settings.urdf_file:
-        return limits_from_urdf(read_description(settings.urdf_file))
-    if settings.urdf_topic:
-        return limits_from_urdf(receive_description(node, settings.urdf_topic))
-    if not settings.limits_file:
-        raise ConfigError("parameters 'limits_file', 'urdf_file' and 'urdf_topic' are empty; set one in the parameters")
-    return {}
-
-
-def load_policy(settings: PolicyParameters, embodiment: Embodiment) -> Infers:
-    """Return the policy, in this process or behind a server.
-
-    Raises:
-        Gr00tError: see `load_local` and `connect_remote`.
-    """
-    if not settings.server:
-        return load_local(
-            LocalPolicy(
-                checkpoint=settings.checkpoint_path,
-                device=settings.device,
-                num_threads=settings.num_threads,
-                denoising_steps=settings.denoising_steps,
-                seed=settings.seed,
-                instruction=settings.instruction,
-            ),
-            embodiment,
-        )
-    return connect_remote(
-        RemotePolicy(
-            address=settings.server,
-            wire=settings.server_wire,
-            token_file=settings.server_token_file,
-            timeout_s=settings.server_timeout_s,
-            images=settings.server_images,
-        ),
-        embodiment,
-    )

@@ -1,29 +1,44 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Tell the controller what to do: instruction and stop by service or topic, the RunPolicy action, reset."""
+"""Control the task: instruction and stop by service or topic, the RunPolicy action, reset."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gr00t_msgs.action import RunPolicy
+from gr00t_msgs.msg import ErrorCode
 from gr00t_msgs.srv import SetInstruction
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from gr00t_policy_node.control_state import ControlState
-from gr00t_policy_node.controller import Controller
+from gr00t_policy_node.control.controller import Controller
+from gr00t_policy_node.control.state import ControlState
 from gr00t_policy_node.ros.diagnostics import STATES
 from gr00t_policy_node.timing import Stage, StageTimers
+from gr00t_recorder.ros.clock_watch import create_steady_timer
+from gr00t_recorder.ros.error_codes import TEXT_CODES
+from gr00t_recorder.ros.latched import subscribe_latched
+from gr00t_training.io.text import TextError, check_instruction, printable
 
 GOAL_PERIOD_S = 0.1
 NO_PROGRESS = -1.0  # without a time limit there is no share of it
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-STOP_QOS = QoSProfile(depth=10)  # reliable and not latched: every reliable publisher is heard
+# Not latched, so that every publisher is received: a reliable one reliably. A repeated stop does no harm.
+STOP_QOS = (QoSProfile(depth=10), QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT))
+
+
+class Answer(NamedTuple):
+    """Whether a task has begun."""
+
+    error_code: int = ErrorCode.NONE
+    error_msg: str = ""
 
 
 class TaskServer:
@@ -45,8 +60,8 @@ class TaskServer:
             controller: is started, finished, stopped and reset.
             timers: latencies, for the action's feedback.
             on_change: called after each change of the task.
-            on_task: called before every new task.
-            stop_topic: where an emergency stop is told; empty: nowhere.
+            on_task: called before every new task that is not refused.
+            stop_topic: topic of the emergency stop; empty: none.
         """
         self.is_active = False
         self._node = node
@@ -59,31 +74,37 @@ class TaskServer:
             node.create_service(Trigger, "~/stop", self._stop),
             node.create_service(Trigger, "~/reset", self._reset),
         ]
-        self._subscriptions = [node.create_subscription(String, "~/instruction", self._instruct, LATCHED)]
+        self._subscriptions = subscribe_latched(node, String, "~/instruction", self._instruct)
         if stop_topic:
-            self._subscriptions.append(node.create_subscription(Bool, stop_topic, self._stop_by_topic, STOP_QOS))
-        self._timer = node.create_timer(GOAL_PERIOD_S, self._watch_goal)
+            for qos in STOP_QOS:
+                self._subscriptions.append(node.create_subscription(Bool, stop_topic, self._stop_by_topic, qos))
+        # a goal ends at its time limit even where /clock stands
+        self._timer = create_steady_timer(node, GOAL_PERIOD_S, self._watch_goal)
         self._action = ActionServer(
             node, RunPolicy, "~/run_policy", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
         )
 
-    def start(self, instruction: str) -> str:
-        """Begin a task; return why it cannot begin, empty when it did."""
+    def start(self, instruction: str) -> Answer:
+        """Begin a task; return why it cannot begin."""
         if not self.is_active:
-            return "the node is not active; activate it first"
-        self._on_task()  # first: no query for the new task may show what was before it
+            return Answer(ErrorCode.NOT_ACTIVE, "the node is not active; activate it first")
         try:
-            self._controller.start(instruction)
+            instruction = check_instruction(instruction)
+        except TextError as error:
+            return Answer(TEXT_CODES[error.fault], str(error))
+        try:
+            # within: no query for the new task may show what was before it, and a refused one changes nothing
+            self._controller.start(instruction, self._on_task)
         except ValueError as error:
-            return str(error)
+            return Answer(ErrorCode.STOPPED, str(error))
         self._node.get_logger().info(f"instruction: {instruction}")
         self._on_change()
-        return ""
+        return Answer()
 
-    def abandon(self, reason: str) -> None:
-        """End the running goal, if any, because the node ceases to work."""
+    def abandon(self, reason: str, error_code: int = ErrorCode.DEACTIVATED) -> None:
+        """End the running goal, if any, because the node stops."""
         if self._goal is not None:
-            self._end(RunPolicy.Result.STOPPED, reason)
+            self._end(error_code, reason)
 
     def close(self) -> None:
         """Destroy the interfaces."""
@@ -97,14 +118,14 @@ class TaskServer:
     def _set_instruction(
         self, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> SetInstruction.Response:
-        response.message = self.start(request.instruction)
-        response.success = not response.message
+        response.error_code, response.error_msg = self.start(request.instruction)
         return response
 
     def _instruct(self, message: String) -> None:
         refusal = self.start(message.data)
-        if refusal:
-            self._node.get_logger().warning(f"instruction '{message.data}' is not followed: {refusal}")
+        if refusal.error_code:
+            shown = printable(message.data)
+            self._node.get_logger().warning(f"instruction '{shown}' is not followed: {refusal.error_msg}")
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._controller.stop("stop service called")
@@ -113,25 +134,28 @@ class TaskServer:
         return response
 
     def _stop_by_topic(self, message: Bool) -> None:
-        if message.data and self._controller.report().state is not ControlState.STOPPED:  # it may be repeated for long
+        if message.data and self._controller.report().state is not ControlState.STOPPED:  # it may repeat
             self._controller.stop("stop topic says stop")
             self._on_change()
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self.abandon("reset service called")
+        self.abandon("reset service called", ErrorCode.CANCELLED)
         self._controller.reset()
         self._on_change()
         response.success, response.message = True, "idle; set an instruction to move"
         return response
 
     async def _execute(self, handle: ServerGoalHandle) -> RunPolicy.Result:
-        result = RunPolicy.Result(error_code=RunPolicy.Result.NOT_READY)
-        result.error_msg = "another goal is running; cancel it first" if self._goal else ""
-        result.error_msg = result.error_msg or self.start(handle.request.instruction)
-        if result.error_msg:
+        refusal = Answer(ErrorCode.BUSY, "another goal is running; cancel it first")
+        if not handle.request.time_limit >= 0.0:  # or not a number
+            found = f"time_limit is {handle.request.time_limit}, expected 0 (no limit) or more seconds"
+            refusal = Answer(ErrorCode.INVALID_NUMBER, found)
+        elif self._goal is None:
+            refusal = self.start(handle.request.instruction)
+        if refusal.error_code:
             handle.abort()
-            return result
-        self._goal = _Goal(handle, self._now_ns(), self._controller.report().chunks)
+            return RunPolicy.Result(error_code=refusal.error_code, error_msg=refusal.error_msg)
+        self._goal = _Goal(handle, time.monotonic(), self._controller.report().chunks)
         # one executor thread: the goal waits as a coroutine, the timer below ends it
         result = await self._goal.result
         assert result is not None
@@ -141,13 +165,13 @@ class TaskServer:
         goal, report = self._goal, self._controller.report()
         if goal is None:
             return
-        elapsed_s, time_limit_s = (self._now_ns() - goal.start_ns) / 1e9, goal.handle.request.time_limit
+        elapsed_s, time_limit_s = time.monotonic() - goal.start_s, goal.handle.request.time_limit
         if goal.handle.is_cancel_requested:
-            self._end(RunPolicy.Result.CANCELLED, "")
+            self._end(ErrorCode.CANCELLED, "")
         elif report.state is ControlState.STOPPED:
-            self._end(RunPolicy.Result.STOPPED, report.reason)
+            self._end(ErrorCode.STOPPED, report.reason)
         elif 0 < time_limit_s <= elapsed_s:
-            self._end(RunPolicy.Result.TIME_LIMIT, "")
+            self._end(ErrorCode.TIME_LIMIT, "")
         else:
             feedback = RunPolicy.Feedback(duration=elapsed_s, state=STATES[report.state], reason=report.reason)
             feedback.progress = elapsed_s / time_limit_s if time_limit_s > 0 else NO_PROGRESS
@@ -161,22 +185,19 @@ class TaskServer:
         assert goal is not None
         self._controller.finish("no instruction")
         result = RunPolicy.Result(error_code=error_code, error_msg=error_msg)
-        result.duration = (self._now_ns() - goal.start_ns) / 1e9
+        result.duration = time.monotonic() - goal.start_s
         result.chunks = self._controller.report().chunks - goal.chunks_before
-        if error_code == RunPolicy.Result.CANCELLED:
+        if error_code == ErrorCode.CANCELLED:
             goal.handle.canceled()
-        elif error_code == RunPolicy.Result.TIME_LIMIT:
+        elif error_code == ErrorCode.TIME_LIMIT:
             goal.handle.succeed()
         else:
             goal.handle.abort()
         goal.result.set_result(result)
         self._on_change()
 
-    def _now_ns(self) -> int:
-        return self._node.get_clock().now().nanoseconds
-
 
 class _Goal:
-    def __init__(self, handle: ServerGoalHandle, start_ns: int, chunks_before: int) -> None:
-        self.handle, self.start_ns, self.chunks_before = handle, start_ns, chunks_before
+    def __init__(self, handle: ServerGoalHandle, start_s: float, chunks_before: int) -> None:
+        self.handle, self.start_s, self.chunks_before = handle, start_s, chunks_before
         self.result: Future = Future()

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What lies between two actions of a key, and which of several equal actions is the near one.
+"""Values between two actions of a key, and the nearest of several equal actions.
 
 A key's channels move in one of three ways: rotations along the great circle between them, step keys not at all, and the
-others straight or along a monotone curve. Angles of joints that turn without end go the short way round.
+others straight or along a monotone curve. Angles of continuous joints take the shorter way around.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from gr00t_recorder.topics.units import full_turn
 from gr00t_training.embodiment import Interpolation, Rotation, VectorKey
 from gr00t_training.rotations import convert, from_matrix, slerp, to_matrix
 
-# Forms whose rows a policy may give without unit length.
+# Rotation forms with rows that a policy may give without unit length.
 _LENGTHS = (Rotation.QUATERNION, Rotation.ROTATION_6D, Rotation.MATRIX)
 
 
 class Curve(str, Enum):
-    """How channels that are no rotations go from one action to the next."""
+    """How channels that are not rotations go from one action to the next."""
 
     LINEAR = "linear"
-    CUBIC = "cubic"  # with a continuous velocity, and never beyond the two actions it lies between
+    CUBIC = "cubic"  # with a continuous velocity, and never beyond the two actions around it
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Track:
     """Rows of one key, ready to be read between."""
 
     rows: np.ndarray  # (H, D) float64, endless joints without jumps
-    turns: tuple[np.ndarray, ...]  # per rotation of the key: unit quaternions (H, 4), neighbours in one hemisphere
+    turns: tuple[np.ndarray, ...]  # per rotation of the key: unit quaternions (H, 4), neighbors in one hemisphere
 
 
 class KeyMotion:
@@ -140,6 +140,12 @@ class KeyMotion:
         return np.concatenate(parts)
 
 
+def unit_rotation(value: np.ndarray, form: Rotation) -> np.ndarray:
+    """Return a rotation (E,) in the form that every other one of its kind has; ValueError when it has no length."""
+    quaternions = _unit_quaternions(value[None], form)
+    return convert(quaternions, Rotation.QUATERNION, form)[0] if form in _LENGTHS else value
+
+
 def mean_quaternion(quaternions: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (4,) closest to `quaternions` (K, 4), where q and -q count as one (Markley 2007)."""
     unit = quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)
@@ -157,7 +163,7 @@ def _between(rows: np.ndarray, row: int, fraction: float, curve: Curve) -> np.nd
     # cubic Hermite polynomial
     t, t2, t3 = fraction, fraction**2, fraction**3
     value = (2 * t3 - 3 * t2 + 1) * first + (t3 - 2 * t2 + t) * start + (3 * t2 - 2 * t3) * second + (t3 - t2) * end
-    # exactly monotone but for rounding, which must not leave a range whose ends are position limits
+    # monotone except for rounding, which must not exceed a range with position limits at its ends
     return np.clip(value, np.minimum(first, second), np.maximum(first, second))
 
 

@@ -3,8 +3,8 @@
 """Follow a target with bounded jerk.
 
 Each joint moves with constant jerk from tick to tick. A jerk is chosen only when the quickest stop from the state that
-it leads to stays within position and velocity limits; where none is, the stop that was found a tick before is carried
-out. So there is always a way to rest within all limits, for ticks of any length.
+it leads to stays within position and velocity limits; where there is none, the stop that was found a tick before is
+executed. So there is always a way to rest within all limits, for ticks of any length.
 
 Letters in shapes: M joints, K jerks to choose from.
 """
@@ -12,6 +12,7 @@ Letters in shapes: M joints, K jerks to choose from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,18 @@ import numpy as np
 _CHOICES = np.linspace(-1.0, 1.0, 33)
 _ROUNDING = 1e-9
 
-State = tuple[np.ndarray, np.ndarray, np.ndarray]  # position, velocity, acceleration; (M,) or (M, K) each
+
+class JerkState(NamedTuple):
+    """State of the joints, (M,) each, or (M, K)."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no joint moves."""
+        return not (self.velocity.any() or self.acceleration.any())
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Stop:
 
 
 class JerkFilter:
-    """State of all joints with a jerk limit."""
+    """Limits of all joints with a jerk limit; their state is passed in and out."""
 
     def __init__(
         self, low: np.ndarray, high: np.ndarray, speed: np.ndarray, acceleration: np.ndarray, jerk: np.ndarray
@@ -43,60 +55,50 @@ class JerkFilter:
         """Limits per joint, (M,) each; all but the positions finite."""
         self._low, self._high = low, high
         self._speed, self._acceleration, self._jerk = speed, acceleration, jerk
-        self.rest_at(np.zeros_like(low))
 
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether no joint moves."""
-        return not (self._v.any() or self._a.any())
+    def rest_at(self, positions: np.ndarray) -> JerkState:
+        """Return the state at rest at `positions` (M,)."""
+        return JerkState(positions.astype(np.float64), np.zeros(positions.shape), np.zeros(positions.shape))
 
-    def rest_at(self, positions: np.ndarray) -> None:
-        """Begin at rest at `positions` (M,)."""
-        self._x = positions.astype(np.float64)
-        self._v, self._a = np.zeros_like(self._x), np.zeros_like(self._x)
-
-    def follow(self, target: np.ndarray, aim: np.ndarray, dt: float) -> np.ndarray:
-        """Return the positions (M,) after `dt` on the way to `target` (M,), which moves on with velocity `aim` (M,)."""
-        glide = self._glide(aim, dt)
+    def follow(self, now: JerkState, target: np.ndarray, aim: np.ndarray, dt: float) -> JerkState:
+        """Return the state after `dt` on the way to `target` (M,), which moves on with velocity `aim` (M,)."""
+        glide = self._glide(now, aim, dt)
         coarse = self._jerk[:, None] * _CHOICES
-        missed = self._missed(coarse, glide, target, aim, dt)
+        missed = self._missed(now, coarse, glide, target, aim, dt)
         glide_missed, missed = missed[:, -1], missed[:, :-1]
         every = np.arange(len(missed))
         fine = coarse[every, missed.argmin(1), None] + coarse / 16
         fine = np.minimum(np.maximum(fine, -self._jerk[:, None]), self._jerk[:, None])
-        missed = self._missed(fine, glide, target, aim, dt)[:, :-1]
+        missed = self._missed(now, fine, glide, target, aim, dt)[:, :-1]
         choice = missed.argmin(1)
-        state = self._after(fine[every, choice], dt)
-        # a joint that would end on its target is let there undisturbed; constant jerk per tick can only come close
+        state = self._after(now, fine[every, choice], dt)
+        # a joint that would end on its target is left to do so; constant jerk per tick can only come close
         close = np.maximum(missed.min(1), self.resolution * dt**3)
         state = _where(glide_missed <= close, glide, state)
         has_none = ~np.isfinite(np.minimum(missed.min(1), glide_missed))
         if has_none.any():
-            way, v, a = self._stopped(np.zeros_like(aim), dt)
-            state = _where(has_none, (self._x + way, v, a), state)
-        self._x, self._v, self._a = state
-        return self._x
+            state = _where(has_none, self.brake(now, dt), state)
+        return state
 
-    def brake(self, dt: float) -> np.ndarray:
-        """Return the positions (M,) after `dt` on the quickest way to rest."""
-        way, self._v, self._a = self._stopped(np.zeros_like(self._v), dt)
-        self._x = self._x + way
-        return self._x
+    def brake(self, now: JerkState, dt: float) -> JerkState:
+        """Return the state after `dt` on the quickest way to rest."""
+        way, v, a = self._stopped(now, np.zeros_like(now.velocity), dt)
+        return JerkState(now.position + way, v, a)
 
     @property
     def resolution(self) -> np.ndarray:
         """How far from its target (M,) a joint may end, per cubed tick [s^3]."""
         return 0.02 * self._jerk
 
-    def _glide(self, aim: np.ndarray, dt: float) -> State:
+    def _glide(self, now: JerkState, aim: np.ndarray, dt: float) -> JerkState:
         """Return the state after `dt` of the quickest way to the velocity `aim`."""
-        way, v, a = self._stopped(aim, dt)
-        return self._x + aim * dt + way, aim + v, a
+        way, v, a = self._stopped(now, aim, dt)
+        return JerkState(now.position + aim * dt + way, aim + v, a)
 
-    def _stopped(self, aim: np.ndarray, dt: float) -> State:
+    def _stopped(self, now: JerkState, aim: np.ndarray, dt: float) -> JerkState:
         """Return displacement, velocity and acceleration relative to one that moves with `aim`, after `dt`."""
-        stop = quickest_stop(self._v - aim, self._a, self._acceleration, self._jerk)
-        way, v, a = np.zeros_like(aim), stop.sign * (self._v - aim), stop.sign * self._a
+        stop = quickest_stop(now.velocity - aim, now.acceleration, self._acceleration, self._jerk)
+        way, v, a = np.zeros_like(aim), stop.sign * (now.velocity - aim), stop.sign * now.acceleration
         left = np.full_like(v, dt)
         for time, rate in zip(stop.times, (-self._jerk, 0.0 * self._jerk, self._jerk), strict=True):
             t = np.minimum(time, left)
@@ -105,39 +107,40 @@ class JerkFilter:
             left = left - t
         # rounding must not leave a joint creeping
         is_over = stop.times[0] + stop.times[1] + stop.times[2] <= dt
-        at_rest = (stop.end, np.zeros_like(v), np.zeros_like(v))
-        return _where(is_over, at_rest, (stop.sign * way, stop.sign * v, stop.sign * a))
+        at_rest = JerkState(stop.end, np.zeros_like(v), np.zeros_like(v))
+        return _where(is_over, at_rest, JerkState(stop.sign * way, stop.sign * v, stop.sign * a))
 
-    def _after(self, jerks: np.ndarray, dt: float) -> State:
-        x, v, a = self._x, self._v, self._a
+    def _after(self, now: JerkState, jerks: np.ndarray, dt: float) -> JerkState:
+        x, v, a = now
         if jerks.ndim == 2:
             x, v, a = x[:, None], v[:, None], a[:, None]
-        return (
+        return JerkState(
             x + v * dt + a * (dt**2 / 2) + jerks * (dt**3 / 6),
             v + a * dt + jerks * (dt**2 / 2),
             a + jerks * dt,
         )
 
-    def _missed(self, jerks: np.ndarray, glide: State, target: np.ndarray, aim: np.ndarray, dt: float) -> np.ndarray:
+    def _missed(
+        self, now: JerkState, jerks: np.ndarray, glide: JerkState, target: np.ndarray, aim: np.ndarray, dt: float
+    ) -> np.ndarray:
         """Return how far from the target, moving with it, each jerk (M, K) and the glide let the joint end.
 
         Returns:
             (M, K + 1), infinity for what is not allowed.
         """
-        x, v, a = (
-            np.concatenate([each, last[:, None]], 1) for each, last in zip(self._after(jerks, dt), glide, strict=True)
-        )
+        after = zip(self._after(now, jerks, dt), glide, strict=True)
+        x, v, a = (np.concatenate([each, last[:, None]], 1) for each, last in after)
         stop = quickest_stop(
             np.stack([v, v - aim[:, None]]), a, self._acceleration[:, None], self._jerk[:, None]
         )  # (2, M, K + 1): to rest, and to moving with the target
         # with a constant jerk the velocity has its extreme inside the tick where the acceleration passes zero
-        before = self._a[:, None]
+        before = now.acceleration[:, None]
         passes = before * a[:, :-1] < 0.0
-        turn = self._v[:, None] - before**2 / (2 * np.where(passes, jerks, 1.0))
+        turn = now.velocity[:, None] - before**2 / (2 * np.where(passes, jerks, 1.0))
         fastest = stop.peak_speed[0]
         fastest[:, :-1] = np.maximum(fastest[:, :-1], np.abs(turn) * passes)
         # where the robot started outside, its own position is the limit
-        high, low = np.maximum(self._high, self._x)[:, None], np.minimum(self._low, self._x)[:, None]
+        high, low = np.maximum(self._high, now.position)[:, None], np.minimum(self._low, now.position)[:, None]
         allowed = (np.abs(a) <= self._acceleration[:, None] * (1 + _ROUNDING)) & (
             fastest <= self._speed[:, None] * (1 + _ROUNDING)
         )
@@ -147,7 +150,7 @@ class JerkFilter:
 
 def quickest_stop(v: np.ndarray, a: np.ndarray, acceleration: np.ndarray, jerk: np.ndarray) -> Stop:
     """Return the way to rest from velocity `v` and acceleration `a`, within `acceleration` and `jerk`."""
-    # velocity when the acceleration has been taken away tells which way to brake
+    # the velocity after the acceleration is reduced to zero gives the direction of braking
     sign = np.where(v + a * np.abs(a) / (2 * jerk) < 0.0, -1.0, 1.0)
     v, a = sign * v, sign * a
     # a -> -peak -> (stays) -> 0
@@ -177,6 +180,5 @@ def quickest_stop(v: np.ndarray, a: np.ndarray, acceleration: np.ndarray, jerk: 
     )
 
 
-def _where(chosen: np.ndarray, first: State, second: State) -> State:
-    x, v, a = (np.where(chosen, one, other) for one, other in zip(first, second, strict=True))
-    return x, v, a
+def _where(chosen: np.ndarray, first: JerkState, second: JerkState) -> JerkState:
+    return JerkState(*(np.where(chosen, one, other) for one, other in zip(first, second, strict=True)))

@@ -4,7 +4,7 @@
 
 A chunk answers the observation of its `start_ns`, so the row that is due follows from the clock alone: the time that
 inference took is compensated by construction, and a chunk that comes late simply starts with a later row. What happens
-where chunks overlap is the execution mode's choice; a jump that is left is the motion guard's business.
+where chunks overlap is the execution mode's choice; a remaining jump is limited by the motion guard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import Enum
 
 import numpy as np
 
-from gr00t_policy_node.motion import Curve, KeyMotion, Track
+from gr00t_policy_node.chunking.motion import Curve, KeyMotion, Track
 from gr00t_training.embodiment import VectorKey
 from gr00t_training.settings import setting
 from gr00t_training.types import ActionChunk, Continuation
@@ -52,8 +52,24 @@ class Execution:
     )
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A chunk that is being executed."""
+
+    chunk: ActionChunk
+    tracks: Mapping[str, Track]
+
+
+Plan = tuple[Planned, ...]  # by start, oldest first
+
+
+def newest_chunk(plan: Plan) -> ActionChunk | None:
+    """Return the newest chunk of a plan."""
+    return plan[-1].chunk if plan else None
+
+
 class ChunkPlayer:
-    """Holds the chunks that are being executed and reads the action that is due from them."""
+    """Adds chunks to a plan, and reads the action that is due from it; the plan is passed in and out."""
 
     def __init__(
         self, keys: Mapping[str, VectorKey], execution: Execution | None = None, endless: Collection[str] = ()
@@ -71,73 +87,63 @@ class ChunkPlayer:
         self._keys = dict(keys)
         self._execution = execution or Execution()
         self.motions = {key: KeyMotion(vector, self._execution.curve, endless) for key, vector in keys.items()}
-        self._held: list[_Held] = []  # by start, oldest first
 
-    @property
-    def chunk(self) -> ActionChunk | None:
-        """The newest chunk."""
-        return self._held[-1].chunk if self._held else None
-
-    def accept(self, chunk: ActionChunk, now_ns: int | None = None) -> bool:
-        """Take a chunk; False when a chunk of the same or a newer observation is held already.
+    def accept(self, plan: Plan, chunk: ActionChunk, now_ns: int | None = None) -> Plan | None:
+        """Return the plan with a chunk; None if it has one of the same or a newer observation.
 
         Args:
+            plan: so far.
             chunk: to execute.
-            now_ns: node clock, to refuse chunks that answer the future; None: not looked at.
+            now_ns: node clock, to refuse answers to observations in the future; None: they are not refused.
 
         Raises:
             ChunkError: a key is missing, has another shape, holds NaN, infinity, a value beyond `LARGEST` or a rotation
-                without length, or the observation lies more than a step in the future; what is held stays.
+                without length, or the observation is more than a step in the future.
         """
         check_chunk(chunk, self._keys)
         if now_ns is not None and chunk.start_ns - now_ns > chunk.step_ns:
             ahead_ms = (chunk.start_ns - now_ns) / 1e6
             raise ChunkError(f"chunk answers an observation {ahead_ms:.0f} ms in the future; check the inputs' clocks")
-        newest = self.chunk
+        newest = newest_chunk(plan)
         if newest is not None and chunk.start_ns <= newest.start_ns:
-            return False
+            return None
         tracks = {key: self._track(key, chunk.actions[key]) for key in self._keys}
-        self._held = [held for held in self._held if held.chunk.end_ns >= chunk.start_ns]
-        self._held.append(_Held(chunk, tracks))
-        return True
+        return (*(each for each in plan if each.chunk.end_ns >= chunk.start_ns), Planned(chunk, tracks))
 
-    def clear(self) -> None:
-        """Forget the chunks."""
-        self._held = []
-
-    def sample(self, now_ns: int) -> dict[str, np.ndarray] | None:
-        """Return key -> (D,) due at `now_ns`, or None when no chunk covers that time.
+    def sample(self, plan: Plan, now_ns: int) -> tuple[Plan, dict[str, np.ndarray] | None]:
+        """Return the plan without what is over, and key -> (D,) due at `now_ns`, None if no chunk covers that time.
 
         Angles of endless joints may be whole turns away from those in the chunk.
         """
-        started = [held for held in self._held if held.chunk.start_ns <= now_ns]
+        started = [each for each in plan if each.chunk.start_ns <= now_ns]
         if not started or now_ns > started[-1].chunk.end_ns:
-            return None
+            return plan, None
         if self._execution.mode is not ExecutionMode.TEMPORAL_ENSEMBLE:
-            self._held = self._held[len(started) - 1 :]
-            return self._read(started[-1], now_ns)
-        covering = [held for held in started if held.chunk.end_ns >= now_ns]
+            return plan[len(started) - 1 :], self._read(started[-1], now_ns)
+        covering = [each for each in started if each.chunk.end_ns >= now_ns]
         newest = covering[-1].chunk
-        ages = np.array([(newest.start_ns - held.chunk.start_ns) / newest.step_ns for held in covering])
+        ages = np.array([(newest.start_ns - each.chunk.start_ns) / newest.step_ns for each in covering])
         exponents = -self._execution.ensemble_decay * ages
         weights = np.exp(exponents - exponents.max())
-        values = [self._read(held, now_ns) for held in covering]
+        values = [self._read(each, now_ns) for each in covering]
         weights /= weights.sum()
-        return {key: motion.mean([value[key] for value in values], weights) for key, motion in self.motions.items()}
+        means = {key: motion.mean([value[key] for value in values], weights) for key, motion in self.motions.items()}
+        return plan, means
 
-    def continuation(self, stamp_ns: int, latency_ns: int) -> Continuation | None:
-        """Return what the answer to an observation is to continue; None in other modes, or when nothing is left.
+    def continuation(self, plan: Plan, stamp_ns: int, latency_ns: int) -> Continuation | None:
+        """Return what the answer to an observation must continue; None in other modes, or when nothing is left.
 
         Args:
+            plan: so far.
             stamp_ns: of the observation.
             latency_ns: expected time from the observation to the chunk.
         """
-        chunk = self.chunk
+        chunk = newest_chunk(plan)
         if self._execution.mode is not ExecutionMode.REAL_TIME_CHUNKING or chunk is None:
             return None
         if not chunk.start_ns <= stamp_ns <= chunk.end_ns:
             return None
-        # those that are over, and the two between which the motion is on its way when the new chunk is there
+        # those that are over, and the two between which the motion is when the new chunk arrives
         frozen_steps = max(latency_ns, 0) // chunk.step_ns + 2
         execution = self._execution
         return Continuation(chunk, frozen_steps, ramp_rate=execution.rtc_ramp_rate, guidance=execution.rtc_guidance)
@@ -148,16 +154,10 @@ class ChunkPlayer:
         except ValueError as error:
             raise ChunkError(f"chunk key '{key}': {error}") from error
 
-    def _read(self, held: _Held, now_ns: int) -> dict[str, np.ndarray]:
-        row, part = divmod(now_ns - held.chunk.start_ns, held.chunk.step_ns)
-        fraction = part / held.chunk.step_ns
-        return {key: motion.at(held.tracks[key], row, fraction) for key, motion in self.motions.items()}
-
-
-@dataclass(frozen=True)
-class _Held:
-    chunk: ActionChunk
-    tracks: Mapping[str, Track]
+    def _read(self, planned: Planned, now_ns: int) -> dict[str, np.ndarray]:
+        row, part = divmod(now_ns - planned.chunk.start_ns, planned.chunk.step_ns)
+        fraction = part / planned.chunk.step_ns
+        return {key: motion.at(planned.tracks[key], row, fraction) for key, motion in self.motions.items()}
 
 
 def check_chunk(chunk: ActionChunk, keys: Mapping[str, VectorKey]) -> None:

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How smooth the chunks are: inside themselves, and where one takes over from another.
 
-Three numbers tell where a motion that shakes comes from:
+Three numbers show where a shaking motion comes from:
 
     acceleration     mean length of the second difference between the rows of a chunk, per key [unit/s^2]
-    boundary jump    length of the step from the old chunk into the new one, in steps of the two chunks beside it; 1 is
-                     a motion that goes on as it was
-    velocity cosine  between the velocity of the old chunk and that of the new one; 1 goes on in the same direction
+    boundary jump    length of the step from the old chunk into the new one, relative to the steps of both chunks; 1 is
+                     a motion that continues unchanged
+    velocity cosine  between the velocity of the old chunk and that of the new one; 1 continues in the same direction
 
 Steps last one tick of the policy. Rotations count by their angle [rad]. Keys that move in steps are left out; of the
 others the worst counts.
@@ -20,11 +20,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gr00t_policy_node.motion import KeyMotion, Track
+from gr00t_policy_node.chunking.motion import KeyMotion, Track
 from gr00t_policy_node.timing import Quantiles, RecentValues
 from gr00t_training.types import ActionChunk
 
-MAX_WAITING = 1000  # chunks, should nobody ask
+MAX_WAITING = 1000  # chunks, when nothing reads the numbers
 BOUNDARY_JUMP, VELOCITY_COSINE = "boundary jump", "velocity cosine"
 _STANDING = 1e-9  # a shorter step has no direction
 
@@ -37,11 +37,11 @@ class JitterMonitor:
         self._motions = {key: motion for key, motion in motions.items() if not motion.is_step}
         self._accelerations = {key: RecentValues() for key in self._motions}
         self._jumps, self._cosines = RecentValues(), RecentValues()
-        # the chunk is wanted sooner than its numbers
+        # the chunk is needed sooner than its numbers
         self._waiting: deque[tuple[ActionChunk | None, ActionChunk, int]] = deque(maxlen=MAX_WAITING)
 
     def add(self, before: ActionChunk | None, chunk: ActionChunk, switch_ns: int) -> None:
-        """Take a chunk, and the one that it takes over from at `switch_ns`; looked at when the numbers are wanted."""
+        """Take a chunk, and the one that it takes over from at `switch_ns`; measured when the numbers are read."""
         self._waiting.append((before, chunk, switch_ns))
 
     def describe(self) -> list[Quantiles]:
@@ -96,7 +96,7 @@ class _Timed:
 
 
 def _boundary(motion: KeyMotion, old: _Timed, new: _Timed, switch_ns: int) -> tuple[float, float] | None:
-    """Return jump and cosine; None when a chunk does not reach a step beyond the boundary, or both stand."""
+    """Return jump and cosine; None if a chunk does not reach a step beyond the boundary, or both stand."""
     old_before, old_now = old.at(switch_ns - old.step_ns), old.at(switch_ns)
     new_now, new_after = new.at(switch_ns), new.at(switch_ns + new.step_ns)
     if old_before is None or old_now is None or new_now is None or new_after is None:

@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Query the policy, in this process or behind a server."""

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What leader arms, gamepads and keyboards ask for, and `teleop.yaml`."""
+
+from __future__ import annotations
+
+import pytest
+
+from gr00t_policy_node.teleop.devices import GamepadDevice, KeyboardDevice, LeaderDevice
+from gr00t_policy_node.teleop.engagement import Engagement
+from gr00t_policy_node.teleop.teleop_file import (
+    Axis,
+    ButtonPair,
+    EngageBy,
+    Gamepad,
+    Key,
+    Keyboard,
+    Leader,
+    LeaderJoint,
+    TeleopFile,
+)
+from gr00t_training.errors import ConfigError
+from gr00t_training.settings import parse_settings
+
+MS = 1_000_000
+
+
+def test_a_leader_joint_is_scaled_shifted_and_free_of_noise() -> None:
+    joints = {"j0": LeaderJoint(joint="m0", scale=-2.0, offset=0.5, deadband=0.1), "j1": LeaderJoint()}
+    leader = LeaderDevice(Leader(joints=joints))
+    request = leader.request(["j1", "m0", "other"], [0.25, 0.1, 9.0], 0)
+    assert request is not None
+    assert dict(zip(request.names, request.positions, strict=True)) == {"j0": 0.3, "j1": 0.25}
+    for position, expected in ((0.14, 0.3), (0.06, 0.3), (0.2, 0.1)):
+        request = leader.request(["m0", "j1"], [position, 0.25], MS)
+        assert request is not None
+        assert request.positions[0] == pytest.approx(expected)
+
+
+def test_joints_of_a_leader_in_two_messages_belong_together_only_when_both_are_new() -> None:
+    leader = LeaderDevice(Leader(joints={"j0": LeaderJoint(), "grip": LeaderJoint()}, max_age_s=0.05))
+    with pytest.raises(ValueError, match="joint 'grip' of the leader is missing; it sends j0"):
+        leader.request(["j0"], [0.1], 0)
+    request = leader.request(["grip"], [0.5], 20 * MS)
+    assert request is not None and list(request.positions) == [0.1, 0.5]
+    with pytest.raises(ValueError, match=r"joint 'j0' of the leader is 0\.060 s old \(limit 0\.05 s\)"):
+        leader.request(["grip"], [0.5], 60 * MS)
+    assert leader.request(["wheel"], [0.5], 60 * MS) is None
+    with pytest.raises(ValueError, match="the leader sends a, b, expected j0"):
+        LeaderDevice(Leader(joints={"j0": LeaderJoint()})).request(["a", "b"], [0.0, 0.0], 0)
+
+
+def test_a_stick_starts_at_zero_behind_its_deadband_and_buttons_move_back_and_forth() -> None:
+    gamepad = GamepadDevice(
+        Gamepad(
+            axes={"j0": Axis(axis=1, rate=-2.0, deadband=0.2), "vx": Axis(axis=0, rate=0.5, is_velocity=True)},
+            buttons={"grip": ButtonPair(rate=0.3, plus=0, minus=2)},
+        )
+    )
+    for deflection, expected in ((0.0, 0.0), (0.2, 0.0), (-0.2, 0.0), (0.6, -1.0), (-1.0, 2.0)):
+        request = gamepad.request([1.0, deflection], [0, 0, 0])
+        assert dict(zip(request.names, request.positions, strict=True)) == {"vx": 0.5}
+        assert dict(zip(request.rate_names, request.rates, strict=True))["j0"] == pytest.approx(expected)
+    for buttons, rate in (([1, 0, 0], 0.3), ([0, 0, 1], -0.3), ([1, 0, 1], 0.0)):
+        assert gamepad.request([0.0, 0.0], buttons).rates[-1] == rate
+    with pytest.raises(ValueError, match="'j0' needs axis 1, the gamepad has 1"):
+        gamepad.request([0.0], [0, 0, 0])
+    with pytest.raises(ValueError, match="'grip' needs button 2, the gamepad has 1"):
+        gamepad.request([0.0, 0.0], [0])
+
+
+def test_a_key_moves_for_a_moment_and_two_keys_of_a_channel_cancel() -> None:
+    keys = {"a": Key(channel="j0", rate=0.5), "d": Key(channel="j0", rate=-0.5), "w": Key(channel="j1", rate=1.0)}
+    keyboard = KeyboardDevice(Keyboard(keys=keys, hold_s=0.1))
+    assert keyboard.request(1.0).rates == [0.0, 0.0]
+    keyboard.press("a", 1.0)
+    keyboard.press("x", 1.0)
+    assert keyboard.request(1.1 - 1e-9).rates == [0.5, 0.0]
+    keyboard.press("d", 1.05)
+    assert keyboard.request(1.08).rates == [0.0, 0.0]
+    assert keyboard.request(1.12).rates == [-0.5, 0.0]
+    assert keyboard.request(1.16).rates == [0.0, 0.0]
+
+
+def test_a_button_toggles_or_is_held_and_nobody_is_engaged_before_they_say_so() -> None:
+    toggle = Engagement(button=1)
+    assert not toggle.is_known
+    assert not toggle.press([0, 1], 0.0)  # down when the joystick appeared
+    assert not toggle.press([0, 0], 0.1)
+    assert toggle.press([0, 1], 0.2) and toggle.is_engaged
+    assert not toggle.press([0, 1], 0.3)
+    assert not toggle.press([0, 0], 0.4) and toggle.is_engaged
+    assert toggle.press([0, 1], 0.5) and not toggle.is_engaged
+    assert toggle.fault(99.0) == ""
+
+    held = Engagement(button=0, by=EngageBy.HOLD)
+    assert not held.press([0], 0.0) and not held.is_known  # as it was found
+    assert held.press([1], 0.1) and held.is_engaged
+    assert held.fault(0.3) == ""
+    assert "silent for more than 0.3 s" in held.fault(0.5)  # unplugged with the button down
+    assert held.press([0], 0.6) and not held.is_engaged
+    assert held.fault(9.0) == ""
+
+    by_word = Engagement()
+    assert by_word.set(False) and not by_word.set(False) and by_word.set(True)
+
+
+LEADER = "name: leader\nleader: {joints: {j0: {}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: leader\n", "found none of them, expected one of leader, gamepad and keyboard"),
+        (LEADER + "gamepad: {axes: {j0: {axis: 0, rate: 1.0}}}\n", "found leader, gamepad, expected one"),
+        ("name: ' '\nleader: {joints: {j0: {}}}\n", "name is empty"),
+        ("name: a\nleader: {joints: {}}\n", "'joints' is empty"),
+        ("name: a\ngamepad: {}\n", "nothing would move"),
+        (LEADER + "engage_button: 3\n", "there is no joystick; set engage_topic"),
+        (LEADER + "engage_topic: joy\n", "engage_button is not; name the button"),
+        ("name: a\nkeyboard: {keys: {ab: {channel: j0, rate: 1.0}}}\n", "found keys ['ab'], expected single"),
+        ("name: a\nleader: {joints: {j0: {scal: 2.0}}}\n", "teleop.yaml:2: leader.joints.j0: unknown key 'scal'"),
+        ("name: a\ngamepad: {axes: {j0: {axis: 0}}}\n", "missing key 'rate'"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(TeleopFile, text, "teleop.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("teleop.yaml:")
