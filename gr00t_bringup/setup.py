@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
 from glob import glob
+from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
@@ -8,7 +10,7 @@ package_name = "gr00t_bringup"
 
 setup(
     name=package_name,
-    version="0.1.0",
+    version=ElementTree.parse(Path(__file__).with_name("package.xml")).findtext("version"),  # the one place
     description="Launch files, robot configuration, simulated robot and demo of the GR00T suite",
     license="Apache-2.0",
     maintainer="GR00T ROS 2 suite contributors",
@@ -45,12 +47,14 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "sim_node = gr00t_bringup.ros.sim_node:main",
-            "expert_node = gr00t_bringup.ros.expert_node:main",
-            "demo_driver = gr00t_bringup.ros.demo_driver:main",
-            "gr00t_demo = gr00t_bringup.demo:main",
-            "gr00t_loop = gr00t_bringup.loop:main",
+            "sim_node = gr00t_bringup.commands:sim_node",
+            "expert_node = gr00t_bringup.commands:expert_node",
+            "demo_driver = gr00t_bringup.commands:demo_driver",
+            "gr00t_demo = gr00t_bringup.commands:demo",
+            "gr00t_loop = gr00t_bringup.commands:loop",
+            "gr00t_rollout = gr00t_bringup.commands:rollout",
         ],
+        "gr00t.commands": ["gr00t_bringup = gr00t_bringup.commands:COMMANDS"],
     },
     zip_safe=False,
 )

@@ -1,16 +1,18 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: the simulated robot driven by the shipped policy for about a minute."""
+"""`make demo`: the shipped policy performs some tasks on the simulated robot."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from gr00t_bringup.robots import compact_checkpoint, robot_file
 from gr00t_bringup.runner import Runner
-from gr00t_training.errors import Gr00tError
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.errors import ConfigError
 
 ROBOT = "sim_arm"
 DRIVER_START_S = 240.0
@@ -46,22 +48,36 @@ def run_demo(runner: Runner, checkpoint: Path, folder: Path, *, rounds: int, rou
 
 def main(args: list[str] | None = None) -> int:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder of the results")
-    parser.add_argument("--checkpoint-path", type=Path, default=None, help="default: the shipped compact policy")
-    parser.add_argument("--rounds", type=int, default=3, help="tasks to give (default: 3)")
-    parser.add_argument("--round-s", type=float, default=18.0, help="time limit of each task [s] (default: 18)")
-    given = parser.parse_args(args)
+    parser = CommandParser("gr00t_demo", description=__doc__)
+    add(parser, "--output", default=Path("out/demo"))
+    add(parser, "--checkpoint", "(default: the shipped compact policy)", old=["--checkpoint-path"], type=Path)
+    add_rounds(parser)
+    return run_command("gr00t_demo", lambda: _demo(parser.parse_args(args)))
+
+
+def _demo(given: argparse.Namespace) -> None:
+    check_rounds(given.rounds, given.round_s)
     folder = given.output.resolve()
-    checkpoint = given.checkpoint_path or compact_checkpoint()
-    print(f"== simulated robot and policy node, {given.rounds} tasks of {given.round_s:.0f} s; logs in {folder}/logs")
-    try:
-        with Runner(folder / "logs") as runner:
-            run_demo(runner, checkpoint.resolve(), folder, rounds=given.rounds, round_s=given.round_s)
-    except (Gr00tError, KeyboardInterrupt) as error:
-        print(str(error) or "interrupted", file=sys.stderr)
-        return 1
+    checkpoint = given.checkpoint or compact_checkpoint()
+    print(
+        f"== simulated robot and policy node, {given.rounds} tasks of up to {given.round_s:g} s; logs in {folder}/logs"
+    )
+    with Runner(folder / "logs") as runner:
+        run_demo(runner, checkpoint.resolve(), folder, rounds=given.rounds, round_s=given.round_s)
     print((folder / "logs" / "demo_driver.log").read_text(encoding="utf-8"))
     for name, what in (("demo.mp4", "video"), ("joints.png", "joints and predicted chunks"), ("latency.txt", "table")):
         print(f"{what + ':':<30}{given.output / name}")
-    return 0
+
+
+def add_rounds(parser: CommandParser) -> None:
+    """Add the options that `check_rounds` checks."""
+    add(parser, "--rounds")
+    add(parser, "--round-s", default=18.0)
+
+
+def check_rounds(rounds: int, round_s: float) -> None:
+    """Check number and time limit of tasks; ConfigError names the option."""
+    if rounds < 1:
+        raise ConfigError(f"--rounds is {rounds}, expected 1 or more")
+    if not 1.0 <= round_s <= 3600.0:
+        raise ConfigError(f"--round-s is {round_s:g}, expected 1 to 3600 s")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Show what a policy did on the simulated robot: video, joints with the predicted chunks, table of latencies."""
+"""Report of a policy run on the simulated robot: video, joints with predicted chunks, table of latencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gr00t_training.dataset.video import VideoSettings, VideoWriter
+from gr00t_training.dataset.media.video import VideoSettings, VideoWriter
 
 CAPTION_HEIGHT = 28
 
@@ -20,7 +20,7 @@ CAPTION_HEIGHT = 28
 class ChunkRecord:
     """One published chunk."""
 
-    start_s: float  # stamp of the observation, seconds since the run's begin
+    start_s: float  # stamp of the observation, seconds since the start of the run
     step_s: float
     rows: np.ndarray  # (H, D)
     inference_latency_s: float
@@ -35,12 +35,17 @@ class RoundRecord:
     end_s: float
     instruction: str
     outcome: str  # how the RunPolicy action ended
-    is_success: bool  # as the simulation judges it
+    done_s: float | None  # when the task was done, as the simulation judges it, seconds since its start; None: not done
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as text."""
+        return f"{self.outcome}, task not done" if self.done_s is None else f"task done in {self.done_s:.1f} s"
 
 
 @dataclass
 class RunRecord:
-    """What was seen during a run."""
+    """Recorded data of a run."""
 
     joint_names: list[str] = field(default_factory=list)
     joint_times_s: list[float] = field(default_factory=list)
@@ -99,10 +104,7 @@ def write_report(record: RunRecord, folder: Path) -> str:
         "commands": record.commands,
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    lines = [
-        f"{entry.instruction:<34} {entry.outcome}, task {'done' if entry.is_success else 'not done'}"
-        for entry in record.rounds
-    ]
+    lines = [f"{entry.instruction:<34} {entry.ending}" for entry in record.rounds]
     return "\n".join([*lines, "", table])
 
 

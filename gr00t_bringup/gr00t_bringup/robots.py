@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the shipped robots' files lie.
+"""Paths of the files of the shipped robots.
 
-They are package data, since a share folder exists in ROS installations only.
+They are package data: a share folder exists in ROS installations only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from gr00t_training.errors import ConfigError
 
 COMPACT_CHECKPOINT = "sim_arm_n1_compact"
+PROFILES_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # of Fast DDS
 
 
 def robot_file(robot: str, name: str) -> Path:
@@ -25,7 +26,7 @@ def robot_file(robot: str, name: str) -> Path:
         raise ConfigError(f"robot '{robot}': not shipped, expected one of {', '.join(shipped_robots())}")
     path = _package_folder() / "config" / robot / name
     if not path.is_file():
-        raise ConfigError(f"robot '{robot}' has no file {name}; give the path of your own")
+        raise ConfigError(f"robot '{robot}' has no file {name}; give the path of your own file")
     return path
 
 
@@ -35,7 +36,7 @@ def shipped_robots() -> list[str]:
 
 
 def fastdds_profile() -> Path:
-    """Return the Fast DDS profile whose shared memory holds raw images."""
+    """Return the Fast DDS profile with shared memory that is large enough for raw images."""
     return _package_folder() / "config" / "fastdds.xml"
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from gr00t_bringup.robots import fastdds_profile
+from gr00t_training.cli.parent import parent_environment
 from gr00t_training.errors import Gr00tError
 
 # How long a process may take to end after each signal before the next, harsher one.
-STOP_SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+STOP_SIGNALS = ((signal.SIGINT, 60.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOCAL_DOMAIN = "87"
 
 
@@ -35,7 +37,7 @@ class Runner:
 
         Args:
             log_folder: is made.
-            domain_id: ROS domain; None: that of the environment, or one of our own so that no real robot is met.
+            domain_id: ROS domain; None: that of the environment, or a private one, to avoid real robots.
         """
         self._logs = log_folder
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -48,12 +50,14 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
+        # a second signal must not leave processes behind
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTIONS}
         self.stop_all()
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def start(self, name: str, command: Sequence[str | Path]) -> None:
-        """Start an executable of the suite in the background.
+        """Start an executable of the suite in the background; call it from the main thread.
 
         Raises:
             ProcessError: there is no such executable.
@@ -62,7 +66,7 @@ class Runner:
         with log:
             self._processes[name] = subprocess.Popen(
                 [executable(str(command[0])), *map(str, command[1:])],
-                env=self.environment,
+                env={**self.environment, **parent_environment()},  # none is left when this program is killed
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this program only, which then stops them in order
@@ -142,7 +146,7 @@ def ros_environment(domain_id: str | None = None) -> dict[str, str]:
 def executable(name: str) -> str:
     """Return the path of one of the suite's executables.
 
-    pip puts them beside Python, colcon into `lib/<package>` of a workspace.
+    pip installs them next to Python, colcon into `lib/<package>` of a workspace.
 
     Raises:
         ProcessError: it is not installed.
@@ -155,6 +159,6 @@ def executable(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise ProcessError(
-            f"executable '{name}' not found beside {sys.executable} or in a workspace; install the suite"
+            f"executable '{name}' not found next to {sys.executable} or in a workspace; install the suite"
         )
     return found

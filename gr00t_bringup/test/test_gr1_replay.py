@@ -13,14 +13,16 @@ from gr00t_msgs.msg import ActionChunk, PolicyStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from gr00t_bringup.robots import fastdds_profile, robot_file
-from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain, parameter_arguments
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
+from gr00t_test_support.builders import make_checkpoint
+from gr00t_test_support.reference_files import ReferenceFiles
+from gr00t_test_support.ros.nodes import Peer, parameter_arguments
 from gr00t_training.embodiment import load_embodiment
-from gr00t_training.testing import make_checkpoint
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-def test_chunks_of_the_right_shape_for_every_arm_key(data_dir: Path, tmp_path: Path) -> None:
+def test_chunks_of_the_right_shape_for_every_arm_key(bags_dir: ReferenceFiles, tmp_path: Path) -> None:
     embodiment = load_embodiment("gr1_arms_only")
     domain = next_domain()
     parameters = parameter_arguments(
@@ -31,6 +33,7 @@ def test_chunks_of_the_right_shape_for_every_arm_key(data_dir: Path, tmp_path: P
         device="cpu",
         autostart=True,
         use_sim_time=True,
+        max_input_gap_s=0.0,  # the player waits for listeners, and there is no clock before it plays
     )
     variables = {"OMP_NUM_THREADS": "1", "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile())}
     with (
@@ -40,7 +43,7 @@ def test_chunks_of_the_right_shape_for_every_arm_key(data_dir: Path, tmp_path: P
         chunks = peer.listen(ActionChunk, "policy/action_chunk")
         statuses = peer.listen(PolicyStatus, "policy/status", LATCHED)
         peer.until(lambda: statuses, "configured policy node")
-        bag = data_dir / "bags/gr1_ep0_mcap/bag"
+        bag = bags_dir / "gr1_ep0_mcap/bag"
         with NodeProcess(
             "gr00t_recorder.ros.play_bag", bag, "--clock", "--wait", "20", domain=domain, **variables
         ) as player:

@@ -12,9 +12,9 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
 from gr00t_bringup.report import ChunkRecord, RoundRecord, RunRecord, latency_table, write_report
-from gr00t_recorder.ros.testing import NodeProcess, next_domain
-from gr00t_training.dataset.video import VideoReader
-from gr00t_training.policy import Policy
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
+from gr00t_training.dataset.media.video import VideoReader
+from gr00t_training.policy.policy import Policy
 
 
 def test_circle_from_topics_to_a_moving_arm(tmp_path: Path) -> None:
@@ -42,12 +42,16 @@ def test_report_counts_what_was_recorded(tmp_path: Path) -> None:
         joint_positions=[np.array([t, -t]) for t in times_s],
         chunk_names=["a"],
         chunks=chunks,
-        rounds=[RoundRecord(0.0, 1.0, "lift", "time limit reached", True)],
+        rounds=[
+            RoundRecord(0.0, 1.0, "lift", "cancelled", 0.84),
+            RoundRecord(1.0, 2.0, "turn", "time limit reached", None),
+        ],
         commands=7,
     )
     text = write_report(record, tmp_path)
-    assert "lift" in text
-    assert "task done" in text
+    lines = text.splitlines()
+    assert lines[0].split() == ["lift", "task", "done", "in", "0.8", "s"]
+    assert lines[1].split(maxsplit=1) == ["turn", "time limit reached, task not done"]
     lines = latency_table(record).splitlines()
     # latencies of 30, 40 .. 130 ms
     assert lines[1].split() == ["observation", "to", "chunk", "80.0", "125.0", "130.0", "11"]

@@ -13,17 +13,19 @@ import pytest
 import yaml
 
 from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, robot_file, shipped_robots
-from gr00t_bringup.sim.kinematics import home_positions
+from gr00t_bringup.sim.kinematics import JOINTS, home_positions
 from gr00t_bringup.sim.robot import SimRobot
 from gr00t_bringup.sim.scene import CUBES
 from gr00t_bringup.sim.task import task_text
-from gr00t_policy_node.controller import Controller
-from gr00t_policy_node.limits import LimitsFile
+from gr00t_policy_node.control.controller import Controller
+from gr00t_policy_node.observing import input_map
+from gr00t_policy_node.safety.limits import LimitsFile
+from gr00t_policy_node.teleop.teleop_file import TeleopFile
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_training.embodiment import load_embodiment, shipped_embodiments
 from gr00t_training.errors import ConfigError
-from gr00t_training.policy import Policy
+from gr00t_training.policy.policy import Policy
 from gr00t_training.settings import load_settings
 from gr00t_training.types import Observation
 
@@ -41,8 +43,38 @@ def test_topic_map_and_limits_fit_the_embodiment(robot: str) -> None:
     assert topic_map.commands
     FrameAssembler(topic_map, embodiment)
     limits = load_settings(LimitsFile, robot_file(robot, "limits.yaml"))
-    controller = Controller(embodiment, limits.joints, 0.01)
+    controller = Controller(embodiment, limits.joints, 0.01, poses=limits.poses)
     assert set(limits.joints) == set(controller.names)
+    assert set(limits.poses) == ({"home"} if robot == "sim_arm" else set())
+
+
+@pytest.mark.parametrize("robot", ["sim_arm", "so101"])
+def test_attempts_under_a_policy_have_its_inputs_and_record_its_commands(robot: str) -> None:
+    demonstrations, _ = load_topic_map(robot_file(robot, "topics.yaml"))
+    attempts, embodiment = load_topic_map(robot_file(robot, "topics_policy.yaml"))
+    assert embodiment == load_embodiment(robot)
+    assert (attempts.state, attempts.video) == (demonstrations.state, demonstrations.video)
+    assert attempts.commands[:1] == demonstrations.commands
+    recorded = {attempts.streams[binding.stream].topic for binding in attempts.action.values()}
+    assert recorded == {attempts.commands[1].topic}
+    assert attempts.command_source is not None
+    FrameAssembler(attempts, embodiment)
+    inputs = input_map(attempts)
+    FrameAssembler(inputs, embodiment)
+    assert inputs.streams == input_map(demonstrations).streams
+
+
+@pytest.mark.parametrize("robot", ["sim_arm", "so101"])
+def test_leader_moves_every_channel(robot: str) -> None:
+    device = load_settings(TeleopFile, robot_file(robot, "teleop.yaml"))
+    embodiment = load_embodiment(robot)
+    assert device.leader is not None
+    assert list(device.leader.joints) == [
+        name for key in embodiment.action_keys for name in embodiment.action[key].names
+    ]
+    if robot == "sim_arm":
+        home = load_settings(LimitsFile, robot_file(robot, "limits.yaml")).poses["home"]
+        np.testing.assert_allclose([home[name] for name in JOINTS], home_positions(), atol=1e-4)
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
@@ -90,21 +122,21 @@ def test_compact_policy_turns_to_the_asked_cube_where_the_cameras_show_it(robot:
     embodiment = load_embodiment("sim_arm")
     home = home_positions()
 
-    def infer(images: Mapping[str, np.ndarray], positions: np.ndarray, colour: str) -> np.ndarray:
+    def infer(images: Mapping[str, np.ndarray], positions: np.ndarray, color: str) -> np.ndarray:
         policy = Policy.from_checkpoint(compact_checkpoint(), embodiment=embodiment, device="cpu", seed=0)
         pictures = {key: image[None] for key, image in images.items()}
         vectors = {"single_arm": positions[None, :5], "gripper": positions[None, 5:]}
-        chunk = policy.infer(Observation(pictures, vectors, task_text(colour)))
+        chunk = policy.infer(Observation(pictures, vectors, task_text(color)))
         return np.concatenate([chunk.actions[key] for key in embodiment.action_keys], axis=1)
 
     wanted, found = [], []  # directions of cubes, and pan at the end of chunks [rad]
     for seed in (1, 2):
         robot.reset(seed)
         images, cubes = robot.images(), robot.cube_poses()
-        for colour in CUBES:
-            x, y, _ = cubes[colour].position_m
+        for color in CUBES:
+            x, y, _ = cubes[color].position_m
             wanted.append(math.atan2(y, x))
-            found.append(infer(images, home, colour)[-1, 0])
+            found.append(infer(images, home, color)[-1, 0])
     # after 0.8 s of an approach of 1.5 s the arm has turned by about half; without a look at the pictures and the
     # instruction, all six would be equal
     slope, _ = np.polyfit(wanted, found, 1)

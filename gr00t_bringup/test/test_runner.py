@@ -1,14 +1,19 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
 import os
+import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("rclpy")
+
 from gr00t_bringup.runner import ProcessError, Runner, executable, ros_environment
+from gr00t_test_support.ros.nodes import eventually
 
 
 @pytest.fixture
@@ -55,6 +60,47 @@ def test_no_process_is_left_behind(script, tmp_path: Path) -> None:
             assert time.monotonic() < end_s
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+RUNNER = """
+import sys
+from pathlib import Path
+from gr00t_bringup.runner import Runner
+from gr00t_training.cli.command import run_command
+def run():
+    with Runner(Path(sys.argv[1])) as runner:
+        runner.start("slow", ["slow"])
+        runner.run("waiting", ["waiting"], timeout_s=60)
+sys.exit(run_command("runner", run))
+"""
+COMMAND = """
+import os, sys, time
+from gr00t_training.cli.command import run_command
+def wait():
+    open({pid!r}, "w").write(str(os.getpid()))
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep({tidying_s})
+        open({pid!r} + ".tidy", "w").write("tidied up")
+sys.exit(run_command("waiting", wait))
+"""
+
+
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGKILL], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM], [signal.SIGHUP]]
+)
+def test_processes_tidy_up_however_the_run_ends(script, tmp_path: Path, numbers: list[int]) -> None:
+    notes = {name: tmp_path / name for name in ("slow", "waiting")}
+    for name, note in notes.items():
+        script(name, COMMAND.format(pid=str(note), tidying_s=1.0 if name == "slow" else 0.0))
+    with subprocess.Popen([sys.executable, "-c", RUNNER, str(tmp_path / "logs")]) as run:
+        eventually(lambda: all(note.exists() and note.read_text() for note in notes.values()), "both processes")
+        for number in numbers:
+            run.send_signal(number)
+            time.sleep(0.2)
+    for note in notes.values():
+        eventually(lambda note=note: note.with_suffix(".tidy").exists(), f"end of {note.name}")
 
 
 def test_missing_executable_is_named() -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes of the simulated robot as processes of their own, seen from another one."""
+"""The nodes of the simulated robot as separate processes, seen from another one."""
 
 import json
 from importlib import resources
@@ -12,7 +12,7 @@ pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Pose, PoseArray
-from gr00t_msgs.msg import RecorderStatus
+from gr00t_msgs.msg import CommandSource, RecorderStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -21,11 +21,13 @@ from std_msgs.msg import Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from gr00t_bringup.robots import robot_file
 from gr00t_bringup.ros.sim_node import SimSettings
 from gr00t_bringup.sim.kinematics import JOINTS, home_positions
 from gr00t_bringup.sim.robot import HOME_NOISE_RAD
-from gr00t_recorder.ros.testing import NodeProcess, Peer, next_domain
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_test_support.ros.nodes import Peer
 from gr00t_training.settings import load_settings
 
 CONFIG = resources.files("gr00t_bringup") / "config" / "sim_arm"
@@ -95,7 +97,7 @@ def test_images_are_rgb_and_stamped_with_the_joint_state_they_show(sim):
     assert np.median(np.diff([_stamp_ns(image) for image in front])) == pytest.approx(5e7, rel=0.05)
     assert {_stamp_ns(image) for image in front[-5:]} & {_stamp_ns(image) for image in wrist}
     assert {_stamp_ns(image) for image in front[-5:]} <= {_stamp_ns(message) for message in joints}
-    # the floor of the bin, left of the centre in the front image, is bluish: channels are not swapped
+    # the floor of the bin, left of the center in the front image, is bluish: channels are not swapped
     pixels = np.frombuffer(front[-1].data, np.uint8).reshape(240, 320, 3).astype(int)
     red, _, blue = pixels[140:150, 60:80].mean(axis=(0, 1))
     assert blue > red + 10
@@ -160,7 +162,7 @@ def test_reset_starts_the_next_seed_and_tells_the_task_to_those_who_come_late(si
     np.testing.assert_allclose(joints[-1].position, home_positions(), atol=HOME_NOISE_RAD + 0.005)
     verdict = sim.call(Trigger, "sim/success")
     assert not verdict.success
-    assert "does not lie in the bin" in verdict.message
+    assert "is not in the bin" in verdict.message
 
 
 def test_the_expert_demonstrates_marks_the_episodes_and_ends():
@@ -196,6 +198,29 @@ def test_the_expert_demonstrates_marks_the_episodes_and_ends():
     assert bytes(images[-1].data[:2]) == b"\xff\xd8"  # a JPEG
 
 
+@pytest.mark.slow
+def test_the_expert_demonstrates_as_a_person_through_the_limits_of_the_policy_node():
+    domain = next_domain()
+    policy = [f"{name}_file:={robot_file('sim_arm', f'{name}.yaml')}" for name in ("topics", "limits")]
+    policy += ["autostart:=true", "teleop:=always", "teleop_timeout_s:=1.0"]
+    own = [word for value in policy for word in ("-p", value)]
+    given = ["-p", "teleop:=true", "-p", "recorder_wait_s:=0.0", "-p", "pause_s:=0.0", "-p", "episodes:=2"]
+    with (
+        Peer(domain) as peer,
+        _launch(domain, "sim_node", "-p", "seed:=3"),
+        NodeProcess("gr00t_policy_node.ros.policy_node", "--ros-args", *own, domain=domain) as node,
+        _launch(domain, "expert_node", *given) as expert,
+    ):
+        commands = peer.listen(JointTrajectory, "arm_controller/joint_trajectory", 100)
+        sources = peer.listen(CommandSource, "policy/command_source", 100)
+        peer.until(lambda: expert.process.poll() is not None, f"the end of the expert; {node.output}", 180.0)
+        assert expert.process.returncode == 0, expert.output + node.output
+    assert {message.source for message in sources} <= {CommandSource.NONE, CommandSource.PERSON, CommandSource.HOLD}
+    assert sum(message.source == CommandSource.PERSON for message in sources) > 500
+    assert {message.device for message in sources} == {"", "expert"}
+    assert len(commands) > 500
+
+
 def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
     domain = next_domain()
     peer = Peer(domain)
@@ -220,11 +245,32 @@ def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
     peer.node.create_timer(0.02, publish)
     peer.node.create_service(Trigger, "sim/reset", reset)
     peer.node.create_service(Trigger, "sim/success", lambda request, response: response)
-    with peer, _launch(domain, "expert_node", "-p", "max_failures:=1", "-p", "pause_s:=0.0") as expert:
+    with (
+        peer,
+        _launch(
+            domain, "expert_node", "-p", "max_failures:=1", "-p", "pause_s:=0.0", "-p", "recorder_wait_s:=0.0"
+        ) as expert,
+    ):
         peer.until(lambda: expert.process.poll() is not None, "the end of the expert")
         peer.until(lambda: len(events) >= 4, "four events")
     assert [json.loads(event.data)["event"] for event in events] == ["start", "discard", "start", "discard"]
     assert expert.process.returncode == 1
+
+
+def test_first_demonstration_waits_for_a_recorder_that_was_started_together_with_the_expert():
+    domain = next_domain()
+    fast = ("-p", "clock:=sim", "-p", "speed:=4.0", "-p", "camera_hz:=5", "-p", "image_format:=jpeg")
+    given = ("-p", "use_sim_time:=true", "-p", "pause_s:=0.0", "-p", "recorder_wait_s:=60.0")
+    with Peer(domain) as peer, _launch(domain, "sim_node", *fast), _launch(domain, "expert_node", *given) as expert:
+        shown = "waiting for a recorder that listens to /episode/events"
+        peer.until(lambda: shown in expert.output, "the expert waits")
+        events = peer.listen(String, "episode/events")  # the recorder comes later
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        recorder = peer.node.create_publisher(RecorderStatus, "recorder/status", latched)
+        recorder.publish(RecorderStatus(state=RecorderStatus.IDLE))
+        peer.until(lambda: expert.process.poll() is not None, "the end of the expert")
+        peer.until(lambda: len(events) >= 2, "both events")
+    assert [json.loads(event.data)["event"] for event in events] == ["start", "stop"]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +280,7 @@ def test_the_expert_discards_what_fails_and_gives_up_with_an_exit_code():
         (["-p", "cube:=pink"], "cube is 'pink', expected one of red, green, blue"),
         (["-p", "speed:=2.0"], "set clock to sim"),
         (["-p", "use_sim_time:=true"], "nothing would publish /clock"),
+        (["-p", "lock_step:=true"], "the wall clock waits for nobody; set clock to sim"),
     ],
 )
 def test_a_wrong_parameter_ends_the_node_with_one_line(arguments, message):

@@ -37,9 +37,9 @@ def _positions(robot):
     return dict(zip(JOINTS, robot.joint_positions(), strict=True))
 
 
-def _carry(robot, seed, colour):
-    """Run the expert for the cube of a colour; stop before it lets go."""
-    cube = robot.cube_poses()[colour]
+def _carry(robot, seed, color):
+    """Run the expert for the cube of a color; stop before it lets go."""
+    cube = robot.cube_poses()[color]
     plan = plan_demonstration(robot.joint_positions(), tuple(cube.position_m[:2]), cube.yaw_rad, seed)
     release_s = plan.duration_s - sum(point.duration_s for point in plan.way_points[-2:])
     for time_s in np.arange(0.0, release_s, 0.02):
@@ -80,7 +80,7 @@ def test_every_cube_is_asked_for_and_a_fixed_one_is_kept(robot):
         tasks.add(robot.task)
         robot.reset(seed, cube="green")
         assert robot.task == "put the green cube in the bin"
-    assert tasks == {task_text(colour) for colour in CUBES}
+    assert tasks == {task_text(color) for color in CUBES}
     with pytest.raises(ValueError, match="cube 'pink' does not exist"):
         robot.reset(0, cube="pink")
 
@@ -150,23 +150,23 @@ def test_another_cube_in_the_bin_is_no_success(robot):
     assert not robot.success()
 
 
-def test_front_camera_faces_the_robot_with_colours_in_rgb(cameras):
+def test_front_camera_faces_the_robot_with_colors_in_rgb(cameras):
     cameras.reset(6)
     image = cameras.render("front").astype(int)
     assert image.shape == (240, 320, 3)
-    centres = {}
-    for channel, colour in enumerate(("red", "green", "blue")):
+    centers = {}
+    for channel, color in enumerate(("red", "green", "blue")):
         others = [c for c in range(3) if c != channel]
         rows, columns = np.nonzero(image[:, :, channel] - image[:, :, others].max(axis=2) > 80)
-        assert len(rows) > 40, f"the {colour} cube covers {len(rows)} pixels"
-        centres[colour] = (rows.mean(), columns.mean())
-    places = {colour: pose.position_m for colour, pose in cameras.cube_poses().items()}
+        assert len(rows) > 40, f"the {color} cube covers {len(rows)} pixels"
+        centers[color] = (rows.mean(), columns.mean())
+    places = {color: pose.position_m for color, pose in cameras.cube_poses().items()}
     # what is on the robot's left is on the right of the image; what is farther from the robot is lower in it
-    left_to_right = sorted(centres, key=lambda colour: centres[colour][1])
-    assert left_to_right == sorted(places, key=lambda colour: places[colour][1])
-    far = max(places, key=lambda colour: places[colour][0])
-    near = min(places, key=lambda colour: places[colour][0])
-    assert centres[far][0] > centres[near][0]
+    left_to_right = sorted(centers, key=lambda color: centers[color][1])
+    assert left_to_right == sorted(places, key=lambda color: places[color][1])
+    far = max(places, key=lambda color: places[color][0])
+    near = min(places, key=lambda color: places[color][0])
+    assert centers[far][0] > centers[near][0]
 
 
 def test_wrist_camera_sees_the_grasped_cube_in_the_middle(cameras):
@@ -191,6 +191,20 @@ def test_images_of_a_frozen_state_do_not_see_later_movement(cameras):
     for camera in CAMERAS:
         np.testing.assert_array_equal(frozen_images[camera], before[camera])
         assert np.any(now[camera] != before[camera])
+
+
+def test_a_shifted_camera_sees_another_image_and_goes_back(cameras):
+    cameras.reset(5)
+    before = cameras.images()
+    cameras.shift_camera("front", (0.0, 0.05, 0.0))
+    shifted = cameras.images()
+    assert np.abs(shifted["front"].astype(int) - before["front"]).mean() > 5
+    assert np.array_equal(shifted["wrist"], before["wrist"])
+    cameras.shift_camera("front", (0.0, 0.0, 0.0))
+    assert np.array_equal(cameras.images()["front"], before["front"])
+    for camera, shift in (("side", (0, 0, 0)), ("front", (0, 0)), ("front", (0, 0, math.nan))):
+        with pytest.raises(ValueError, match=f"camera '{camera}' by .* expected one of front, wrist and 3 numbers"):
+            cameras.shift_camera(camera, shift)
 
 
 def test_an_unknown_camera_is_refused(cameras):

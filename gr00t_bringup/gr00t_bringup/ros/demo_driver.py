@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,40 +12,31 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from gr00t_msgs.action import RunPolicy
 from gr00t_msgs.msg import ActionChunk, PolicyStatus
-from rclpy.action.client import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.task import Future
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from gr00t_bringup.demo import add_rounds, check_rounds
 from gr00t_bringup.report import ChunkRecord, RoundRecord, RunRecord, RunVideo, write_report
-from gr00t_training.errors import Gr00tError
+from gr00t_bringup.ros.task_giver import LATCHED, REPLY_TIMEOUT_S, DemoError, Goal, TaskGiver
+from gr00t_recorder.ros.node_arguments import parse_with_ros_args
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 VIDEO_FPS = 20
 START_TIMEOUT_S = 120.0
-REPLY_TIMEOUT_S = 20.0
-OUTCOMES = {
-    RunPolicy.Result.NONE: "ended",
-    RunPolicy.Result.TIME_LIMIT: "time limit reached",
-    RunPolicy.Result.CANCELLED: "cancelled",
-    RunPolicy.Result.STOPPED: "stopped",
-    RunPolicy.Result.NOT_READY: "not ready",
-}
+SUCCESS_PERIOD_S = 0.2  # between checks of the task
+QUIET_S = 0.3  # without a command: the arm is at rest
+BRAKING_S = 5.0  # time limit for it
+SETTLED_S = 0.5  # done for so long: the cube does not roll out again
 
 
-class DemoError(Gr00tError):
-    """The run did not come about."""
-
-
-class DemoDriver(Node):
+class DemoDriver(TaskGiver):
     """Watches robot and policy, and sends goals."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +44,6 @@ class DemoDriver(Node):
         super().__init__("demo_driver")
         self.record = RunRecord()
         self.task = ""
-        self._status: PolicyStatus | None = None
         self._images: dict[str, np.ndarray] = {}
         self._origin_ns = self.get_clock().now().nanoseconds
         self._folder = folder
@@ -64,57 +53,52 @@ class DemoDriver(Node):
         self.create_subscription(JointState, "joint_states", self._on_joints, 100)
         self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._on_command, 10)
         self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 10)
-        self.create_subscription(PolicyStatus, "policy/status", self._on_status, LATCHED)
         self.create_subscription(String, "task", self._on_task, LATCHED)
-        self.policy = ActionClient(self, RunPolicy, "policy/run_policy")
         self.reset = self.create_client(Trigger, "sim/reset")
         self.success = self.create_client(Trigger, "sim/success")
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self)
-
-    def wait_for(self, what: str, is_there: Any, timeout_s: float) -> None:
-        """Spin until `is_there()`.
-
-        Raises:
-            DemoError: it took too long.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        while not is_there():
-            self._executor.spin_once(timeout_sec=0.1)
-            if time.monotonic() > deadline_s:
-                raise DemoError(f"{what}: not there after {timeout_s:.0f} s; see the logs beside the results")
-
-    def call(self, client: Any) -> Trigger.Response:
-        """Call a Trigger service."""
-        return self._reply(client.call_async(Trigger.Request()), client.srv_name, REPLY_TIMEOUT_S)
 
     def run_round(self, time_limit_s: float) -> RoundRecord:
-        """Reset the scene, give its task to the policy, and return how it went."""
+        """Reset the scene, give its task to the policy until it is done, and return the result."""
         answer = self.call(self.reset)
         if not answer.success:
             raise DemoError(f"sim/reset: {answer.message}")
         start_s = self._now_s()
-        goal = RunPolicy.Goal(instruction=self.task, time_limit=time_limit_s)
-        handle = self._reply(self.policy.send_goal_async(goal), "run_policy", REPLY_TIMEOUT_S)
-        result = self._reply(handle.get_result_async(), "run_policy", time_limit_s + REPLY_TIMEOUT_S).result
-        outcome = OUTCOMES.get(result.error_code, str(result.error_code))
-        if result.error_msg:
-            outcome += f" ({result.error_msg})"
-        is_success = self.call(self.success).success
-        return RoundRecord(start_s, self._now_s(), goal.instruction, outcome, is_success)
+        instruction = self.task
+        goal = self.give(instruction, time_limit_s)
+        done_s = self._watch(goal, start_s)
+        if done_s is not None:
+            goal.cancel()
+        outcome = goal.outcome(time_limit_s + REPLY_TIMEOUT_S)
+        self._wait_for_rest()
+        return RoundRecord(start_s, self._now_s(), instruction, outcome, done_s)
 
-    def has_policy(self) -> bool:
-        """Whether the policy node is active and waits for a task."""
-        return self._status is not None and self.policy.server_is_ready() and self._status.state == PolicyStatus.IDLE
+    def _watch(self, goal: Goal, start_s: float) -> float | None:
+        """Wait until the task is done or the goal has ended; return the duration of the task, None: not done."""
+        done_s = None
+        while True:
+            is_over = goal.is_over  # before the check: the last result counts
+            if not self.call(self.success).success:
+                done_s = None
+            elif done_s is None:
+                done_s = self._now_s() - start_s
+            elif self._now_s() - start_s - done_s >= SETTLED_S:
+                return done_s
+            if is_over:
+                return done_s
+            self.spin_for(SUCCESS_PERIOD_S)
 
     def close(self) -> None:
         """Finish the video."""
         if self._video is not None:
             self._video.close()
 
-    def _reply(self, future: Future, what: str, timeout_s: float) -> Any:
-        self.wait_for(what, future.done, timeout_s)
-        return future.result()
+    def _wait_for_rest(self) -> None:
+        """Let the node brake: a command after the reset would move the arm out of its start pose."""
+        end_s = time.monotonic() + BRAKING_S
+        count = -1
+        while count != self.record.commands and time.monotonic() < end_s:
+            count = self.record.commands
+            self.spin_for(QUIET_S)
 
     def _now_s(self) -> float:
         return (self.get_clock().now().nanoseconds - self._origin_ns) / 1e9
@@ -125,21 +109,18 @@ class DemoDriver(Node):
     def _on_task(self, message: String) -> None:
         self.task = message.data
 
-    def _on_status(self, message: PolicyStatus) -> None:
-        self._status = message
-
     def _on_command(self, message: JointTrajectory) -> None:
         self.record.commands += 1
 
     def _on_image(self, camera: str, message: Image) -> None:
         self._images[camera] = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
-        if camera != "front" or len(self._images) < 2 or self._status is None:
+        if camera != "front" or len(self._images) < 2 or self.status is None:
             return
         if self._video is None:
             self._video = RunVideo(self._folder / "demo.mp4", message.height, message.width, VIDEO_FPS)
         states = {PolicyStatus.IDLE: "idle", PolicyStatus.RUNNING: "running", PolicyStatus.HOLDING: "holding"}
-        state = states.get(self._status.state, "stopped")
-        caption = f"{self._seconds(message.header.stamp):5.1f} s   {state}   {self._status.instruction}"
+        state = states.get(self.status.state, "stopped")
+        caption = f"{self._seconds(message.header.stamp):5.1f} s   {state}   {self.status.instruction}"
         self._video.add(self._images["front"], self._images["wrist"], caption)
 
     def _on_joints(self, message: JointState) -> None:
@@ -162,12 +143,17 @@ class DemoDriver(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the tasks and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--rounds", type=int, default=3, help="tasks to give (default: 3)")
-    parser.add_argument("--round-s", type=float, default=18.0, help="time limit of each task [s] (default: 18)")
-    given = parser.parse_args(args)
-    rclpy.init()
+    parser = CommandParser("demo_driver", description=__doc__)
+    add(parser, "--output", required=True)
+    add_rounds(parser)
+    return run_command("demo_driver", lambda: _drive(*parse_with_ros_args(parser, args)))
+
+
+def _drive(given: argparse.Namespace, ros: list[str]) -> None:
+    check_rounds(given.rounds, given.round_s)
+    given.output.mkdir(parents=True, exist_ok=True)
+    # keep the signal handlers of the command: they let the video be finished
+    rclpy.init(args=ros, signal_handler_options=SignalHandlerOptions.NO)
     driver = DemoDriver(given.output)
     try:
         driver.wait_for("simulated robot", lambda: driver.reset.service_is_ready() and driver.task, START_TIMEOUT_S)
@@ -175,16 +161,11 @@ def main(args: list[str] | None = None) -> int:
         for number in range(given.rounds):
             entry = driver.run_round(given.round_s)
             driver.record.rounds.append(entry)
-            print(f"task {number + 1} of {given.rounds}: {entry.instruction}: {entry.outcome}", flush=True)
-    except Gr00tError as error:
-        print(error, file=sys.stderr)
-        return 2
+            print(f"task {number + 1} of {given.rounds}: {entry.instruction}: {entry.ending}", flush=True)
     finally:
         driver.close()
         driver.destroy_node()
         try_shutdown()
     if not driver.record.chunks:
-        print("the policy published no chunk; see the log of policy_node", file=sys.stderr)
-        return 1
+        raise DemoError("the policy published no chunk; see the log of policy_node")
     print(write_report(driver.record, given.output))
-    return 0

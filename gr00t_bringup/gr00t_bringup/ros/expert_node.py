@@ -1,15 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A leader arm without a person: demonstrates the simulated robot's task so many times, and marks the episodes.
+"""A scripted leader arm: demonstrates the task of the simulated robot a number of times, and marks the episodes.
 
 Publishes the commanded positions as a leader arm would (that is what gets recorded as the action) and sends the same
-to the arm. What to do next is one generator, advanced by one step per tick of a timer; nothing blocks the executor.
+to the arm, or as a person's targets to policy_node. What to do next is one generator, advanced by one step per tick of
+a timer; nothing blocks the executor.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from geometry_msgs.msg import PoseArray
-from gr00t_msgs.msg import RecorderStatus
+from gr00t_msgs.msg import PolicyStatus, RecorderStatus, TeleopTarget
 from rclpy.client import Client
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -32,13 +32,15 @@ from gr00t_bringup.sim.expert import Demonstration, plan_demonstration
 from gr00t_bringup.sim.kinematics import JOINTS
 from gr00t_bringup.sim.scene import CUBES
 from gr00t_bringup.sim.task import CubePose, asked_colour
+from gr00t_recorder.ros.node_help import NodeCommand
 from gr00t_recorder.ros.parameters import declare
 from gr00t_recorder.ros.spin import run_node
 from gr00t_training.errors import Gr00tError
 from gr00t_training.settings import setting
 
 COMMAND_HZ = 50
-SETTLE_S = 0.4  # from the end of the movement until a dropped cube has come to rest
+DEVICE = "expert"  # name for policy_node
+SETTLE_S = 0.4  # from the end of the movement until a dropped cube is at rest
 ACKNOWLEDGE_S = 2.0
 ANSWER_S = 10.0
 WARN_PERIOD_S = 5.0
@@ -59,13 +61,34 @@ class ExpertSettings:
     pause_s: float = setting(
         1.5, "Rest after each episode, for a recorder to save it [s].", ge=0.0, le=600.0, read_only=True
     )
+    teleop: bool = setting(
+        False,
+        "Command the arm through policy_node, as a person does; its parameter 'teleop' must be always.",
+        read_only=True,
+    )
     wait_for_recorder: bool = setting(
-        False, "Whether to begin each demonstration only when the recorder is idle and has its streams.", read_only=True
+        False, "Start each demonstration only when the recorder is idle and receives its streams.", read_only=True
+    )
+    recorder_wait_s: float = setting(
+        10.0,
+        "Longest wait for a recorder before the first demonstration, if wait_for_recorder is not set: the recorder "
+        "may start together with this node [s].",
+        ge=0.0,
+        le=3600.0,
+        read_only=True,
     )
 
 
+COMMAND = NodeCommand(
+    name="expert_node",
+    node_name="expert",
+    purpose="Demonstrate the simulated arm's task as a leader arm would, and mark the episodes; then end.",
+    settings=ExpertSettings,
+)
+
+
 class Scene(NamedTuple):
-    """A reset scene: what is asked, where the asked cube is and where the arm is."""
+    """A scene after reset: the task, the pose of the requested cube and the joint positions."""
 
     task: str
     cube: CubePose
@@ -76,20 +99,24 @@ class ExpertNode(Node):
     """Gives demonstrations."""
 
     def __init__(self) -> None:
-        """Begin as soon as the robot is there."""
+        """Start when the robot is available."""
         super().__init__("expert")
         self._settings = declare(self, ExpertSettings)
         self._target: np.ndarray | None = None  # (6,) commanded at each tick; None: nothing yet
         self._joints: JointState | None = None
         self._cubes: PoseArray | None = None
         self._recorder: RecorderStatus | None = None
+        self._policy: PolicyStatus | None = None
+        self._recorder_until_s: float | None = None  # end of the wait for a recorder
         self.is_done = False
         self._leader = self.create_publisher(JointState, "leader/joint_states", 10)
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
+        self._targets = self.create_publisher(TeleopTarget, "policy/teleop", 10) if self._settings.teleop else None
         self._events = self.create_publisher(String, "episode/events", QoSProfile(depth=10))
         self.create_subscription(JointState, "joint_states", self._on_joints, 1)
         self.create_subscription(PoseArray, "cubes", self._on_cubes, 1)
         self.create_subscription(RecorderStatus, "recorder/status", self._on_recorder, LATCHED)
+        self.create_subscription(PolicyStatus, "policy/status", self._on_policy, LATCHED)
         self._reset = self.create_client(Trigger, "sim/reset")
         self._success = self.create_client(Trigger, "sim/success")
         self._script = self._demonstrate_all()
@@ -104,6 +131,9 @@ class ExpertNode(Node):
     def _on_recorder(self, message: RecorderStatus) -> None:
         self._recorder = message
 
+    def _on_policy(self, message: PolicyStatus) -> None:
+        self._policy = message
+
     def _on_timer(self) -> None:
         """Advance the script by one tick and send what it commands."""
         try:
@@ -115,11 +145,18 @@ class ExpertNode(Node):
             return
         if self._target is not None:
             self._send(self._target)
+        elif self._targets is not None:
+            self._targets.publish(TeleopTarget(source=DEVICE, is_engaged=False))
 
     def _send(self, positions_rad: np.ndarray) -> None:
         leader = JointState(name=JOINTS, position=positions_rad.tolist())
         leader.header.stamp = self.get_clock().now().to_msg()
         self._leader.publish(leader)
+        if self._targets is not None:
+            target = TeleopTarget(source=DEVICE, is_engaged=True, names=JOINTS, positions=leader.position)
+            target.header.stamp = leader.header.stamp
+            self._targets.publish(target)
+            return
         # zero stamp and time from start: go now
         point = JointTrajectoryPoint(positions=positions_rad.tolist())
         self._commands.publish(JointTrajectory(joint_names=JOINTS, points=[point]))
@@ -142,12 +179,12 @@ class ExpertNode(Node):
         self.is_done = True
 
     def _demonstrate(self, seed: int) -> Generator[None, None, bool]:
-        """Give one demonstration in a new scene, marked by events; returns whether it succeeded."""
+        """Give one demonstration in a new scene, marked by events; return True if it succeeded."""
         scene = yield from self._new_scene()
         x, y, _ = scene.cube.position_m.tolist()
         plan = plan_demonstration(scene.positions_rad, (x, y), scene.cube.yaw_rad, seed)
         self._target = scene.positions_rad
-        yield  # the leader's stream has begun when the episode starts
+        yield  # so that the leader's stream exists when the episode starts
         self._mark("start", scene.task)
         try:
             yield from self._follow(plan)
@@ -170,8 +207,10 @@ class ExpertNode(Node):
         self._target = plan.sample(plan.duration_s)
 
     def _new_scene(self) -> Generator[None, None, Scene]:
-        """Reset the robot and wait until it has shown its new scene."""
-        self._target = None  # a command on its way now must not move the new scene's arm
+        """Reset the robot and wait for the state of the new scene."""
+        self._target = None  # a command in transit must not move the arm in the new scene
+        if self._targets is not None:
+            yield from self._wait(self._has_let_go, "policy node that lets go of the arm")
         reply = json.loads((yield from self._call(self._reset)).message)
         since_ns = reply["stamp_ns"]
         yield from self._wait(
@@ -189,18 +228,37 @@ class ExpertNode(Node):
         def missing() -> str:
             if not (self._reset.service_is_ready() and self._success.service_is_ready()):
                 return f"the simulated robot ({self._reset.srv_name})"
-            if not self._commands.get_subscription_count():
-                return f"a controller on {self._commands.topic_name}"
-            return self._recorder_lacks() if self._settings.wait_for_recorder else ""
+            commands = self._targets or self._commands
+            if not commands.get_subscription_count():
+                return f"a controller on {commands.topic_name}"
+            if self._targets is not None and self._policy is None:
+                return "the status of the policy node"
+            recorder = self._missing_of_recorder()
+            return recorder if self._settings.wait_for_recorder or self._may_still_come(recorder) else ""
 
         while name := missing():
             self.get_logger().info(f"waiting for {name}", throttle_duration_sec=WARN_PERIOD_S)
             yield
 
-    def _recorder_lacks(self) -> str:
+    def _has_let_go(self) -> bool:
+        return self._policy is not None and self._policy.device != DEVICE
+
+    def _may_still_come(self, missing: str) -> bool:
+        """Return True while an optional recorder may still start; warn once if there is none."""
+        now_s = time.monotonic()
+        if self._recorder_until_s is None:
+            self._recorder_until_s = now_s + self._settings.recorder_wait_s
+        is_waiting = now_s < self._recorder_until_s and bool(missing)
+        if missing and not is_waiting and self._recorder_until_s > 0:
+            self.get_logger().warning(f"demonstrating without {missing}")
+        if not is_waiting:
+            self._recorder_until_s = 0.0
+        return is_waiting
+
+    def _missing_of_recorder(self) -> str:
         if self._recorder is None or not self._events.get_subscription_count():
             return f"a recorder that listens to {self._events.topic_name}"
-        if self._recorder.state != RecorderStatus.IDLE:
+        if self._recorder.state not in (RecorderStatus.IDLE, RecorderStatus.FAILED):  # FAILED is about the last episode
             return "the recorder to be idle"
         own = (self._leader.topic_name, self._events.topic_name)
         missing = [stream.topic for stream in self._recorder.streams if stream.state and stream.topic not in own]
@@ -231,13 +289,13 @@ def _is_since(message: JointState | PoseArray | None, stamp_ns: int) -> bool:
     return message is not None and Time.from_msg(message.header.stamp).nanoseconds >= stamp_ns
 
 
-def main() -> None:
-    """Give the demonstrations; exit code 0 when all were given, 1 when it was stopped or gave up before."""
+def main(args: list[str] | None = None) -> int:
+    """Give the demonstrations; return 0 after all of them, 1 if it was stopped or gave up before."""
     nodes: list[ExpertNode] = []
 
     def make() -> ExpertNode:
         nodes.append(ExpertNode())
         return nodes[0]
 
-    exit_code = run_node(make)
-    sys.exit(exit_code or (0 if nodes[0].is_done else 1))
+    exit_code = run_node(make, args, COMMAND)
+    return exit_code or (1 if nodes and not nodes[0].is_done else 0)

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated robot as a ROS node: joint states, cameras, commands, and services to reset and to judge.
 
-Physics and joint states have a thread of their own, cameras another, and the executor takes commands and services; the
+Physics and joint states run in one thread, cameras in another, and the executor takes commands and services; the
 interpreter lock is free while MuJoCo steps and renders. With the simulated clock all of it runs in step on one thread,
-so that a frame never depends on the speed of the machine.
+so that a frame never depends on the speed of the machine; in lock-step with a policy node (`lock_step`), neither does
+what the policy does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import array
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,18 +34,21 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from gr00t_bringup.ros.lock_step import LockStep
 from gr00t_bringup.sim.kinematics import JOINTS
 from gr00t_bringup.sim.robot import SimRobot
 from gr00t_bringup.sim.scene import CAMERAS, CUBES
 from gr00t_bringup.sim.task import CubePose, asked_colour
 from gr00t_bringup.sim.trajectory import Trajectory, TrajectoryFollower
-from gr00t_recorder.ros.parameters import declare
+from gr00t_recorder.ros.node_help import NodeCommand
+from gr00t_recorder.ros.parameters import declare, guard_changes, read
 from gr00t_recorder.ros.spin import run_node
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import setting
 
 TICK_HZ = 100  # joint states; a tick is five physics steps
 BASE_FRAME = "base"
+SHOWN_TICKS = 10  # of a new scene before it is used: its images and joint states are out
 MAX_LAG_S = 0.2  # after a longer stall of the machine the lost time is skipped, not caught up with
 CAMERA_START_S = 30.0
 WARN_PERIOD_S = 5.0
@@ -70,7 +73,10 @@ class SimSettings:
     """Parameters of the simulated robot."""
 
     seed: int = setting(0, "Seed of the first scene; every reset adds one.", ge=0, le=2**31, read_only=True)
-    cube: str = setting("", "Colour of the asked cube; empty: drawn anew at each reset.", read_only=True)
+    scene_seed: int = setting(
+        -1, "Seed of the scenes of the resets from now on; -1: one more at each.", ge=-1, le=2**31
+    )
+    cube: str = setting("", "Color of the requested cube; empty: random at each reset.")
     camera_hz: int = setting(
         20, "Images per second of each camera [Hz]; a divisor of 100.", ge=1, le=50, read_only=True
     )
@@ -81,6 +87,17 @@ class SimSettings:
     speed: float = setting(
         1.0, "Pace of the sim clock, times real time; 0: as fast as possible.", ge=0.0, le=100.0, read_only=True
     )
+    lock_step: bool = setting(
+        False, "Let the sim clock wait for the commands and chunks of the policy node.", read_only=True
+    )
+    lock_step_node: str = setting("policy", "Name of that node.", read_only=True)
+    lock_step_control_s: float = setting(
+        0.02, "Its control period, 1 / control_rate_hz [s].", ge=0.001, le=1.0, read_only=True
+    )
+    lock_step_query_s: float = setting(0.2, "Its inference_period_s [s].", ge=0.0, le=10.0, read_only=True)
+    lock_step_timeout_s: float = setting(
+        30.0, "Longest wait for it [s]; then the clock goes on without.", ge=0.1, le=3600.0, read_only=True
+    )
 
     def __post_init__(self) -> None:
         if TICK_HZ % self.camera_hz:
@@ -89,6 +106,16 @@ class SimSettings:
             raise ValueError(f"cube is '{self.cube}', expected one of {', '.join(CUBES)} or nothing")
         if self.clock is Clock.WALL and self.speed != 1.0:
             raise ValueError(f"speed is {self.speed} but the wall clock has speed 1; set clock to sim")
+        if self.clock is Clock.WALL and self.lock_step:
+            raise ValueError("lock_step is true but the wall clock waits for nobody; set clock to sim")
+
+
+COMMAND = NodeCommand(
+    name="sim_node",
+    node_name="sim",
+    purpose="Simulate an arm with two cameras, three cubes and a bin: joint states and images out, trajectories in.",
+    settings=SimSettings,
+)
 
 
 class SimNode(Node):
@@ -102,15 +129,19 @@ class SimNode(Node):
         """
         super().__init__("sim")
         self._settings = declare(self, SimSettings)
+        guard_changes(self, SimSettings, lambda: True, live=("scene_seed", "cube"))
         if self._settings.clock is Clock.WALL and self.get_parameter("use_sim_time").value:
             raise ConfigError(
                 "use_sim_time is true but clock is 'wall': nothing would publish /clock; set clock to sim"
             )
         self._seed = self._settings.seed
         self._robot = SimRobot(self._seed, self._settings.cube)
+        self._lock_step: LockStep | None = None
         self._follower = _hold(self._robot)
         self._lock = threading.Lock()  # over robot, follower, ticks and stamp: what belongs to one tick
         self._ticks = 0
+        self._reset_tick: int | None = None  # of a scene that waits for the task of a policy in lock-step
+        self._is_still = False  # until the first command in that scene
         self._stamp_ns = self._time_ns()
         self._stopping = threading.Event()
         self._image_due = threading.Event()
@@ -124,6 +155,8 @@ class SimNode(Node):
         """Stop simulating; idempotent."""
         self._stopping.set()
         self._image_due.set()
+        if self._lock_step is not None:
+            self._lock_step.close()
         for thread in self._threads:
             thread.join()
 
@@ -133,11 +166,23 @@ class SimNode(Node):
         kind, suffix = (CompressedImage, "image_raw/compressed") if is_jpeg else (Image, "image_raw")
         self._images = {camera: self.create_publisher(kind, f"{camera}/{suffix}", 5) for camera in CAMERAS}
         self._joints = self.create_publisher(JointState, "joint_states", 50)
+        # what the controller asks of the servos, as controllers of a real arm report it
+        self._reference = self.create_publisher(JointState, "arm_controller/reference", 1000)
         self._cubes = self.create_publisher(PoseArray, "cubes", 1)
+        self._verdict = self.create_publisher(String, "~/verdict", 100)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._task = self.create_publisher(String, "task", latched)
         if settings.clock is Clock.SIM:
             self._clock_publisher = self.create_publisher(ClockMessage, CLOCK_TOPIC, 1)
+        if settings.lock_step:
+            self._lock_step = LockStep(
+                self,
+                policy=settings.lock_step_node,
+                control_period_s=settings.lock_step_control_s,
+                query_period_s=settings.lock_step_query_s,
+                timeout_s=settings.lock_step_timeout_s,
+                repeat_clock=self._publish_clock,
+            )
         self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._on_trajectory, 1)
         self.create_subscription(Float64MultiArray, "forward_position_controller/commands", self._on_positions, 1)
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -151,22 +196,29 @@ class SimNode(Node):
             trajectory = _trajectory(message, now_ns)
             with self._lock:
                 self._follower.follow(trajectory, now_ns / 1e9)
+                self._is_still = False
         except ValueError as error:
             self.get_logger().warning(f"{error}; ignored", throttle_duration_sec=WARN_PERIOD_S)
+        if self._lock_step is not None:  # also one that is ignored
+            self._lock_step.note_command()
 
     def _on_positions(self, message: Float64MultiArray) -> None:
         try:
             with self._lock:
                 self._follower.jump(message.data)
+                self._is_still = False
         except ValueError as error:
             self.get_logger().warning(f"{error}; ignored", throttle_duration_sec=WARN_PERIOD_S)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Start the next episode; the message is JSON with its seed, task and the time from which it holds."""
-        self._seed += 1
+        settings = read(self, SimSettings)
+        self._seed = self._seed + 1 if settings.scene_seed < 0 else settings.scene_seed
         with self._lock:
-            self._robot.reset(self._seed, self._settings.cube)
+            self._robot.reset(self._seed, settings.cube)
             self._follower = _hold(self._robot)
+            if self._lock_step is not None:
+                self._reset_tick, self._is_still = self._ticks, True
             # the tick that begins after this shows the new scene for the first time
             stamp_ns = max(self._time_ns(), self._stamp_ns + 1)
         self._publish_task()
@@ -176,14 +228,14 @@ class SimNode(Node):
 
     def _on_success(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._robot.success()
-        where = "lies in the bin" if response.success else "does not lie in the bin"
+        where = "is in the bin" if response.success else "is not in the bin"
         response.message = f"the {asked_colour(self._robot.task)} cube {where}"
         return response
 
     def _publish_task(self) -> None:
         self._task.publish(String(data=self._robot.task))
 
-    # simulation: threads of its own
+    # simulation threads
 
     def _start(self) -> None:
         is_stepped = self._settings.clock is Clock.SIM
@@ -233,33 +285,64 @@ class SimNode(Node):
             self._publish_images()
 
     def _run_stepped(self) -> None:
-        pace = _Pace(self._settings.speed)
+        pace, alone, partner = _Pace(self._settings.speed), _Pace(1.0), self._lock_step
         while not self._stopping.is_set():
-            if self._tick():
+            is_image_due = self._tick()
+            if partner is not None:
+                partner.wait_for_command(self._stamp_ns)
+            if is_image_due:
                 self._publish_images()
-            pace.wait(self._stopping)
+            if partner is not None:
+                partner.wait_for_chunk(self._stamp_ns, has_images=is_image_due)
+                self._wait_for_task(partner, is_image_due)
+            (pace if partner is None or partner.is_engaged else alone).wait(self._stopping)
+
+    def _wait_for_task(self, partner: LockStep, is_image_due: bool) -> None:
+        """Stand still with a new scene until the policy has a task, so that equal trials begin in equal phase."""
+        reset_tick = self._reset_tick
+        is_shown = reset_tick is not None and self._ticks >= reset_tick + SHOWN_TICKS
+        if is_shown and is_image_due and partner.has_tick(self._stamp_ns):
+            self._reset_tick = None
+            self._publish_verdict(is_success=False)
+            partner.wait_for_task()
 
     def _tick(self) -> bool:
         """Simulate and publish one tick; returns whether images of it are due."""
         with self._lock:
-            self._robot.command(self._follower.sample(self._time_ns() / 1e9))
-            self._robot.step(1 / TICK_HZ)
+            targets = self._follower.sample(self._time_ns() / 1e9)
+            self._robot.command(targets)
+            if not self._is_still:
+                self._robot.step(1 / TICK_HZ)
             self._ticks += 1
             self._stamp_ns = self._time_ns()
             stamp = _stamp(self._stamp_ns)
             positions, velocities = self._robot.joint_positions(), self._robot.joint_velocities()
             cubes = self._robot.cube_poses()
-        if self._settings.clock is Clock.SIM:
-            self._clock_publisher.publish(ClockMessage(clock=stamp))
+            is_image_due = self._ticks % (TICK_HZ // self._settings.camera_hz) == 0
+            is_success = is_image_due and self._robot.success()
+        self._publish_clock()
         joints = JointState(name=JOINTS, position=positions.tolist(), velocity=velocities.tolist())
         joints.header.stamp = stamp
         self._joints.publish(joints)
-        if self._ticks % (TICK_HZ // self._settings.camera_hz):
+        reference = JointState(name=JOINTS, position=[targets[name] for name in JOINTS])
+        reference.header.stamp = stamp
+        self._reference.publish(reference)
+        if not is_image_due:
             return False
-        poses = PoseArray(poses=[_pose(cubes[colour]) for colour in CUBES])
+        poses = PoseArray(poses=[_pose(cubes[color]) for color in CUBES])
         poses.header.stamp, poses.header.frame_id = stamp, BASE_FRAME
         self._cubes.publish(poses)
+        self._publish_verdict(is_success=is_success)
         return True
+
+    def _publish_verdict(self, *, is_success: bool) -> None:
+        """Tell whether the task is done, and whether the scene may be used: in lock-step it waits for a task first."""
+        verdict = {"stamp_ns": self._stamp_ns, "success": is_success, "is_ready": self._reset_tick is None}
+        self._verdict.publish(String(data=json.dumps(verdict)))
+
+    def _publish_clock(self) -> None:
+        if self._settings.clock is Clock.SIM:
+            self._clock_publisher.publish(ClockMessage(clock=_stamp(self._stamp_ns)))
 
     def _publish_images(self) -> None:
         with self._lock:
@@ -338,9 +421,9 @@ def _bytes(values: np.ndarray) -> array.array:
     return data
 
 
-def main() -> None:
-    """Run the simulated robot until it is stopped."""
-    # PyOpenGL tells at INFO that an optional accelerator is absent
+def main(args: list[str] | None = None) -> int:
+    """Run the simulated robot until it is stopped; exit code 1: a thread of it failed."""
+    # PyOpenGL logs at INFO that an optional accelerator is missing
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     nodes: list[SimNode] = []
 
@@ -348,5 +431,5 @@ def main() -> None:
         nodes.append(SimNode())
         return nodes[0]
 
-    exit_code = run_node(make)
-    sys.exit(1 if nodes and nodes[0].has_failed else exit_code)
+    exit_code = run_node(make, args, COMMAND)
+    return 1 if nodes and nodes[0].has_failed else exit_code

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A scripted demonstrator that picks a cube and drops it in the bin; it stands in for a person at a leader arm.
+"""A scripted demonstrator that picks a cube and drops it in the bin; it replaces a person at a leader arm.
 
-It is told where the cube lies, plans once and is then sampled open loop. Way points are tool poses; between them the
+It gets the pose of the cube, plans once and is then sampled open loop. Way points are tool poses; between them the
 tool moves in the arm's cylindrical coordinates (direction, radius, height, pitch, roll) with minimum jerk, so that
 descending and lifting are straight. Knows neither ROS nor MuJoCo.
 """
@@ -83,7 +83,7 @@ def plan_demonstration(
 
     Args:
         positions_rad: where the arm is.
-        cube_xy_m: the cube's centre in the base frame.
+        cube_xy_m: the cube's center in the base frame.
         cube_yaw_rad: the cube's direction about z; quarter turns do not matter.
         seed: varies tempo, heights and aim a little, as a person would.
     """

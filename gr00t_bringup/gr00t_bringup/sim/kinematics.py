@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Geometry of the simulated arm and its forward and inverse kinematics in closed form.
 
-The links lie in one vertical plane that shoulder_pan turns, so a tool pose is given in that plane (`ToolPose`) and
+The links are in one vertical plane that shoulder_pan turns, so a tool pose is given in that plane (`ToolPose`) and
 the inverse is that of a planar two-link arm. With every joint at zero the upper arm points up, forearm and gripper
 point forward; positive shoulder_lift, elbow_flex and wrist_flex pitch the arm down. The base frame has x forward,
 y left, z up, its origin on the table under the pan axis. Does not know MuJoCo.
@@ -60,7 +60,7 @@ def forward(arm_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         arm_rad: `(5,)` positions in the order of `ARM_JOINTS`.
 
     Returns:
-        Position `(3,)` in metres, and the rotation matrix `(3, 3)` from tool (x along the gripper, y towards the
+        Position `(3,)` in meters, and the rotation matrix `(3, 3)` from tool (x along the gripper, y towards the
         moving jaw) to base.
     """
     pose = tool_pose(arm_rad)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mujoco
 import numpy as np
@@ -36,7 +36,7 @@ HOME_NOISE_RAD = 0.03
 # where cubes are put: reachable with the gripper pointing down, and clear of the bin
 CUBE_RADIUS_M = (0.160, 0.245)
 CUBE_DIRECTION_RAD = (-0.45, 1.15)
-CUBE_DISTANCE_M = 0.075  # between centres: room for an open jaw
+CUBE_DISTANCE_M = 0.075  # between centers: room for an open jaw
 
 
 class SimRobot:
@@ -51,21 +51,22 @@ class SimRobot:
         self._renderer: CameraRenderer | None = None
         self._joint_qpos = [self._model.joint(name).qposadr[0] for name in JOINTS]
         self._joint_dof = [self._model.joint(name).dofadr[0] for name in JOINTS]
-        self._cube_qpos = {colour: self._model.joint(f"{colour}_cube").qposadr[0] for colour in CUBES}
-        self._colour = ""
+        self._cube_qpos = {color: self._model.joint(f"{color}_cube").qposadr[0] for color in CUBES}
+        self._camera_positions = {camera: self._model.camera(camera).pos.copy() for camera in CAMERAS}
+        self._color = ""
         self.reset(seed, cube)
 
     @property
     def task(self) -> str:
         """Instruction of the current episode."""
-        return task_text(self._colour)
+        return task_text(self._color)
 
     def reset(self, seed: int, cube: str = "") -> None:
         """Start an episode: cubes at random places without overlap, the arm near its home pose.
 
         Args:
             seed: chooses places, noise and the asked cube; equal seeds give equal scenes.
-            cube: colour of the asked cube; empty: chosen by the seed.
+            cube: color of the requested cube; empty: chosen by the seed.
 
         Raises:
             ValueError: there is no such cube.
@@ -77,13 +78,28 @@ class SimRobot:
         positions = home_positions() + rng.uniform(-HOME_NOISE_RAD, HOME_NOISE_RAD, len(JOINTS))
         places = _draw_places(rng, len(CUBES))
         with self._lock:
-            self._colour = cube or drawn
+            self._color = cube or drawn
             mujoco.mj_resetData(self._model, self._state)
             self._state.qpos[self._joint_qpos] = positions
             self._state.ctrl[:] = positions
             for start, (x, y, yaw) in zip(self._cube_qpos.values(), places, strict=True):
                 pose = [x, y, CUBE_M / 2, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)]
                 self._state.qpos[start : start + 7] = pose
+            mujoco.mj_forward(self._model, self._state)
+
+    def shift_camera(self, camera: str, shift_m: Sequence[float]) -> None:
+        """Move a camera by (x, y, z) in the frame of its body, from where it was built; its direction stays.
+
+        Raises:
+            ValueError: there is no such camera, or not three finite numbers.
+        """
+        shift = np.asarray(shift_m, dtype=np.float64)
+        if camera not in CAMERAS or shift.shape != (3,) or not np.isfinite(shift).all():
+            raise ValueError(
+                f"camera '{camera}' by {list(shift_m)}: expected one of {', '.join(CAMERAS)} and 3 numbers"
+            )
+        with self._lock:
+            self._model.camera(camera).pos[:] = self._camera_positions[camera] + shift
             mujoco.mj_forward(self._model, self._state)
 
     def command(self, targets_rad: Mapping[str, float]) -> None:
@@ -118,15 +134,15 @@ class SimRobot:
             return self._state.qvel[self._joint_dof].copy()
 
     def cube_poses(self) -> dict[str, CubePose]:
-        """Return the pose of every cube by colour."""
+        """Return the pose of every cube by color."""
         with self._lock:
-            poses = {colour: self._state.qpos[at : at + 7].copy() for colour, at in self._cube_qpos.items()}
-        return {colour: CubePose(pose[:3], pose[[4, 5, 6, 3]]) for colour, pose in poses.items()}
+            poses = {color: self._state.qpos[at : at + 7].copy() for color, at in self._cube_qpos.items()}
+        return {color: CubePose(pose[:3], pose[[4, 5, 6, 3]]) for color, pose in poses.items()}
 
     def success(self) -> bool:
-        """Return whether the asked cube lies in the bin, let go by the gripper."""
+        """Return whether the requested cube is in the bin and released by the gripper."""
         with self._lock:
-            at = self._cube_qpos[self._colour]
+            at = self._cube_qpos[self._color]
             x, y, z = self._state.qpos[at : at + 3]
             is_inside = max(abs(x - BIN_XY_M[0]), abs(y - BIN_XY_M[1])) < BIN_INNER_M / 2 and z < BIN_HEIGHT_M
             return bool(is_inside and not self._is_held())
@@ -138,7 +154,7 @@ class SimRobot:
         return self._frozen
 
     def render(self, camera: str, frozen: mujoco.MjData | None = None) -> np.ndarray:
-        """Return what a camera sees, `(240, 320, 3)` uint8 RGB: now, or as it was at `freeze`.
+        """Return what a camera sees, `(240, 320, 3)` uint8 RGB: now, or at the time of `freeze`.
 
         Raises:
             ConfigError: no OpenGL library can render off screen; names the system packages to install.
@@ -161,7 +177,7 @@ class SimRobot:
             self._renderer = None
 
     def _is_held(self) -> bool:
-        cube = self._model.geom(f"{self._colour}_cube").id
+        cube = self._model.geom(f"{self._color}_cube").id
         hand = {self._model.body(name).id for name in ("gripper", "jaw")}
         for contact in self._state.contact:
             if cube in contact.geom and hand & {int(self._model.geom_bodyid[geom]) for geom in contact.geom}:
@@ -170,7 +186,7 @@ class SimRobot:
 
 
 def _draw_places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
-    """Draw (x, y, yaw) of `count` cubes, `CUBE_DISTANCE_M` apart; a crowded draw starts afresh."""
+    """Draw (x, y, yaw) of `count` cubes, `CUBE_DISTANCE_M` apart; repeated if they do not fit."""
     while True:
         places: list[tuple[float, float, float]] = []
         for _ in range(count):

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated scene as MuJoCo XML: the arm, a table, three cubes, an open bin and two cameras.
 
-Made of boxes, capsules and cylinders only, so nothing has to be downloaded. Sizes of the arm come from
+Uses only boxes, capsules and cylinders, to avoid downloads. Sizes of the arm come from
 `kinematics`, which thereby stays the one source of its geometry. Contacts: the arm touches table, bin and cubes but
-not itself. Everything is metres, kilograms and radians in the arm's base frame.
+not itself. Everything is meters, kilograms and radians in the arm's base frame.
 """
 
 from __future__ import annotations
@@ -164,9 +164,9 @@ def _bin() -> str:
 def _cubes() -> str:
     half = CUBE_M / 2
     return "\n".join(
-        f'    <body name="{colour}_cube" pos="0.2 {0.06 * i} {half}"><freejoint name="{colour}_cube"/>'
-        f'<geom name="{colour}_cube" class="fixed" size="{half} {half} {half}" mass="0.02" rgba="{rgba}"/></body>'
-        for i, (colour, rgba) in enumerate(CUBES.items())
+        f'    <body name="{color}_cube" pos="0.2 {0.06 * i} {half}"><freejoint name="{color}_cube"/>'
+        f'<geom name="{color}_cube" class="fixed" size="{half} {half} {half}" mass="0.02" rgba="{rgba}"/></body>'
+        for i, (color, rgba) in enumerate(CUBES.items())
     )
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the simulated arm is asked to do: the instruction, and where the cubes are."""
+"""Task of the simulated arm: the instruction, and where the cubes are."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class CubePose:
         return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
 
-def task_text(colour: str) -> str:
-    """Return the instruction to put the cube of this colour in the bin."""
-    return f"put the {colour} cube in the bin"
+def task_text(color: str) -> str:
+    """Return the instruction to put the cube of this color in the bin."""
+    return f"put the {color} cube in the bin"
 
 
 def asked_colour(task: str) -> str:
-    """Return the cube colour that an instruction names.
+    """Return the cube color that an instruction names.
 
     Raises:
-        ValueError: it names no colour, or several.
+        ValueError: it names no color, or several.
     """
-    named = [colour for colour in CUBES if colour in task.lower().split()]
+    named = [color for color in CUBES if color in task.lower().split()]
     if len(named) != 1:
         raise ValueError(f"task '{task}' names {len(named)} cubes, expected one of {', '.join(CUBES)}")
     return named[0]

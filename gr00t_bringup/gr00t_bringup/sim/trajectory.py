@@ -51,7 +51,7 @@ class TrajectoryFollower:
         """Take up `trajectory` at `now_s` in place of the current one.
 
         Raises:
-            ValueError: a joint is unknown; the current trajectory goes on.
+            ValueError: a joint is unknown; the current trajectory continues.
         """
         unknown = [name for name in trajectory.joints if name not in self._held]
         if unknown:

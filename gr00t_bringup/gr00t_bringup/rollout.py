@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What `gr00t_rollout` is asked for, and which processes that takes; without ROS."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gr00t_bringup.demo import ROBOT, policy_command, sim_command
+from gr00t_bringup.robots import compact_checkpoint, robot_file
+from gr00t_bringup.runner import Runner
+from gr00t_bringup.sim.scene import CUBES
+from gr00t_bringup.sim.task import asked_colour, task_text
+from gr00t_bringup.trials.table import Spec, plan
+from gr00t_training.cli.arguments import add, positive_int
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.errors import ConfigError
+from gr00t_training.io.text import TextError, check_instruction, printable
+
+LOCK_STEP, REAL = "lock-step", "real"
+SIM, PERSON = "sim", "person"
+SCENE, OTHER = "task", "other"
+MAX_STALL_S = 600.0  # of the clock: it stands while a model infers
+RUNNING_POLICY = "running policy node"  # instead of a checkpoint, where a person judges
+DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2}  # of policy_node
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of the command."""
+    parser = CommandParser("gr00t_rollout", description="Try a policy many times through ROS 2, and count successes.")
+    add(
+        parser,
+        "--checkpoint",
+        "Several are tried in the same scenes and compared (default: the shipped compact policy).",
+        nargs="+",
+        default=[],
+    )
+    add(parser, "--output", "Finished trials in it are not repeated.", default=Path("out/rollout"))
+    text = "Trials of each task with each checkpoint."
+    parser.add_argument("--num-trials", type=positive_int, default=10, metavar="N", help=text)
+    add(parser, "--seed", "The first scene; every further trial has the next one.", default=1000)
+    detail = "Several are tried one after another (default: the three of the simulated arm)."
+    add(parser, "--instruction", detail, nargs="+", default=[])
+    text = "Give the instruction of the task, or that of another one, which must not succeed."
+    parser.add_argument("--instruction-of", choices=(SCENE, OTHER), default=SCENE, help=text)
+    text = "lock-step: simulated time waits for the policy; real: both run in real time."
+    parser.add_argument("--clock", choices=(LOCK_STEP, REAL), default=LOCK_STEP, help=f"Time: {text}")
+    text = "Who judges: the simulated robot, or a person at the keyboard while policy and robot run already."
+    parser.add_argument("--judge", choices=(SIM, PERSON), default=SIM, help=text)
+    add(parser, "--round-s", default=20.0)
+    text = "Parameters of the policy node, such as execution:=real_time_chunking."
+    parser.add_argument("--parameters", nargs="+", default=[], metavar="NAME:=VALUE", help=text)
+    text = "Record every trial as an episode of this dataset, marked with its success."
+    parser.add_argument("--record-to", type=Path, metavar="FOLDER", help=text)
+    text = "Write no videos of the trials."
+    parser.add_argument("--no-video", action="store_true", help=text)
+    return parser
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A checked request."""
+
+    specs: list[Spec]
+    folder: Path
+    has_video: bool
+    dataset: Path | None
+
+    @property
+    def is_judged_by_person(self) -> bool:
+        """Whether a person judges; robot and policy node run already then."""
+        return self.specs[0].judge == PERSON
+
+
+def checked(given: argparse.Namespace) -> Rollout:
+    """Return what was asked for.
+
+    Raises:
+        ConfigError: names the option that is wrong, and what to do.
+    """
+    if not 1.0 <= given.round_s <= 3600.0:
+        raise ConfigError(f"--round-s is {given.round_s:g}, expected 1 to 3600 s")
+    if not 0 <= given.seed <= 2**31 - given.num_trials:
+        raise ConfigError(f"--seed is {given.seed}, expected 0 or more, and every trial's seed below 2147483648")
+    for each in given.parameters:
+        if not re.fullmatch(r"[a-z_]+:=\S+", each):
+            raise ConfigError(f"--parameters: '{printable(each)}' is not NAME:=VALUE without spaces")
+    is_person = given.judge == PERSON
+    if is_person:
+        _check_person(given)
+    tasks = given.instruction or [task_text(color) for color in CUBES]
+    try:
+        pairs = [(check_instruction(task), task if is_person else _told(task, given.instruction_of)) for task in tasks]
+    except (TextError, ValueError) as error:
+        raise ConfigError(f"--instruction: {error}") from error
+    checkpoints = [str(Path(each).resolve()) if Path(each).exists() else each for each in given.checkpoint]
+    specs = plan(
+        checkpoints or [RUNNING_POLICY if is_person else str(compact_checkpoint())],
+        pairs,
+        range(given.seed, given.seed + given.num_trials),
+        clock=REAL if is_person else given.clock,
+        judge=given.judge,
+        time_limit_s=given.round_s,
+        parameters=" ".join(given.parameters),
+    )
+    dataset = given.record_to.resolve() if given.record_to else None
+    return Rollout(specs, given.output.resolve(), not given.no_video, dataset)
+
+
+def _check_person(given: argparse.Namespace) -> None:
+    if not given.instruction:
+        raise ConfigError("--judge person: give the task texts of your robot with --instruction")
+    if given.instruction_of == OTHER or given.parameters or given.record_to or len(given.checkpoint) > 1:
+        raise ConfigError(
+            "--judge person: robot and policy run already, so that --instruction-of other, --parameters, --record-to "
+            "and several checkpoints have no effect; leave them out, and start the recorder yourself"
+        )
+
+
+def _told(task: str, instruction_of: str) -> str:
+    """Return the instruction for a task of the simulated arm."""
+    color = asked_colour(task)
+    colors = list(CUBES)
+    return task if instruction_of == SCENE else task_text(colors[(colors.index(color) + 1) % len(colors)])
+
+
+def start_processes(runner: Runner, spec: Spec, dataset: Path | None, folder: Path) -> None:
+    """Start simulated robot, policy node and, for a dataset, a recorder node; for the trials of one checkpoint."""
+    is_stepped = spec.clock == LOCK_STEP
+    timing = policy_timing(spec.parameters.split())
+    sim, policy = list(sim_command()), list(policy_command(Path(spec.checkpoint)))
+    if is_stepped:
+        sim += _given(
+            clock="sim",
+            speed=0.0 if dataset is None else 1.0,  # a recorder keeps pace with a real robot
+            lock_step=True,
+            lock_step_control_s=1.0 / timing["control_rate_hz"],
+            lock_step_query_s=timing["inference_period_s"],
+        )
+        policy += _given(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)
+    for each in spec.parameters.split():
+        policy += ["-p", each]
+    runner.start("sim_node", sim)
+    runner.start("policy_node", policy)
+    if dataset is not None:
+        recorder: list[str | Path] = [
+            "recorder_node",
+            "--ros-args",
+            "--params-file",
+            robot_file(ROBOT, "recorder.yaml"),
+        ]
+        recorder += _given(autostart=True, use_sim_time=is_stepped, dataset_path=dataset)
+        runner.start("recorder_node", [*recorder, "-p", f"topics_file:={recorder_topics(folder)}"])
+
+
+def policy_timing(parameters: Sequence[str]) -> dict[str, float]:
+    """Return control rate and query period that a policy node of the simulated arm has with these parameters.
+
+    Raises:
+        ConfigError: one is no number.
+    """
+    shipped = yaml.safe_load(robot_file(ROBOT, "policy.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    given: dict[str, Any] = dict(each.split(":=", 1) for each in parameters)
+    values = {name: given.get(name, shipped.get(name, default)) for name, default in DEFAULTS.items()}
+    try:
+        timing = {name: float(value) for name, value in values.items()}
+    except ValueError as error:
+        raise ConfigError(f"--parameters: {error}") from error
+    if timing["control_rate_hz"] <= 0:
+        raise ConfigError(f"--parameters: control_rate_hz is {timing['control_rate_hz']:g}, expected more than 0")
+    return timing
+
+
+def recorder_topics(folder: Path) -> Path:
+    """Write a topic map is what the controller gets, from the first row on; return its path."""
+    topics: Any = yaml.safe_load(robot_file(ROBOT, "topics_policy.yaml").read_text(encoding="utf-8"))
+    topics["streams"]["commands"]["topic"] = "arm_controller/reference"  # also before the first command
+    topics["streams"].pop("events")
+    for name in ("events", "commands"):
+        topics.pop(name)
+    path = folder / "topics.yaml"
+    path.write_text(yaml.safe_dump(topics, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _given(**parameters: Any) -> list[str | Path]:
+    words: list[str | Path] = []
+    for name, value in parameters.items():
+        words += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+    return words

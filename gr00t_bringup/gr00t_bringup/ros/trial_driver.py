@@ -1,0 +1,339 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Carry out one trial after another: on the simulated robot, or on any robot with a person as the judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import cv2
+import numpy as np
+from gr00t_msgs.msg import ActionChunk, CommandSource, EpisodeMarks, RecorderStatus
+from gr00t_msgs.srv import StartEpisode, StopEpisode
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.time import Time
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from gr00t_bringup.ros.task_giver import LATCHED, DemoError, Goal, TaskGiver
+from gr00t_bringup.sim.task import asked_colour
+from gr00t_bringup.trials.boundaries import ChunkTrack, asked_steps, sent_steps
+from gr00t_bringup.trials.grid import HEIGHT, WIDTH
+from gr00t_bringup.trials.table import Spec, Trial
+from gr00t_training.io.text import printable
+
+SETTLED_S = 0.5  # done for so long: the cube does not roll out again
+REST_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 120.0  # of a simulator that waits for a policy
+RETRY_S = 0.5
+STARTING_HOLD = "waiting"  # each task begins with it
+IMAGES_PER_SHOWN = 2  # 20 Hz to the 10 Hz of a trial's video
+KEYS = {"s": True, "f": False}
+
+
+class QuitError(Exception):
+    """The person wants no more trials."""
+
+
+@dataclass
+class Watched:
+    """What was seen during a trial."""
+
+    chunks: list[ChunkTrack] = field(default_factory=list)
+    times_ns: list[int] = field(default_factory=list)  # of the references
+    references: list[np.ndarray] = field(default_factory=list)  # (D,)
+    images: list[np.ndarray] = field(default_factory=list)
+    num_images: int = 0
+
+    def until(self, end_ns: int) -> Watched:
+        """Return what belongs to the time up to `end_ns`: how soon the policy stops then says nothing of it."""
+        count = int(np.searchsorted(self.times_ns, end_ns, side="right"))
+        chunks = [chunk for chunk in self.chunks if chunk.taken_ns <= end_ns]
+        return Watched(chunks, self.times_ns[:count], self.references[:count], self.images, self.num_images)
+
+
+class TrialDriver(TaskGiver):
+    """Watches a policy node; what a trial is follows from the subclass."""
+
+    def __init__(self, name: str) -> None:
+        """Subscribe to what the policy does."""
+        super().__init__(name)
+        self.watched = Watched()
+        self._source: CommandSource | None = None
+        self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 20)
+        self.create_subscription(CommandSource, "policy/command_source", self._on_source, 20)
+        self.release = self.create_client(Trigger, "policy/reset")
+
+    def run(self, spec: Spec) -> Trial:
+        """Carry out a trial.
+
+        Raises:
+            DemoError: robot or policy node do not answer.
+        """
+        raise NotImplementedError
+
+    def _begin(self) -> str:
+        """Forget the trial before, end what the policy node does; return the date and time."""
+        self.call(self.release)
+        self._wait_for_rest()
+        self.watched = Watched()
+        return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+    def _end(self, goal: Goal) -> str:
+        """End the task if it runs; return how it ended by itself, empty if it did not."""
+        outcome = ""
+        if goal.is_over:
+            outcome = goal.outcome()
+        else:
+            goal.cancel()
+            goal.outcome()
+        self._wait_for_rest()
+        return outcome
+
+    def _wait_for_rest(self) -> None:
+        """Let the node brake: a command after a reset would move the arm out of its start pose."""
+        self.wait_for(
+            "end of the policy's commands",
+            lambda: self._source is not None and self._source.source == CommandSource.NONE,
+            REST_TIMEOUT_S,
+        )
+
+    def _counts(self) -> dict[str, int]:
+        """Return what the policy node has counted so far."""
+        status = self.status
+        assert status is not None
+        totals = {name: _total(getattr(status, name)) for name in ("holds", "clamps", "stops")}
+        return {**totals, "takeovers": status.takeovers}
+
+    def _trial(self, spec: Spec, begun: str, before: dict[str, int], **known: Any) -> Trial:
+        after, seen = self._counts(), self.watched
+        return Trial(
+            spec=spec,
+            begun=begun,
+            chunks=len(seen.chunks),
+            asked=asked_steps(seen.chunks),
+            sent=sent_steps(np.array(seen.times_ns), np.array(seen.references), seen.chunks),
+            **{name: after[name] - before[name] for name in after},
+            **known,
+        )
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        start_ns = Time.from_msg(message.header.stamp).nanoseconds
+        rows = np.array(message.data, np.float64).reshape(message.horizon, -1)
+        step_ns = message.step.sec * 1_000_000_000 + message.step.nanosec
+        taken_ns = start_ns + round(float(message.observation_latency) * 1e9)
+        self.watched.chunks.append(ChunkTrack(start_ns, step_ns, rows, taken_ns))
+
+    def _on_source(self, message: CommandSource) -> None:
+        self._source = message
+
+
+class SimTrials(TrialDriver):
+    """Trials on the simulated robot, which resets its scene and judges."""
+
+    def __init__(self, *, keeps_images: bool, is_recorded: bool) -> None:
+        """Subscribe; keep images for videos, and have a recorder node write episodes."""
+        super().__init__("rollout")
+        self._verdict: dict[str, Any] = {"stamp_ns": -1, "success": False, "is_ready": False}
+        self._recorder: RecorderStatus | None = None
+        self._is_recorded = is_recorded
+        if keeps_images:
+            self.create_subscription(Image, "front/image_raw", self._on_image, 5)
+        self.create_subscription(JointState, "arm_controller/reference", self._on_reference, 1000)
+        self.create_subscription(String, "sim/verdict", self._on_verdict, 100)
+        if is_recorded:
+            self.create_subscription(RecorderStatus, "recorder/status", self._on_recorder, LATCHED)
+        self.start_episode = self.create_client(StartEpisode, "recorder/start_episode")
+        self.stop_episode = self.create_client(StopEpisode, "recorder/stop_episode")
+        self.reset = self.create_client(Trigger, "sim/reset")
+        self.parameters = self.create_client(SetParameters, "sim/set_parameters")
+        self.policy_parameters = self.create_client(SetParameters, "policy/set_parameters")
+
+    def is_ready(self) -> bool:
+        """Whether robot, policy and recorder are there."""
+        has_robot = self.reset.service_is_ready() and self._verdict["stamp_ns"] >= 0
+        return has_robot and self.has_policy() and (not self._is_recorded or self._is_recorder_idle())
+
+    def run(self, spec: Spec) -> Trial:
+        """Carry out a trial in a new scene."""
+        begun = self._begin()
+        before = self._counts()
+        self._new_scene(spec)
+        if self._is_recorded:
+            self._start_recording(spec.instruction)
+        goal = self.give(spec.instruction)
+        begin_ns = self._verdict["stamp_ns"]
+        done_ns = self._watch(goal, begin_ns, spec.time_limit_s)
+        ended_ns = self._verdict["stamp_ns"]
+        outcome = self._end(goal)
+        if self._is_recorded:
+            self._stop_recording(is_success=done_ns is not None)
+        seen = self.watched
+        self.wait_for(
+            "reference of the controller", lambda: seen.times_ns and seen.times_ns[-1] >= ended_ns, ANSWER_TIMEOUT_S
+        )
+        self.watched = seen.until(ended_ns)
+        since_ns = self.watched.chunks[0].start_ns if self.watched.chunks else begin_ns
+        return self._trial(
+            spec,
+            begun,
+            before,
+            success=done_ns is not None,
+            time_s=((ended_ns if done_ns is None else done_ns) - since_ns) / 1e9,
+            outcome="done" if done_ns is not None else outcome or "time limit reached",
+        )
+
+    def _watch(self, goal: Goal, begin_ns: int, time_limit_s: float) -> int | None:
+        """Follow a task until it is done or over; return when it was done [ns], None: it was not."""
+        done_ns, seen_ns = None, begin_ns
+        while True:
+            is_over = goal.is_over  # before the verdict: the last one counts
+            self._await_verdict(seen_ns + 1)
+            seen_ns = self._verdict["stamp_ns"]
+            if not self._verdict["success"]:
+                done_ns = None
+            elif done_ns is None:
+                done_ns = seen_ns
+            elif seen_ns - done_ns >= SETTLED_S * 1e9:
+                return done_ns
+            chunks = self.watched.chunks
+            limit_ns = (chunks[0].start_ns if chunks else begin_ns) + time_limit_s * 1e9
+            if is_over or (done_ns is None and seen_ns >= limit_ns):
+                return done_ns
+
+    def _new_scene(self, spec: Spec) -> None:
+        scene = {"scene_seed": spec.seed, "cube": asked_colour(spec.task)}
+        self._set(self.parameters, scene)
+        if "seed:=" not in spec.parameters:
+            self._set(self.policy_parameters, {"seed": spec.seed})  # the noise of a trial is its own, and repeatable
+        since_ns = json.loads(self.call(self.reset).message)["stamp_ns"]
+        self._await_verdict(since_ns)  # an observation must not show the scene before
+        self.wait_for("new scene", lambda: self._verdict["is_ready"], ANSWER_TIMEOUT_S)
+
+    def _set(self, client: Any, values: dict[str, Any]) -> None:
+        given = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        found = self.call(client, SetParameters.Request(parameters=given))
+        refused = [each.reason for each in found.results if not each.successful]
+        if refused:
+            raise DemoError(f"{client.srv_name}: {printable(refused[0])}")
+
+    def _await_verdict(self, stamp_ns: int) -> None:
+        self.wait_for("simulated robot", lambda: self._verdict["stamp_ns"] >= stamp_ns, ANSWER_TIMEOUT_S)
+
+    def _start_recording(self, task: str) -> None:
+        end_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            self.wait_for("idle recorder", self._is_recorder_idle, ANSWER_TIMEOUT_S)
+            answer = self.call(self.start_episode, StartEpisode.Request(task=task))
+            if not answer.error_code:
+                return
+            if time.monotonic() > end_s:
+                raise DemoError(f"recorder: {printable(answer.error_msg)}")
+            self.spin_for(RETRY_S)  # it may be behind: in lock-step nobody waits for it
+
+    def _stop_recording(self, *, is_success: bool) -> None:
+        marks = EpisodeMarks(success=EpisodeMarks.YES if is_success else EpisodeMarks.NO, note="rollout")
+        answer = self.call(self.stop_episode, StopEpisode.Request(keep=True, marks=marks))
+        if answer.error_code:
+            raise DemoError(f"recorder: {printable(answer.error_msg)}")
+
+    def _is_recorder_idle(self) -> bool:
+        return self._recorder is not None and self._recorder.state == RecorderStatus.IDLE
+
+    def _on_verdict(self, message: String) -> None:
+        self._verdict = json.loads(message.data)
+
+    def _on_reference(self, message: JointState) -> None:
+        self.watched.times_ns.append(Time.from_msg(message.header.stamp).nanoseconds)
+        self.watched.references.append(np.array(message.position))
+
+    def _on_image(self, message: Image) -> None:
+        self.watched.num_images += 1
+        if self.watched.num_images % IMAGES_PER_SHOWN == 0:
+            image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+            self.watched.images.append(cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
+
+    def _on_recorder(self, message: RecorderStatus) -> None:
+        self._recorder = message
+
+
+class PersonTrials(TrialDriver):
+    """Trials on a robot that runs already; a person prepares each scene, and says by a key how it ended."""
+
+    def __init__(self) -> None:
+        """Subscribe."""
+        super().__init__("rollout")
+
+    def is_ready(self) -> bool:
+        """Whether the policy node is active and has no task."""
+        return self.has_policy()
+
+    def run(self, spec: Spec) -> Trial:
+        """Carry out a trial.
+
+        Raises:
+            QuitError: the person has ended the trials; this one does not count.
+        """
+        begun = self._begin()
+        before = self._counts()
+        print(f"\ntrial {spec.seed}: {printable(spec.task)}", flush=True)
+        with single_keys():
+            print("prepare the scene, then press Enter (q: quit)", flush=True)
+            while (key := self._key()) not in ("\n", "\r"):
+                if key == "q":
+                    raise QuitError
+            goal = self.give(spec.instruction)
+            start_s = time.monotonic()
+            print("running: s success, f failure, q quit", flush=True)
+            success = None
+            while success is None and not goal.is_over and time.monotonic() - start_s < spec.time_limit_s:
+                success = self._verdict_of(goal)
+            time_s = time.monotonic() - start_s
+            outcome = self._end(goal) or ("time limit reached" if success is None else "judged")
+            if success is None:
+                print(f"{outcome}; was it done? s success, f failure, q quit", flush=True)
+            while success is None:
+                success = self._verdict_of(goal)
+        return self._trial(spec, begun, before, success=success, time_s=time_s, outcome=outcome)
+
+    def _verdict_of(self, goal: Goal) -> bool | None:
+        key = self._key()
+        if key == "q":
+            if not goal.is_over:
+                self._end(goal)
+            raise QuitError
+        return KEYS.get(key)
+
+    def _key(self) -> str:
+        """Return the key that was pressed, empty if none was; takes messages meanwhile."""
+        self.spin(0.02)
+        ready, _, _ = select.select([sys.stdin], [], [], 0.0)
+        return os.read(sys.stdin.fileno(), 1).decode(errors="ignore").lower() if ready else ""
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """Read keys without Enter, while inside; the terminal is restored."""
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _total(counts: Any) -> int:
+    return sum(each.count for each in counts if each.name != STARTING_HOLD)

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`gr00t_rollout`: what it is asked for, what it starts, and trials through real topics."""
+
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("mujoco")
+
+from gr00t_bringup.demo import policy_command
+from gr00t_bringup.robots import compact_checkpoint
+from gr00t_bringup.rollout import checked, make_parser, policy_timing, recorder_topics
+from gr00t_bringup.trials.table import Trial
+from gr00t_recorder.ros.processes import NodeProcess, next_domain
+from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_training.dataset.media.video import VideoReader
+from gr00t_training.dataset.quality import Marks
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.errors import ConfigError
+
+RUN_S = 300
+
+
+def asked(*words: str):
+    return checked(make_parser().parse_args(list(words)))
+
+
+def test_every_task_has_the_same_scenes() -> None:
+    specs = asked("--num-trials", "2", "--seed", "7").specs
+    assert [(spec.seed, spec.task.split()[2]) for spec in specs] == [
+        (seed, color) for seed in (7, 8) for color in ("red", "green", "blue")
+    ]
+    assert all(spec.instruction == spec.task and spec.clock == "lock-step" for spec in specs)
+
+
+def test_instruction_of_another_task_names_another_cube() -> None:
+    for spec in asked("--instruction-of", "other").specs:
+        assert spec.instruction != spec.task
+        assert spec.instruction.startswith("put the ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--round-s", "0"], "--round-s is 0, expected 1 to 3600 s"),
+        (["--seed", "-1"], "--seed is -1, expected 0 or more"),
+        (["--parameters", "execution"], "'execution' is not NAME:=VALUE"),
+        (["--instruction", "wave"], "--instruction: .*names 0 cubes"),
+        (["--judge", "person"], "give the task texts of your robot with --instruction"),
+        (["--judge", "person", "--instruction", "wave", "--parameters", "seed:=1"], "robot and policy run already"),
+    ],
+)
+def test_wrong_request_is_told(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asked(*words)
+
+
+def test_simulator_waits_for_what_the_policy_node_is_set_to() -> None:
+    assert policy_timing([]) == {"control_rate_hz": 50.0, "inference_period_s": 0.4}
+    assert policy_timing(["control_rate_hz:=100", "seed:=1"])["control_rate_hz"] == 100.0
+    with pytest.raises(ConfigError, match="--parameters: could not convert string to float: 'often'"):
+        policy_timing(["inference_period_s:=often"])
+    with pytest.raises(ConfigError, match="control_rate_hz is 0, expected more than 0"):
+        policy_timing(["control_rate_hz:=0"])
+
+
+def test_recorded_action_is_what_the_controller_was_told(tmp_path: Path) -> None:
+    topic_map, _ = load_topic_map(str(recorder_topics(tmp_path)))
+    assert {topic_map.streams[each.stream].topic for each in topic_map.action.values()} == {"arm_controller/reference"}
+
+
+def run(folder: Path, *words: object) -> str:
+    arguments = ("--output", folder, "--instruction", "put the red cube in the bin", *words)
+    with NodeProcess("gr00t_bringup.ros.rollout", *arguments, domain=next_domain(), OMP_NUM_THREADS="1") as process:
+        assert process.process.wait(RUN_S) == 0, process.output
+        return process.output
+
+
+def rows(folder: Path) -> list[Trial]:
+    with (folder / "trials.csv").open() as file:
+        return [Trial.of_row(cells) for cells in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_trials_can_be_repeated_and_go_on_where_they_ended(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(first, "--num-trials", "2", "--seed", "1000")
+    run(second, "--num-trials", "1", "--seed", "1000", "--no-video")
+    output = run(second, "--num-trials", "2", "--seed", "1000", "--no-video")
+    assert "== 2 trials, 1 of them done before" in output
+    # in lock-step neither the machine nor the trials before matter; the node may answer once more after the success
+    moved, again = (
+        [(each.spec, each.success, each.time_s, each.sent) for each in rows(folder)] for folder in (first, second)
+    )
+    assert moved == again
+    for trial in rows(first):
+        assert trial.success
+        assert trial.asked.count == trial.chunks - 1
+        assert trial.stops == trial.takeovers == 0
+    assert json.loads((first / "trials.json").read_text())["groups"][0]["successes"] == 2
+    assert VideoReader(first / "trials.mp4").num_frames >= 40
+    assert not (second / "trials.mp4").exists()
+
+
+@pytest.mark.slow
+def test_trials_are_kept_as_episodes_with_their_success(tmp_path: Path) -> None:
+    run(tmp_path / "trials", "--num-trials", "1", "--record-to", tmp_path / "dataset", "--no-video")
+    run(tmp_path / "short", "--num-trials", "1", "--record-to", tmp_path / "dataset", "--round-s", "1", "--no-video")
+    (done,), (failed,) = rows(tmp_path / "trials"), rows(tmp_path / "short")
+    assert (done.success, failed.success, failed.outcome) == (True, False, "time limit reached")
+    dataset = EpisodeDataset(tmp_path / "dataset")
+    assert [episode.length / 20 > each.time_s for episode, each in zip(dataset.episodes, (done, failed), strict=True)]
+    marks = [
+        Marks.of_report(json.loads((tmp_path / f"dataset/meta/quality/episode_{index:06d}.json").read_text()))
+        for index in (0, 1)
+    ]
+    assert [(each.is_success, each.note) for each in marks] == [(True, "rollout"), (False, "rollout")]
+
+
+@pytest.mark.slow
+def test_person_judges_a_robot_that_runs_already(tmp_path: Path) -> None:
+    domain = next_domain()
+    words = ["--judge", "person", "--instruction", "put the red cube in the bin", "--round-s", "2"]
+    words += ["--output", str(tmp_path)]
+    policy = map(str, policy_command(compact_checkpoint())[1:])
+    # each prompt, and the key that answers it
+    keys = [("press Enter", "\n"), ("running:", "s"), ("press Enter", "\n"), ("was it done?", "f")]
+    keys += [("press Enter", "q")]
+    terminal, end = pty.openpty()
+    try:
+        with (
+            NodeProcess("gr00t_bringup.ros.sim_node", domain=domain),
+            NodeProcess("gr00t_policy_node.ros.policy_node", *policy, domain=domain),
+            subprocess.Popen(
+                [sys.executable, "-c", "from gr00t_bringup.ros.rollout import main; main()", *words],
+                env={**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+                stdin=end,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as rollout,
+        ):
+            assert rollout.stdout is not None
+            shown = []
+            for line in rollout.stdout:
+                shown.append(line)
+                if keys and keys[0][0] in line:
+                    os.write(terminal, keys.pop(0)[1].encode())
+            assert rollout.wait(RUN_S) == 0
+    finally:
+        os.close(terminal)
+        os.close(end)
+    assert not keys, "".join(shown)
+    assert [(each.success, each.outcome) for each in rows(tmp_path)] == [
+        (True, "judged"),
+        (False, "time limit reached"),
+    ]
+    assert "ended; the same command continues\n" in shown
