@@ -8,18 +8,22 @@ BIN := $(abspath $(VENV))/bin
 export PYTHONPATH :=
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup
+PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup gr00t_test_support # the last for tests
 INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.action gr00t_msgs/cmake/*.cmake) \
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
 TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)
 
-.PHONY: help setup demo loop test lint clean
+.PHONY: help setup demo loop test test-fast lint docs messages version clean
 
 help:
-	@echo "make demo    simulated robot driven by the shipped policy for a minute; results in out/demo"
+	@echo "make demo    simulated robot driven through three tasks by the shipped policy; results in out/demo"
 	@echo "make loop    the whole circle in miniature: record, convert, fine-tune, run the result; results in out/loop"
 	@echo "make test    checks and tests"
+	@echo "make test-fast   tests without ROS, GPU and slow ones; about two minutes"
+	@echo "make messages  the list of error messages that a test compares"
+	@echo "make docs    the documentation as a website in out/docs"
 	@echo "make setup   only the virtual environment ($(VENV)) with everything in it"
+	@echo "make version VERSION=0.2.0   set the version of all packages"
 	@echo "make clean   remove the virtual environment, builds and results"
 
 demo: setup
@@ -32,6 +36,9 @@ test: lint
 	@echo "== tests"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-fast: setup $(VENV)/.dev
+	@$(BIN)/python -m pytest -m "not slow and not gpu and not ros" $(PYTEST_ARGS)
+
 lint: setup $(VENV)/.dev
 	@echo "== checks: ruff, import order, types, spelling"
 	@$(BIN)/ruff check .
@@ -39,6 +46,20 @@ lint: setup $(VENV)/.dev
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/codespell
+
+messages: # after a message was reworded
+	@PYTHONPATH=gr00t_test_support $(BIN)/python -m gr00t_test_support.messages > gr00t_bringup/test/messages.txt
+	@git diff --stat gr00t_bringup/test/messages.txt
+
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "out/docs/index.html"
+
+# setup.py reads package.xml; a test compares these files.
+version:
+	@test -n "$(VERSION)" || { echo "make version VERSION=0.2.0"; exit 1; }
+	@sed -i 's|<version>[^<]*</version>|<version>$(VERSION)</version>|' gr00t_*/package.xml
+	@sed -i 's|^version = .*|version = "$(VERSION)"|' gr00t_msgs/pyproject.toml
 
 setup: $(VENV)/.packages
 
@@ -62,6 +83,10 @@ $(VENV)/.requirements: requirements-run.txt requirements-build.txt | $(VENV)/bin
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.test_interfaces
 	@echo "== test tools"
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/python
+	@$(PIP) install -r requirements-docs.txt
 	@touch $@
 
 # Tests alone need them; one that is there already, such as a real control_msgs, is left as it is.

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the conversion of a bag of two cameras 640x480 at 30 Hz, beside LeRobot's own writer on the same frames.
+"""Measure the conversion of a bag of two cameras 640x480 at 30 Hz, next to LeRobot's own writer on the same frames.
 
 Makes a bag with JPEG and one with raw images of the same pixels (a textured scene, one camera still with something
 moving in front of it, one camera moving, both with sensor noise; joints at 200 Hz), converts each with
-`gr00t_convert_bag` in a process of its own, and gives the same frames, as arrays and so without the work of reading a
+`gr00t_convert_bag` in a separate process, and gives the same frames, as arrays and so without the work of reading a
 bag, to LeRobot's writer:
 
-    --lerobot-python PYTHON ...  interpreters that have lerobot: its LeRobotDataset.create, add_frame, save_episode
+    --lerobot-python PYTHON ...  interpreters that have lerobot: its EpisodeDataset.create, add_frame, save_episode
     without                      the same procedure done here (PNG files from a pool of threads, then libsvtav1 with
                                  crf 30 and g 2, as lerobot 0.3.3 has it), and called so in the table
 
@@ -20,7 +20,7 @@ Columns:
     video_mib      size of the videos
     psnr_db        luma of the videos against the frames of the bag: 40 dB and more is taken for visually lossless
 
-    python3 bench/convert.py --seconds 20 60 --json convert.json
+    python3 -m bench.convert --seconds 20 60 --json convert.json
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ video: {front: {stream: front}, wrist: {stream: wrist}}
 
 def main() -> None:
     """Measure, print a line per measurement, and write all to the JSON file if one is named."""
-    parser = argparse.ArgumentParser(description="Measure bag conversion beside LeRobot's writer.")
+    parser = argparse.ArgumentParser(description="Measure bag conversion next to LeRobot's writer.")
     parser.add_argument("--seconds", type=int, nargs="+", default=[20], help="lengths of the recording [s]")
     parser.add_argument("--kinds", nargs="+", default=["jpeg", "raw"], choices=["jpeg", "raw"], help="kinds of images")
     parser.add_argument("--lerobot-python", nargs="+", default=[], metavar="PYTHON", help="interpreters with lerobot")
@@ -187,7 +187,7 @@ def _full_range(luma: np.ndarray) -> np.ndarray:
 
 
 def write_bags(bags: dict[str, Path], folder: Path, seconds: int) -> None:
-    """Write a bag per kind of image, its topic map beside it, and the frames themselves as files of raw RGB."""
+    """Write a bag per kind of image, its topic map next to it, and the frames themselves as files of raw RGB."""
     import cv2
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
@@ -287,7 +287,7 @@ def _write_with_lerobot(frames_folder: Path, output: Path) -> None:
     """Write one episode with LeRobot's own writer; runs in the interpreter that has it."""
     import inspect
 
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
+    from lerobot.datasets.lerobot_dataset import EpisodeDataset  # pyright: ignore[reportMissingImports]
 
     vector = {"dtype": "float32", "shape": (len(JOINTS),), "names": list(JOINTS)}
     image = {"dtype": "video", "shape": (HEIGHT, WIDTH, 3), "names": ["height", "width", "channels"]}
@@ -296,7 +296,7 @@ def _write_with_lerobot(frames_folder: Path, output: Path) -> None:
         "action": vector,
         **{f"observation.images.{key}": image for key in CAMERAS},
     }
-    dataset = LeRobotDataset.create(
+    dataset = EpisodeDataset.create(
         "bench/frames", FPS, features, root=output, image_writer_threads=LEROBOT_THREADS, use_videos=True
     )
     takes_task = "task" in inspect.signature(dataset.add_frame).parameters  # 0.3; later it is part of the frame

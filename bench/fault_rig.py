@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Robot, policy server and policy node as processes of their own, and what they publish; for `faults.py`.
+"""Robot, policy server and policy node as separate processes, and what they publish; for `faults.py`.
 
-Run as a program, this file is the robot or the server; their standard input tells them what to break.
+Run as a program, this file is the robot or the server; they read what to break from standard input.
 """
 
 from __future__ import annotations
@@ -23,34 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rclpy
+from gr00t_msgs.msg import PolicyStatus, TeleopTarget
+from gr00t_msgs.srv import SetInstruction
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
-for package in ("gr00t_training", "gr00t_recorder", "gr00t_policy_node"):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / package))
-
-import rclpy  # noqa: E402
-from gr00t_msgs.msg import PolicyStatus  # noqa: E402
-from gr00t_msgs.srv import SetInstruction  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.publisher import Publisher  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
-from sensor_msgs.msg import Image, JointState  # noqa: E402
-from std_msgs.msg import Bool  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
-
-from gr00t_recorder.ros.testing import (  # noqa: E402
-    NodeProcess,
-    call,
-    eventually,
-    next_domain,
-    parameter_arguments,
-    spinning_node,
-)
-from gr00t_training.embodiment import Embodiment, to_mapping  # noqa: E402
-from gr00t_training.serve.server import PolicyServer, ServerSettings  # noqa: E402
-from gr00t_training.testing import make_checkpoint, make_embodiment  # noqa: E402
-from gr00t_training.types import ActionChunk, Continuation, Observation  # noqa: E402
+from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
+from gr00t_test_support.builders import make_checkpoint, make_embodiment
+from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
+from gr00t_training.embodiment import Embodiment, to_mapping
+from gr00t_training.policy.policy_like import PolicyLike
+from gr00t_training.serve.server import PolicyServer, ServerSettings
+from gr00t_training.types import ActionChunk, Continuation, Observation
 
 CONTROL_HZ, CAMERA_HZ, JOINTS_HZ, CLOCK_HZ = 100.0, 30.0, 100.0, 200.0
 MAX_AGE_S = 0.2  # of an input
@@ -58,22 +49,23 @@ TIMEOUT_S = 0.5  # of a query
 SILENCE_S = 4.0  # without a chunk until the stop
 INPUT_GAP_S = 30.0  # without usable inputs until the stop
 MAX_VELOCITY, MAX_ACCELERATION = 1.0, 8.0  # [rad/s, rad/s^2]
-STEADY_S = 0.3  # of motion before a fault, and of each end that is looked at
+STEADY_S = 0.3  # of motion before a fault, and of each end that is inspected
 KEPT = 2000  # messages that the robot remembers
 ENDING_S = 10.0  # of a process that was asked to end
 JOINTS = ("j0", "j1", "j2")
 SIZE = (32, 48)
 INSTRUCTION = "swing"
+OPERATOR, LINK_TIMEOUT_S = "leader", 0.1
 
 
-# The robot, in a process of its own.
+# The robot, in a separate process.
 
 
 class RobotPart:
-    """Publishes the inputs, goes where it is told, and does what lines of its standard input say."""
+    """Publishes the inputs, follows the commands, and obeys the lines of its standard input."""
 
     def __init__(self, domain: int, publishes_clock: bool) -> None:
-        """Start to publish; with `publishes_clock` on a time of its own."""
+        """Start to publish; with `publishes_clock` on a separate time."""
         rclpy.init(domain_id=domain)
         self._node = rclpy.create_node("robot")
         self._executor = SingleThreadedExecutor()
@@ -174,10 +166,10 @@ class RobotPart:
             self._publish("front", self._images, message)
 
 
-# The policy server, in a process of its own.
+# The policy server, in a separate process.
 
 
-class SwingPolicy:
+class SwingPolicy(PolicyLike):
     """Lets every joint swing, and spoils what a line of standard input says."""
 
     def __init__(self, embodiment: Embodiment | None = None) -> None:
@@ -211,9 +203,6 @@ class SwingPolicy:
             say(time.time_ns())
         return chunks
 
-    def reset(self) -> None:
-        """Nothing is kept."""
-
 
 def serve(port: int) -> None:
     """Serve the swing until standard input ends; at any port when it is 0."""
@@ -230,13 +219,31 @@ def serve(port: int) -> None:
         server.serve()
 
 
+def operate(domain: int) -> None:
+    """Be a person who lets the robot swing, until this process is killed."""
+    rclpy.init(domain_id=domain)
+    node = rclpy.create_node("operator")
+    publisher = node.create_publisher(TeleopTarget, "policy/teleop", 10)
+
+    def publish() -> None:
+        now_ns = time.time_ns()
+        arm = 0.4 * np.sin(now_ns / 1e9 + np.arange(3))
+        message = TeleopTarget(source=OPERATOR, is_engaged=True, names=list(JOINTS), positions=arm.tolist())
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(now_ns, 10**9)
+        publisher.publish(message)
+
+    node.create_timer(1.0 / CONTROL_HZ, publish)
+    say("ready")
+    rclpy.spin(node)
+
+
 def say(value: Any) -> None:
-    """Tell the process that started this one."""
+    """Send a line to the process that started this one."""
     print(json.dumps(value), flush=True)
 
 
 class Part:
-    """A part of this program in a process of its own, that is told lines and answers with lines."""
+    """A part of this program in its own process; it reads lines and answers with lines."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -252,7 +259,7 @@ class Part:
             raise AssertionError(f"a part of this program has ended with code {self.process.wait()}")
         return json.loads(line)
 
-    def tell(self, value: Any) -> None:
+    def send(self, value: Any) -> None:
         """Send a line."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(value) + "\n")
@@ -260,7 +267,7 @@ class Part:
 
     def ask(self, *order: Any) -> Any:
         """Send a line and return the answer."""
-        self.tell(order)
+        self.send(order)
         return self.answer()
 
     def pause(self) -> int:
@@ -296,7 +303,7 @@ class Sent:
 
     message: Any
     sent_ns: int
-    number: int | None  # of the publisher; None: the middleware does not tell
+    number: int | None  # of the publisher; None: the middleware does not report it
 
 
 class Rig:
@@ -326,6 +333,7 @@ class Rig:
         self.broken_s = 0.0  # when the last fault was made
         self.statuses: list[Sent] = []
         self.commands: list[Sent] = []
+        self.targets: list[Sent] = []  # of a person
         write_files(folder, max_age_s)
         with ExitStack() as opened:
             self.robot = Part("robot", str(self.domain), str(int(has_clock)))
@@ -338,10 +346,14 @@ class Rig:
             for kept, kind, topic, qos in (
                 (self.statuses, PolicyStatus, "policy/status", latched),
                 (self.commands, JointTrajectory, "arm/joint_trajectory", QoSProfile(depth=200)),
+                (self.targets, TeleopTarget, "policy/teleop", QoSProfile(depth=200)),
             ):
                 self.witness.create_subscription(kind, topic, keep(kept), qos)  # type: ignore[arg-type]
             self.stop_client = self.witness.create_client(Trigger, "policy/stop")
+            self.teleop_publisher = self.witness.create_publisher(TeleopTarget, "policy/teleop", 10)
             self.stop_publisher = self.witness.create_publisher(Bool, "policy/stop", 1)
+            self.operator: Part | None = None
+            opened.callback(self.close_operator)
             self.node = self.start_node()
             opened.callback(lambda: self.node.stop())
             self._opened = opened.pop_all()
@@ -366,6 +378,7 @@ class Rig:
             inference_period_s=0.1,
             max_input_gap_s=INPUT_GAP_S,
             max_silence_s=self._silence_s,
+            teleop_timeout_s=LINK_TIMEOUT_S,
         )
         node = NodeProcess("gr00t_policy_node.ros.policy_node", *arguments, domain=self.domain, OMP_NUM_THREADS="1")
         try:
@@ -374,6 +387,14 @@ class Rig:
             node.stop()
             raise AssertionError(f"{error}\n{node.output}") from error
         return node
+
+    def close_operator(self) -> None:
+        """Kill the device of a person, if there is one."""
+        operator, self.operator = self.operator, None
+        if operator is not None:
+            operator.process.kill()
+            operator.process.wait()
+            operator.close()
 
     def start_server(self) -> Any:
         """Start the policy server, at the port that it had before; return when it is ready."""
@@ -413,7 +434,7 @@ class Rig:
         """Have the robot move, and wait until it has done so for a while."""
         if self.statuses[-1].message.state != PolicyStatus.RUNNING:
             answer = self.instruct()
-            assert answer.success, answer.message
+            assert not answer.error_code, answer.error_msg
             self.until(lambda: self.statuses[-1].message.state == PolicyStatus.RUNNING, "the robot runs")
         count = len(self.commands) + round(STEADY_S * CONTROL_HZ)
         self.until(lambda: len(self.commands) >= count, "commands")
@@ -439,8 +460,8 @@ class ReleasedServer:
 def keep(kept: list[Sent]) -> Callable[[Any, Any], None]:
     """Return a callback that keeps what it gets."""
 
-    def take(message: Any, told: dict[str, Any]) -> None:
-        kept.append(Sent(message, told["source_timestamp"], told.get("publication_sequence_number")))
+    def take(message: Any, info: dict[str, Any]) -> None:
+        kept.append(Sent(message, info["source_timestamp"], info.get("publication_sequence_number")))
 
     return take
 
@@ -469,5 +490,7 @@ def write_files(folder: Path, max_age_s: float) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "server":
         serve(int(sys.argv[2]))
+    elif sys.argv[1] == "operator":
+        operate(int(sys.argv[2]))
     else:
         RobotPart(int(sys.argv[2]), bool(int(sys.argv[3]))).run()

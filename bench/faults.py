@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Break what a policy node depends on, and measure how soon the robot is held; exit 1 when a promise is not kept.
+"""Inject faults into a policy node's inputs and measure how soon the robot is held; exit 1 if a limit is exceeded.
 
-    python3 bench/faults.py --repeat 3
-    python3 bench/faults.py --only "camera stops" --only "server killed" --repeat 20 --json faults.json
+    python3 -m bench.faults --repeat 3
+    python3 -m bench.faults --only "camera stops" --only "server killed" --repeat 20 --json faults.json
 
-Robot, policy server and policy node are processes of their own. The robot publishes a camera at 30 Hz and joint states
-at 100 Hz and goes where commands tell it; the node commands at 100 Hz.
+Robot, policy server and policy node are separate processes. The robot publishes a camera at 30 Hz and joint states
+at 100 Hz and follows the commands; the node commands at 100 Hz.
 
 Times are taken where things happen, so that this program's own delays do not count: by the stamps of what the robot
 published, the node's stamps of its status, and the time at which the middleware sent a message. The time to the hold
@@ -19,16 +19,17 @@ counts from the moment at which a node can know of the fault:
     an answer that cannot be used              when the server sent it
     a server that is killed                    when another connection to it breaks
     a stop                                     when it was sent
+    a person's device that is killed           stamp of its last message + teleop_timeout_s
     a jump of the clock                        when the first message of the new time was sent
 
-It counts to the first command that holds: that of the control tick whose status tells of the hold or, where a message
+It counts to the first command that holds: that of the control tick whose status reports the hold or, where a message
 stops the robot between two ticks, the next one. The limit is one control period and 10 ms. A killed policy node cannot
 hold anything: counted is until its last command, which the robot's controller reaches within one control period and
-then keeps, since every command is a point of its own and ends there.
+then keeps, since every command is a separate point and ends there.
 
-Held against promises as well: the state, words of the reason, that the robot rests, that no step of a command (the
-whole fault and the recovery) is longer than the velocity limit allows, and that the robot goes on as documented: by
-itself, or after a reset where the stop is latched.
+Also checked: the state, words of the reason, that the robot rests, that no step of a command (the whole fault and
+the recovery) is longer than the velocity limit allows, and that the robot continues as documented: by itself, or
+after a reset if the stop is latched.
 """
 
 from __future__ import annotations
@@ -49,23 +50,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from fault_rig import CONTROL_HZ, JOINTS, MAX_VELOCITY, SIZE, STEADY_S, TIMEOUT_S, Rig, Sent
-from gr00t_msgs.msg import PolicyStatus
+from gr00t_msgs.msg import PolicyStatus, TeleopTarget
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
+
+from bench.fault_rig import (
+    CONTROL_HZ,
+    JOINTS,
+    LINK_TIMEOUT_S,
+    MAX_VELOCITY,
+    OPERATOR,
+    SIZE,
+    STEADY_S,
+    TIMEOUT_S,
+    Part,
+    Rig,
+    Sent,
+)
 
 PERIOD_S = 1.0 / CONTROL_HZ
 LIMIT_S = PERIOD_S + 0.010
 PAUSE_S = 10.0
 JUMP_S = 5.0  # of the clock
 BRAKING_S = 0.4  # a rest within the limits takes a third of this
-RECOVERY_S = 2.0  # once the cause is gone
+RECOVERY_S = 2.0  # after the cause is removed
 RUNNING, HOLDING, STOPPED = PolicyStatus.RUNNING, PolicyStatus.HOLDING, PolicyStatus.STOPPED
 STATES = {PolicyStatus.IDLE: "idle", RUNNING: "running", HOLDING: "hold", STOPPED: "latched stop"}
-Onset = Callable[[Rig], int]  # tells when a node could know [ns]; asked when the cause is gone, for halted processes
+Onset = Callable[[Rig], int]  # when a node could know [ns]; for halted processes called after the cause has ended
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,13 @@ class Fault:
 
     name: str
     inject: Callable[[Rig], Onset]
-    mend: Callable[[Rig], int] | None  # removes the cause; returns when [ns]; None: it has passed by itself
+    fix: Callable[[Rig], int] | None  # removes the cause; returns when [ns]; None: it has passed by itself
     words: tuple[str, ...]  # one of them is in the reason
     then: str = ""  # in the reason of a stop that follows before the cause is removed
     is_stop: bool = False  # latched at once
     is_between_ticks: bool = False  # a callback decides, and the next tick commands
     rig: str = "server"  # of `RIGS`
+    prepare: Callable[[Rig], None] | None = None  # what is not yet the fault
 
     @property
     def is_latched(self) -> bool:
@@ -88,7 +100,7 @@ class Fault:
 
     @property
     def end(self) -> str:
-        """What the robot is in until it is mended."""
+        """State of the robot until the cause is removed."""
         return STATES[STOPPED] if self.is_stop else f"hold, then {STATES[STOPPED]}" if self.then else STATES[HOLDING]
 
 
@@ -105,7 +117,7 @@ def at(time_ns: int) -> Onset:
 
 
 def old(since_ns: int, *streams: str) -> Onset:
-    """Return when the first of some streams becomes too old whose last good message came before `since_ns`."""
+    """Return when the first of some streams gets too old, from their last good messages before `since_ns`."""
 
     def onset(rig: Rig) -> int:
         return min(rig.robot.ask("last_stamp", stream, since_ns) for stream in streams) + round(rig.max_age_s * 1e9)
@@ -120,19 +132,19 @@ def bad(since_ns: int, stream: str) -> Onset:
 
 def unanswered(rig: Rig) -> Onset:
     """Halt the server when the next request comes."""
-    rig.server.tell("pause")
+    rig.server.send("pause")
     return at(rig.server.answer() + round(TIMEOUT_S * 1e9))
 
 
 def answered_with_nan(rig: Rig) -> Onset:
     """Let the server answer with NaN."""
-    rig.server.tell("nan")
+    rig.server.send("nan")
     return at(rig.server.answer())
 
 
 def answer_well(rig: Rig) -> int:
     """Let the server answer as before."""
-    rig.server.tell("")
+    rig.server.send("")
     return time.time_ns()
 
 
@@ -145,7 +157,7 @@ def kill_node(rig: Rig) -> Onset:
 
 
 def kill_server(rig: Rig) -> Onset:
-    """Kill the server; its memory is freed before its connections break, so another one tells when they do."""
+    """Kill the server; its memory is freed before its connections break, so another connection shows when they do."""
     with socket.create_connection(("127.0.0.1", rig.port)) as connection:
         rig.server.process.kill()
         with contextlib.suppress(ConnectionResetError):
@@ -154,6 +166,32 @@ def kill_server(rig: Rig) -> Onset:
         broken_ns = time.time_ns()
     rig.server.process.wait()
     return at(broken_ns)
+
+
+def take_over(rig: Rig) -> None:
+    """Let a person take over, and follow the person for a while."""
+    rig.operator = Part("operator", str(rig.domain))
+    rig.until(lambda: rig.statuses[-1].message.device, "a person has control")
+    count = len(rig.targets) + round(STEADY_S * CONTROL_HZ)
+    rig.until(lambda: len(rig.targets) > count, "targets of the person")
+
+
+def kill_operator(rig: Rig) -> Onset:
+    """Kill the device of the person in control."""
+    rig.close_operator()
+
+    def onset(rig: Rig) -> int:
+        stamp = next(sent.message.header.stamp for sent in reversed(rig.targets) if sent.message.is_engaged)
+        return stamp.sec * 10**9 + stamp.nanosec + round(LINK_TIMEOUT_S * 1e9)
+
+    return onset
+
+
+def disengage_operator(rig: Rig) -> int:
+    """Say for the killed device that its person gives control back."""
+    sent_ns = time.time_ns()
+    rig.teleop_publisher.publish(TeleopTarget(source=OPERATOR, is_engaged=False))
+    return sent_ns
 
 
 def restart_server(rig: Rig) -> int:
@@ -165,19 +203,19 @@ def restart_server(rig: Rig) -> int:
 def restart_node(rig: Rig) -> int:
     """Start the node again and give it its task; return when it got that."""
     rig.node = rig.start_node()
-    mended_ns = time.time_ns()
+    fixed_ns = time.time_ns()
     rig.instruct()
-    return mended_ns
+    return fixed_ns
 
 
 def after_a_pause(go_on: Callable[[Rig], int]) -> Callable[[Rig], int]:
     """Wait until about `PAUSE_S` have passed since the fault."""
 
-    def mend(rig: Rig) -> int:
+    def fix(rig: Rig) -> int:
         time.sleep(max(0.0, PAUSE_S - (time.monotonic() - rig.broken_s)))
         return go_on(rig)
 
-    return mend
+    return fix
 
 
 def stop_by_service(rig: Rig) -> Onset:
@@ -240,17 +278,18 @@ FAULTS = (
         "server pauses 10 s",
         unanswered,
         after_a_pause(lambda rig: rig.server.go_on()),
-        ("no answer in time", "gone"),
+        ("no answer in time", "lost"),
         then="gave no chunk",
     ),
-    Fault("server killed", kill_server, restart_server, ("gone",), rig="gr00t_serve"),
+    Fault("server killed", kill_server, restart_server, ("lost",), rig="gr00t_serve"),
     Fault("clock jumps forward", lambda rig: at(rig.robot.ask("jump", JUMP_S)), None, ("old",), rig="clock"),
     Fault("clock jumps back", lambda rig: at(rig.robot.ask("jump", -JUMP_S)), None, ("clock",), rig="clock"),
+    Fault("operator killed", kill_operator, disengage_operator, ("is silent",), prepare=take_over),
     Fault("policy node killed", kill_node, restart_node, ()),
 )
 
 
-# What happened, held against what is promised.
+# What happened, compared with what is promised.
 
 
 @dataclass
@@ -268,12 +307,14 @@ class Outcome:
 
 
 def measure(rig: Rig, fault: Fault) -> Outcome:
-    """Break something while the robot moves, look at what the node does, mend it, and see the robot move again.
+    """Inject a fault while the robot moves, check the reaction of the node, remove the fault, and check the recovery.
 
     Raises:
-        AssertionError: the robot is not held, or does not go on.
+        AssertionError: the robot is not held, or does not continue.
     """
     rig.run()
+    if fault.prepare is not None:
+        fault.prepare(rig)
     moving, start = len(rig.commands) - round(STEADY_S * CONTROL_HZ), len(rig.statuses)
     rig.broken_s = time.monotonic()
     onset = fault.inject(rig)
@@ -283,44 +324,44 @@ def measure(rig: Rig, fault: Fault) -> Outcome:
         end, reason, held_ns = watch_hold(rig, fault, start, problems, delays)
     else:
         end, reason, held_ns = watch_silence(rig)
-    mended_ns = onset(rig) if fault.mend is None else fault.mend(rig)
+    fixed_ns = onset(rig) if fault.fix is None else fault.fix(rig)
     if fault.is_latched:
-        mended_ns = reset(rig, problems)
+        fixed_ns = reset(rig, problems)
     hold_s = (held_ns - onset(rig)) / 1e9
     if hold_s > LIMIT_S:
-        delays.append(f"held after {hold_s * 1e3:.1f} ms, allowed are {LIMIT_S * 1e3:.0f} ms")
-    recovery_s = (watch_recovery(rig, max(mended_ns, held_ns), problems) - mended_ns) / 1e9
+        delays.append(f"held after {hold_s * 1e3:.1f} ms (limit {LIMIT_S * 1e3:.0f} ms)")
+    recovery_s = (watch_recovery(rig, max(fixed_ns, held_ns), problems) - fixed_ns) / 1e9
     if recovery_s > RECOVERY_S:
-        delays.append(f"went on after {recovery_s:.1f} s, allowed are {RECOVERY_S:g} s")
+        delays.append(f"continued after {recovery_s:.1f} s (limit {RECOVERY_S:g} s)")
     step_rad = longest_step(rig.commands[moving:])
     if step_rad > MAX_VELOCITY * PERIOD_S * (1 + 1e-9):
-        problems.append(f"a step of {step_rad:.4f} rad, allowed are {MAX_VELOCITY * PERIOD_S:g} rad")
+        problems.append(f"a step of {step_rad:.4f} rad (limit {MAX_VELOCITY * PERIOD_S:g} rad)")
     return Outcome(fault.name, end, reason, hold_s, recovery_s, step_rad, problems, delays)
 
 
 def watch_hold(rig: Rig, fault: Fault, start: int, problems: list[str], delays: list[str]) -> tuple[str, str, int]:
     """Wait for the hold and what follows; return end, reason and when the first command that holds was sent [ns]."""
-    told = rig.until(lambda: rig.first_status(start, lambda m: m.state != RUNNING), f"{fault.name}: a hold")
-    end, reason = STATES[told.message.state], told.message.reason
+    status = rig.until(lambda: rig.first_status(start, lambda m: m.state != RUNNING), f"{fault.name}: a hold")
+    end, reason = STATES[status.message.state], status.message.reason
     time.sleep(BRAKING_S + STEADY_S)
     commands = list(rig.commands)
     if fault.is_between_ticks:
-        held_ns = next(sent.sent_ns for sent in commands if sent.sent_ns > told.sent_ns)
+        held_ns = next(sent.sent_ns for sent in commands if sent.sent_ns > status.sent_ns)
     else:
-        held_ns = next(sent.sent_ns for sent in reversed(commands) if sent.sent_ns <= told.sent_ns)
+        held_ns = next(sent.sent_ns for sent in reversed(commands) if sent.sent_ns <= status.sent_ns)
     if not any(word in reason for word in fault.words):
-        problems.append(f"the reason lacks {' or '.join(map(repr, fault.words))}")
-    if fault.mend is not None or fault.is_stop:
+        problems.append(f"the reason does not contain {' or '.join(map(repr, fault.words))}")
+    if fault.fix is not None or fault.is_stop:
         rest = [sent for sent in commands if 0 <= (sent.sent_ns - held_ns) / 1e9 - BRAKING_S <= STEADY_S]
         if len(rest) < 0.8 * STEADY_S * CONTROL_HZ:
             delays.append(f"{len(rest)} commands in {STEADY_S} s of the hold")
         if len(rest) and np.ptp(positions(rest), axis=0).any():
             problems.append("does not rest")
     if fault.then:
-        told = rig.until(lambda: rig.first_status(start, lambda m: m.state == STOPPED), f"{fault.name}: a stop")
-        end, reason = f"{end}, then {STATES[STOPPED]}", f"{reason}; then: {told.message.reason}"
-        if fault.then not in told.message.reason:
-            problems.append(f"the stop's reason lacks '{fault.then}'")
+        status = rig.until(lambda: rig.first_status(start, lambda m: m.state == STOPPED), f"{fault.name}: a stop")
+        end, reason = f"{end}, then {STATES[STOPPED]}", f"{reason}; then: {status.message.reason}"
+        if fault.then not in status.message.reason:
+            problems.append(f"the stop's reason does not contain '{fault.then}'")
     if end != fault.end:
         problems.append(f"ended in {end}, expected {fault.end}")
     return end, reason, held_ns
@@ -333,30 +374,30 @@ def watch_silence(rig: Rig) -> tuple[str, str, int]:
 
 
 def reset(rig: Rig, problems: list[str]) -> int:
-    """Check that a stop is latched, clear it and give the task anew; return when [ns]."""
+    """Check that a stop is latched, clear it and give the task again; return when [ns]."""
     time.sleep(STEADY_S)
-    if rig.statuses[-1].message.state != STOPPED or rig.instruct().success:
+    if rig.statuses[-1].message.state != STOPPED or not rig.instruct().error_code:
         problems.append("the stop was not latched")
     rig.call(Trigger, "reset")
-    mended_ns = time.time_ns()
+    fixed_ns = time.time_ns()
     answer = rig.instruct()
-    if not answer.success:
-        problems.append(f"no task after the reset: {answer.message}")
-    return mended_ns
+    if answer.error_code:
+        problems.append(f"no task after the reset: {answer.error_msg}")
+    return fixed_ns
 
 
 def watch_recovery(rig: Rig, after_ns: int, problems: list[str]) -> int:
-    """Wait until the robot moves again; return when the node told that it runs [ns]."""
+    """Wait until the robot moves again; return when the node reported that it runs [ns]."""
 
     def running() -> Sent | None:
         return next((s for s in list(rig.statuses) if s.sent_ns > after_ns and s.message.state == RUNNING), None)
 
-    told = rig.until(running, "the robot goes on")
+    status = rig.until(running, "the robot continues")
     count = len(rig.commands)
     rig.until(lambda: len(rig.commands) >= count + round(STEADY_S * CONTROL_HZ), "commands")
     if rig.statuses[-1].message.state != RUNNING or not np.ptp(positions(rig.commands[count:]), axis=0).any():
-        problems.append("did not go on")
-    return told.sent_ns
+        problems.append("did not continue")
+    return status.sent_ns
 
 
 def positions(commands: Sequence[Sent]) -> np.ndarray:
@@ -367,7 +408,7 @@ def positions(commands: Sequence[Sent]) -> np.ndarray:
 def longest_step(commands: Sequence[Sent]) -> float:
     """Return the longest step of a joint from one command to the next [rad], over those that did not arrive here."""
     numbers = [sent.number or 0 for sent in commands]
-    # of another publisher the numbers begin anew
+    # the numbers of another publisher begin again
     gaps = [max(second - first, 1) for first, second in itertools.pairwise(numbers)]
     steps = np.abs(np.diff(positions(commands), axis=0)).max(axis=1)
     return float((steps / gaps).max())
@@ -410,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def running_rig(kind: str) -> Iterator[Rig]:
-    """Give a rig of a kind, in a folder of its own."""
+    """Give a rig of a kind, in a separate folder."""
     with tempfile.TemporaryDirectory() as folder, Rig(Path(folder), **RIGS[kind]) as rig:
         yield rig
 
@@ -421,8 +462,8 @@ def print_row(fault: Fault, outcomes: Sequence[Outcome]) -> None:
     p50, p99 = np.quantile(held, (0.5, 0.99))
     recovery_s, step_rad = (max(getattr(outcome, name) for outcome in outcomes) for name in ("recovery_s", "step_rad"))
     last = outcomes[-1]
-    told = f"{last.end}: {last.reason}" if last.reason else last.end
-    print(f"{fault.name:24}{p50:8.1f}{p99:8.1f}{held.max():8.1f}{recovery_s:10.2f}{step_rad:9.4f}  {told}", flush=True)
+    end = f"{last.end}: {last.reason}" if last.reason else last.end
+    print(f"{fault.name:24}{p50:8.1f}{p99:8.1f}{held.max():8.1f}{recovery_s:10.2f}{step_rad:9.4f}  {end}", flush=True)
     for outcome in outcomes:
         for problem in outcome.problems + outcome.delays:
             print(f"{'':24}NOT AS PROMISED: {problem}; {outcome.reason}", flush=True)

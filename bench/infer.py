@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Time one inference of each model family at full size: the fast path beside the plain layers, stage by stage.
+"""Time one inference of each model family at full size: the fast path and the plain layers, stage by stage.
 
 Weights are random, since time does not depend on them. "eager" is what a plain implementation does: image transforms
 on the CPU, then the model layer by layer. The fast path is what `gr00t_training.policy.Policy` does: raw images to the
@@ -10,7 +10,7 @@ with actions in host memory. Medians of repeated runs, in milliseconds:
 
     eager, wall  from images to actions: plain layers, fast path
     diff, bound  greatest difference of an action: fast path to plain layers, and between two plain runs with different
-                 attention kernels (actions are normalised; random weights give up to about 4)
+                 attention kernels (actions are normalized; random weights give up to about 4)
     gpu          of it, the graph itself
     host         wall - gpu
     preprocess, backbone, context, sampler      parts of the graph, each captured and timed by itself;
@@ -19,7 +19,7 @@ with actions in host memory. Medians of repeated runs, in milliseconds:
     loaded, peak, device_gib   memory: the weights, the most that tensors took, all that the GPU has given away
     bytes, flop  floors: weights read once per use at the memory's measured rate, products at the chip's measured rate
 
-    python3 bench/infer.py --models n1_2b n1_7_3b --cameras 1 2 --batch 1 8 --json infer.json
+    python3 -m bench.infer --models n1_2b n1_7_3b --cameras 1 2 --batch 1 8 --json infer.json
 
 --peer names a function that is called with the model's name, its configuration, the request and the device, and returns
 a function without arguments that does one inference from the request's images and state to actions in host memory.
@@ -32,7 +32,6 @@ import gc
 import importlib
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,25 +41,24 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gr00t_training"))
-
-from gr00t_training.checkpoint import image_processor, released_options
-from gr00t_training.engine import Engine, Request
-from gr00t_training.model.config import VARIANTS, Gr00tConfig
+from gr00t_training.model.config import Gr00tConfig
+from gr00t_training.model.families import family, variants
+from gr00t_training.model.fast.inference import InferenceModel
 from gr00t_training.model.gr00t import Gr00tModel, to_device
-from gr00t_training.model.inference import InferenceModel
+from gr00t_training.model.sampler import Inpainting
+from gr00t_training.policy.engine import Engine, Request
 from gr00t_training.transforms.images import ImageProcessor
 
 RELEASES = ["n1_2b", "n1_5_3b", "n1_6_3b", "n1_7_3b"]
-TEXT_TOKENS = 24  # of a prompt, beside those of the images
+TEXT_TOKENS = 24  # of a prompt, in addition to those of the images
 STEPS = 4
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--models", nargs="+", default=["n1_2b", "n1_5_3b", "n1_6_3b", "n1_7_3b"], choices=list(VARIANTS)
+        "--models", nargs="+", default=["n1_2b", "n1_5_3b", "n1_6_3b", "n1_7_3b"], choices=list(variants())
     )
     parser.add_argument("--cameras", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
@@ -77,20 +75,21 @@ def main() -> None:
     rates = _measured_rates(device)
     rows = []
     for name in arguments.models:
-        model = _random_model(VARIANTS[name].config, device, getattr(torch, arguments.dtype))
+        model = random_model(variants()[name].config, device, getattr(torch, arguments.dtype))
         loaded_gib = _memory_gib(device)
-        images = image_processor(model.config, released_options(model.config.model_type))
+        kind = family(model.config.model_type)
+        images = kind.images(model.config, kind.released_options, {})
         cases = [(cameras, batch) for batch in arguments.batch for cameras in arguments.cameras]
         eager: dict[tuple[int, int], float] = {}
         answers: dict[tuple[int, int], list[np.ndarray]] = {}
         for case in [] if arguments.no_eager else cases:
-            request = _request(model, images, *case, height, width)
+            request = make_request(model, images, *case, height, width)
             eager[case] = _time_eager(model, images, request, arguments.repeat)
             answers[case] = [_answer(model, images, request, kernel) for kernel in ("eager", "sdpa")]
         inference = InferenceModel(model, 0, STEPS)
         engine = Engine(inference, images)
         for case in cases:
-            request = _request(model, images, *case, height, width)
+            request = make_request(model, images, *case, height, width)
             row = {"model": name, "cameras": case[0], "batch": case[1], "eager": eager.get(case)}
             row |= _time_fast(engine, images, request, arguments.repeat, rates)
             if case in answers:
@@ -99,7 +98,7 @@ def main() -> None:
             if arguments.peer:
                 module, function = arguments.peer.split(":")
                 make = getattr(importlib.import_module(module), function)
-                row["peer"] = _median_ms(make(name, inference.config, request, device), arguments.repeat, device)
+                row["peer"] = median_ms(make(name, inference.config, request, device), arguments.repeat, device)
             row |= {"loaded_gib": loaded_gib, "peak_gib": _memory_gib(device), "device_gib": _device_gib(device)}
             rows.append(row)
             _print_row(row, is_first=len(rows) == 1)
@@ -117,15 +116,22 @@ def main() -> None:
 def _time_eager(model: Gr00tModel, images: ImageProcessor, request: Request, repeat: int) -> float:
     """Return the median [ms] of the CPU's image transforms and the plain layers."""
     device = next(model.parameters()).device
-    return _median_ms(lambda: _answer(model, images, request), max(repeat // 3, 5), device)
+    return median_ms(lambda: _answer(model, images, request), max(repeat // 3, 5), device)
 
 
 def _answer(model: Gr00tModel, images: ImageProcessor, request: Request, kernel: str = "sdpa") -> np.ndarray:
     """Return the actions of the plain layers with an attention kernel."""
-    device = next(model.parameters()).device
     for layer in model.modules():
         if hasattr(layer, "kernel"):
-            layer.kernel = kernel
+            layer.kernel = kernel  # type: ignore[assignment] - torch expects tensors and modules
+    return plain_actions(model, images, request)
+
+
+def plain_actions(
+    model: Gr00tModel, images: ImageProcessor, request: Request, inpainting: Inpainting | None = None
+) -> np.ndarray:
+    """Return the actions of image transforms on the CPU and the plain layers."""
+    device = next(model.parameters()).device
     pixels, grid = images.pixels(images.frames(request.images))
     batch = {
         "pixel_values": pixels,
@@ -137,7 +143,7 @@ def _answer(model: Gr00tModel, images: ImageProcessor, request: Request, kernel:
     if grid is not None:
         batch["image_grid"] = grid
     noise = torch.from_numpy(request.start).to(device)
-    return model.sample_actions(to_device(batch, device), noise, STEPS).cpu().numpy()
+    return model.sample_actions(to_device(batch, device), noise, STEPS, inpainting).cpu().numpy()
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -149,7 +155,7 @@ def _time_fast(
 ) -> dict[str, Any]:
     model, device = engine.model, engine.model.device
     is_cuda = device.type == "cuda"
-    wall = _median_ms(lambda: engine.run(request), repeat, device)
+    wall = median_ms(lambda: engine.run(request), repeat, device)
     row: dict[str, Any] = {"wall": wall}
     with torch.inference_mode():
         prompt = engine.prepare(request)
@@ -197,7 +203,10 @@ def _count_flops(config: Gr00tConfig, pixels: torch.Tensor, grid: Sequence[tuple
     return counter.get_total_flops()
 
 
-def _request(model: Gr00tModel, images: ImageProcessor, cameras: int, batch: int, height: int, width: int) -> Request:
+def make_request(
+    model: Gr00tModel, images: ImageProcessor, cameras: int, batch: int, height: int, width: int
+) -> Request:
+    """Return a request with random images, prompt, state and noise."""
     rng, backbone, head = np.random.default_rng(0), model.config.backbone, model.config.action_head
     count = images.num_tokens(height, width)
     ids = [rng.integers(0, 500, TEXT_TOKENS // 2)]
@@ -216,7 +225,8 @@ def _request(model: Gr00tModel, images: ImageProcessor, cameras: int, batch: int
     )
 
 
-def _random_model(config: Gr00tConfig, device: torch.device, dtype: torch.dtype) -> Gr00tModel:
+def random_model(config: Gr00tConfig, device: torch.device, dtype: torch.dtype) -> Gr00tModel:
+    """Return a model with random weights in evaluation mode."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -228,7 +238,8 @@ def _random_model(config: Gr00tConfig, device: torch.device, dtype: torch.dtype)
     return model.eval().requires_grad_(False)
 
 
-def _median_ms(run: Callable[[], object], repeat: int, device: torch.device) -> float:
+def median_ms(run: Callable[[], object], repeat: int, device: torch.device) -> float:
+    """Return the median wall time [ms] of `repeat` calls, after a few that choose kernels."""
     times = []
     for i in range(repeat + 3):
         _wait(device)
@@ -243,7 +254,7 @@ def _median_ms(run: Callable[[], object], repeat: int, device: torch.device) -> 
 def _graph_ms(run: Callable[[], object], repeat: int, device: torch.device) -> float:
     """Return the median [ms] of a captured graph; on the CPU of the plain call."""
     if device.type != "cuda":
-        return _median_ms(run, repeat, device)
+        return median_ms(run, repeat, device)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -278,10 +289,10 @@ def _measured_rates(device: torch.device) -> dict[str, float]:
     is_cuda = device.type == "cuda"
     block = torch.empty((2**30 if is_cuda else 2**26), dtype=torch.uint8, device=device)
     target = torch.empty_like(block)
-    copy_ms = _median_ms(lambda: target.copy_(block), 10, device)
+    copy_ms = median_ms(lambda: target.copy_(block), 10, device)
     size = 8192 if is_cuda else 512
     factor = torch.randn((size, size), device=device, dtype=torch.bfloat16 if is_cuda else torch.float32)
-    product_ms = _median_ms(lambda: factor @ factor, 10, device)
+    product_ms = median_ms(lambda: factor @ factor, 10, device)
     return {"bytes_per_s": 2 * block.nbytes / copy_ms * 1e3, "flop_per_s": 2 * size**3 / product_ms * 1e3}
 
 

@@ -7,12 +7,12 @@ The process is a plain writer, or with --node the recorder node, fed with topics
 what it is: numbers in the rows, and the same numbers as black and white cells in the images. After every kill
 
 * the dataset opens, and lists every episode that had been reported as saved, and at most the one being saved;
-* every new episode is held against what was fed, row by row and frame by frame, and earlier ones by their files' bytes;
+* every new episode is compared with what was fed, row by row and frame by frame, earlier ones by their files' bytes;
 * now and then, and at the end, `repair` recovers what was left unfinished, and those episodes are checked in the same
   way; `validate` then finds nothing, which includes that indices are contiguous.
 
-    python3 bench/kill_recorder.py --kills 200
-    python3 bench/kill_recorder.py --kills 200 --node --seconds 300
+    python3 -m bench.kill_recorder --kills 200
+    python3 -m bench.kill_recorder --kills 200 --node --seconds 300
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ from unittest import mock
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gr00t_training"))
-
-from gr00t_training.dataset.reader import LeRobotDataset
-from gr00t_training.dataset.repair import repair_dataset
-from gr00t_training.dataset.repairing.unfinished import find_unfinished
-from gr00t_training.dataset.validate import validate_dataset
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.repair.dataset import repair_dataset
+from gr00t_training.dataset.tools.repair.unfinished import find_unfinished
+from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey, to_mapping
 from gr00t_training.types import Frame
@@ -69,7 +67,7 @@ def make_embodiment(fps: int = FPS) -> Embodiment:
 
 
 def coded_image(numbers: Sequence[int], level: int) -> np.ndarray:
-    """Draw numbers below 2^16 as lines of 16 cells on plain grey; `(HEIGHT, WIDTH, 3)` uint8."""
+    """Draw numbers below 2^16 as lines of 16 cells on plain gray; `(HEIGHT, WIDTH, 3)` uint8."""
     image = np.full((HEIGHT, WIDTH, 3), level, np.uint8)
     for line, number in enumerate(numbers):
         bits = np.array([number >> bit & 1 for bit in range(16)], np.uint8) * 255
@@ -97,7 +95,7 @@ def fed_frame(run: int, episode: int, row: int) -> Frame:
 
 
 def write_until_killed(path: str, run: int, seed: int, version: str) -> None:
-    """Record episode after episode, and tell what is done; the child process."""
+    """Record one episode after the other and print each step; the child process."""
     rng = random.Random(seed)
     print("open", flush=True)
     with DatasetWriter(path, make_embodiment(), version=version) as writer:
@@ -129,8 +127,8 @@ class Recorder(Protocol):
         """Start the process, and kill it at a random instant."""
         ...
 
-    def check(self, dataset: LeRobotDataset, index: int) -> None:
-        """Hold an episode against what was fed; AssertionError tells what differs."""
+    def check(self, dataset: EpisodeDataset, index: int) -> None:
+        """Compare an episode with what was fed; AssertionError names the difference."""
         ...
 
     def close(self) -> None:
@@ -139,7 +137,7 @@ class Recorder(Protocol):
 
 
 class PlainWriter:
-    """`DatasetWriter` in a process of its own, without ROS."""
+    """`DatasetWriter` in a separate process, without ROS."""
 
     def __init__(self, path: Path, version: str = "v2.1") -> None:
         self._path, self._version = path, version
@@ -174,10 +172,10 @@ class PlainWriter:
         time.sleep(rng.uniform(0, while_s))
 
     def close(self) -> None:
-        """Nothing goes on between two processes."""
+        """Do nothing: nothing runs between two processes."""
 
-    def check(self, dataset: LeRobotDataset, index: int) -> None:
-        """Hold an episode against what was fed."""
+    def check(self, dataset: EpisodeDataset, index: int) -> None:
+        """Compare an episode with the input."""
         states, actions = dataset.column(index, "observation.state"), dataset.column(index, "action")
         run, episode = int(states[0][0]), int(states[0][1])
         frames = [fed_frame(run, episode, row) for row in range(len(states))]
@@ -200,14 +198,14 @@ def _kill_of(events: list[list[str]]) -> Kill:
 
 
 class NodeUnderTest:
-    """The recorder node in a process of its own, fed with topics by this process.
+    """The recorder node in a separate process, fed with topics by this process.
 
     Joint i is at (1 + i) times the seconds since the start; images carry their number, and their stamps are kept.
     """
 
     def __init__(self, path: Path, folder: Path) -> None:
         """Start to publish; `folder` takes the configuration files. `close` ends it."""
-        from gr00t_recorder.ros.testing import next_domain, spinning_node  # only this variant needs ROS
+        from gr00t_recorder.ros.processes import next_domain, spinning_node  # only this variant needs ROS
 
         self._path = path
         self._topics = folder / "topics.yaml"
@@ -231,7 +229,8 @@ class NodeUnderTest:
 
     def record_and_kill(self, run: int, rng: random.Random) -> Kill:
         """Start the node, record some episodes, and kill it at a random instant of a phase drawn at random."""
-        from gr00t_recorder.ros.testing import NodeProcess, parameter_arguments
+        from gr00t_recorder.ros.processes import NodeProcess
+        from gr00t_test_support.ros.nodes import parameter_arguments
 
         phase = rng.choices(PHASES, [1, 5, 5, 1])[0]
         parameters = {"topics_file": self._topics, "dataset_path": self._path, "min_free_disk_gb": 0.0}
@@ -250,7 +249,7 @@ class NodeUnderTest:
         """Record until the instant has come."""
         from gr00t_msgs.srv import StartEpisode, StopEpisode
 
-        from gr00t_recorder.ros.testing import call, eventually
+        from gr00t_test_support.ros.nodes import call, eventually
 
         if phase == "starting":
             time.sleep(rng.uniform(0, 3))
@@ -259,7 +258,7 @@ class NodeUnderTest:
         num_episodes = rng.randint(1, 3)
         for number in range(num_episodes):
             answer = call(self._node, StartEpisode, "/recorder/start_episode", StartEpisode.Request(task=f"run {run}"))
-            assert answer.error_code == StartEpisode.Response.NONE, answer.error_msg
+            assert not answer.error_code, answer.error_msg
             is_last = phase == "recording" and rng.random() < 0.5
             time.sleep(rng.uniform(0.3, 2.0))
             if is_last:
@@ -274,7 +273,7 @@ class NodeUnderTest:
                 return Kill("between" if is_saved else phase, number + is_saved, 0 if is_saved else num_rows)
             eventually(asked.done, "the episode is saved", DEADLINE_S)
             result: Any = asked.result()
-            assert result.error_code == StopEpisode.Response.NONE, result.error_msg
+            assert not result.error_code, result.error_msg
         time.sleep(rng.uniform(0, 0.3))
         return Kill("between", num_episodes, 0)
 
@@ -287,17 +286,17 @@ class NodeUnderTest:
     def _num_rows(self) -> int:
         return self._statuses[-1].frames if self._statuses else 0
 
-    def check(self, dataset: LeRobotDataset, index: int) -> None:
+    def check(self, dataset: EpisodeDataset, index: int) -> None:
         """Hold an episode against what was published."""
-        trace, length = dataset.trace(index), dataset.episode(index).length
-        assert trace is not None
-        ticks_ns = trace.start_ns + np.round(np.arange(length) * 1e9 / NODE_FPS).astype(np.int64)
+        quality, length = dataset.quality(index), dataset.episode(index).length
+        assert quality is not None
+        ticks_ns = quality.start_ns + np.round(np.arange(length) * 1e9 / NODE_FPS).astype(np.int64)
         seconds = (ticks_ns - self._start_ns) / 1e9
         expected = seconds[:, None] * (1 + np.arange(len(JOINTS)))
         for column, sign in (("observation.state", 1), ("action", -1)):
             np.testing.assert_allclose(dataset.column(index, column), sign * expected, atol=2e-3, err_msg=column)
         for key in CAMERAS:
-            ages_ns = trace.ages_ns[f"video.{key}"]
+            ages_ns = quality.ages_ns[f"video.{key}"]
             for row, image in enumerate(dataset.images(index, key, range(length))):
                 number, again = decoded_numbers(image, 2)
                 assert again == number ^ 0xFFFF
@@ -417,7 +416,7 @@ def run_kills(
     results.most_rows_left = max((item.num_rows for item in find_unfinished(path)[0]), default=0)
     findings = [str(finding) for finding in validate_dataset(path)]
     assert findings == [], findings
-    dataset = LeRobotDataset(path)
+    dataset = EpisodeDataset(path)
     results.num_episodes, results.num_frames = len(dataset.episodes), dataset.num_frames
     results.num_lost = results.num_saved + results.num_between + results.num_recovered - results.num_episodes
     dataset.close()
@@ -431,7 +430,7 @@ def _num_episodes(path: Path) -> int:
     """Open the dataset; there is none before the first episode is saved."""
     if not (path / "meta/info.json").exists():
         return 0
-    dataset = LeRobotDataset(path)
+    dataset = EpisodeDataset(path)
     indices = [episode.index for episode in dataset.episodes]
     assert indices == list(range(len(indices))), indices
     return len(indices)
@@ -439,7 +438,7 @@ def _num_episodes(path: Path) -> int:
 
 def _check_new(recorder: Recorder, path: Path, start: int, stop: int) -> None:
     if start < stop:
-        dataset = LeRobotDataset(path)
+        dataset = EpisodeDataset(path)
         first_row = sum(dataset.episodes[index].length for index in range(start))
         for index in range(start, stop):
             recorder.check(dataset, index)
@@ -474,7 +473,7 @@ def _repair(recorder: Recorder, path: Path, num_checked: int, results: Results) 
     assert num_found == num_checked + num_new, f"{num_found} episodes after repair: {report}"
     results.num_recovered += num_new
     if num_new:
-        dataset = LeRobotDataset(path)
+        dataset = EpisodeDataset(path)
         results.rows_recovered += sum(dataset.episodes[index].length for index in range(num_checked, num_found))
         dataset.close()
     _check_new(recorder, path, num_checked, num_found)

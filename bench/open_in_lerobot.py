@@ -8,14 +8,14 @@ v2.1, 0.4.x: v3.0), in two sittings of the writer, and compares with what was gi
 by `delta_timestamps`, task texts, decoded images, statistics (against lerobot's own functions on the same values).
 Images carry their number in their pixels. One line per check; exit code 1 when any differs.
 
-lerobot is no dependency of the suite: run this in an environment of its own, which needs no more than
+lerobot is not a dependency of the suite: run this in a separate environment, which needs no more than
 
     pip install torch torchcodec "datasets<4" lerobot==0.3.3        for v2.1
     pip install torch torchcodec "datasets>=4,<5" lerobot==0.4.4    for v3.0
 
 and what this suite's library needs (numpy, pyarrow, av, PyYAML).
 
-    python bench/open_in_lerobot.py [--keep FOLDER] [--codec av1]
+    PYTHONPATH=gr00t_training python3 -m bench.open_in_lerobot [--keep FOLDER] [--codec av1]
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a dataset that lerobot finds incomplete must fail here, not be downloaded
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gr00t_training"))
 
 import numpy as np
 import torch
 
-from gr00t_training.dataset.reader import LeRobotDataset as OwnDataset
-from gr00t_training.dataset.video import VideoCodec, VideoSettings
+from gr00t_training.dataset.media.video import VideoCodec, VideoSettings
+from gr00t_training.dataset.reader import EpisodeDataset as OwnDataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey
 from gr00t_training.types import Frame
@@ -116,7 +115,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the dataset here and leave it")
     parser.add_argument("--codec", type=VideoCodec, default=VideoCodec.H264, help="codec of the videos (h264, av1)")
     options = parser.parse_args()
-    _let_torchvision_import()
+    let_torchvision_import()
     import lerobot  # pyright: ignore[reportMissingImports]
     from lerobot.datasets import lerobot_dataset  # pyright: ignore[reportMissingImports]
 
@@ -153,7 +152,7 @@ def make_rows() -> Iterator[Row]:
 
 
 def make_image(number: int, height: int, width: int, *, is_red: bool) -> np.ndarray:
-    """Return a coloured ramp `(H, W, 3)` with the bits of `number` as black and white blocks in its top row."""
+    """Return a colored ramp `(H, W, 3)` with the bits of `number` as black and white blocks in its top row."""
     image = np.empty((height, width, 3), np.uint8)
     image[..., 0] = 180 if is_red else 30
     image[..., 1] = np.linspace(0, 255, height)[:, None]
@@ -171,7 +170,7 @@ def number_in(image: np.ndarray) -> int:
 
 
 def write(path: Path, rows: list[Row], version: str, video: VideoSettings) -> None:
-    """Write the rows, the last episode with a writer of its own."""
+    """Write the rows, the last episode with a separate writer."""
     last = len(EPISODES) - 1
     for episodes in (range(last), range(last, last + 1)):
         with DatasetWriter(path, EMBODIMENT, video=video, version=version) as dataset:
@@ -290,7 +289,7 @@ def check_statistics(checks: Checks, dataset: Any, rows: list[Row], folder: Path
         _correct(described, values)
         per_episode.append(described)
     expected = aggregate_stats(per_episode)
-    for name in ("observation.state", "action", "timestamp"):  # what models normalise with is exact over all rows
+    for name in ("observation.state", "action", "timestamp"):  # what models normalize with is exact over all rows
         joined = np.concatenate([values[name] for values in all_values])
         for kind in {"q01", "q99"} & set(expected[name]):
             expected[name][kind] = np.atleast_1d(np.quantile(joined, int(kind[1:]) / 100, axis=0))
@@ -338,11 +337,11 @@ def _pixels(image: torch.Tensor) -> np.ndarray:
     return (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def _let_torchvision_import() -> None:
+def let_torchvision_import() -> None:
     """Declare the two operators that torchvision expects of its compiled part.
 
-    lerobot imports torchvision for image transforms only. A wheel built for CUDA cannot load that part beside a PyTorch
-    without CUDA, and then fails to be imported at all; nothing here uses these operators.
+    lerobot imports torchvision for image transforms only. A wheel built for CUDA cannot load that part together with a
+    PyTorch without CUDA, and then cannot be imported at all; nothing here uses these operators.
     """
     try:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -352,7 +351,7 @@ def _let_torchvision_import() -> None:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _let_torchvision_import.library = library  # type: ignore[attr-defined]  # its end would undo the definitions
+        let_torchvision_import.library = library  # type: ignore[attr-defined]  # its end would undo the definitions
 
 
 if __name__ == "__main__":

@@ -3,18 +3,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure what the policy node adds to its model: three raw 640x480 cameras at 30 Hz, joints at 500 Hz, on two cores.
 
-The publishers of `bench/record.py` and the real `policy_node` run as processes of their own on the same cores. The
+The publishers of `bench/record.py` and the real `policy_node` run as separate processes on the same cores. The
 model runs behind a policy server that takes a fixed time, as one on a GPU leaves the host's cores alone. At the same
-time a plain process makes the bare call at the same pace, to a server of its own, with observations of the same size:
+time a plain process makes the bare call at the same pace, to a separate server, with observations of the same size:
 so both calls meet the same work on the machine, and what the node's takes longer is the node's doing. With `--local` a
 compact policy of random weights computes in the node, on these very cores, and the bare calls come afterwards, while
-the node has no task but goes on receiving. The node tells its stages itself.
+the node has no task but continues to receive. The node reports its stages itself.
 
     overhead    query (from the moment the observation is begun to the published chunk) less the bare call, quantile by
                 quantile
     cpu         share of one core; of the node also while it only receives
 
-    python3 bench/policy_node.py --seconds 30 --json policy_node.json
+    python3 -m bench.policy_node --seconds 30 --json policy_node.json
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ from typing import Any
 import numpy as np
 from gr00t_msgs.msg import PolicyStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from record import JOINTS, Role, cpu_s, write_topic_map
 from std_srvs.srv import Trigger
 
+from bench.record import JOINTS, Role, cpu_s, write_topic_map
 from gr00t_bringup.robots import fastdds_profile
 from gr00t_policy_node.timing import Quantiles, RecentValues, Stage, format_table
-from gr00t_recorder.ros.testing import NodeProcess, call, eventually, next_domain, parameter_arguments, spinning_node
+from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
 from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_test_support.builders import make_checkpoint
+from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
 from gr00t_training.embodiment import Embodiment
+from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.serve.client import PolicyClient
 from gr00t_training.serve.server import PolicyServer, ServerSettings
-from gr00t_training.testing import make_checkpoint
 from gr00t_training.types import ActionChunk, Observation
 
 INSTRUCTION = "put the red cube into the box"
@@ -59,7 +61,7 @@ CHECKPOINT, ADDRESS = "checkpoint", "server.txt"  # in the folder of the run
 
 def main() -> int:
     """Measure once and print the tables; return 1 when the overhead is above the target."""
-    parser = argparse.ArgumentParser(description="Measure the policy node beside the bare call of its model.")
+    parser = argparse.ArgumentParser(description="Measure the policy node next to the bare call of its model.")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each of both runs [s], at most 60")
     parser.add_argument("--joint-hz", type=float, default=500.0, help="rate of the joints [Hz]")
     parser.add_argument("--cameras", type=int, default=3, choices=range(1, 4), help="number of cameras")
@@ -90,7 +92,7 @@ def main() -> int:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run all processes and return what they tell."""
+    """Run all processes and return their output."""
     domain = next_domain()
     os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
     publishing = argparse.Namespace(**vars(options), reliability="best_effort", depth=None, subscribers=1)
@@ -208,7 +210,7 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
         server.serve()
 
 
-class TimedPolicy:
+class TimedPolicy(PolicyLike):
     """Holds the pose, and takes its time over it."""
 
     def __init__(self, embodiment: Embodiment, duration_s: float) -> None:
@@ -227,9 +229,6 @@ class TimedPolicy:
         time.sleep(max(0.0, end_s - time.perf_counter()))
         return chunks
 
-    def reset(self) -> None:
-        """Do nothing: there is no noise."""
-
 
 class _Own:
     """This script as another process."""
@@ -237,7 +236,7 @@ class _Own:
     def __init__(self, role: str, folder: Path, options: argparse.Namespace) -> None:
         arguments = [f"--seconds={options.seconds}", f"--period={options.period}", f"--threads={options.threads}",
                      f"--inference-ms={options.inference_ms}", *(["--local"] if options.local else [])]  # fmt: skip
-        command = [sys.executable, __file__, role, str(folder), *arguments]
+        command = [sys.executable, "-m", "bench.policy_node", role, str(folder), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> _Own:
@@ -265,7 +264,7 @@ class _Own:
 def _local_policy(folder: Path, threads: int) -> Any:
     import torch
 
-    from gr00t_training.policy import Policy
+    from gr00t_training.policy.policy import Policy
 
     torch.set_num_threads(threads)
     policy = Policy.from_checkpoint(folder / CHECKPOINT, device="cpu")

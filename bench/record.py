@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the recorder: three raw cameras 640x480 at 30 Hz and joints at 500 Hz, on two cores.
 
-Processes of their own publish numbered messages (made beforehand, only stamp and number change, so that publishing
+Separate processes publish numbered messages (made beforehand, only stamp and number change, so that publishing
 costs little), `recorder_node` records them as one episode, and a plain typed rclpy subscriber takes the same topics and
-does nothing, all in one ROS domain of this machine and on the same cores. Afterwards what was sent is held against what
-both received, and the numbers in the decoded images against the rows.
+does nothing, all in one ROS domain of this machine and on the same cores. Afterwards what was sent is compared with
+what both received, and the numbers in the decoded images against the rows.
 
     sent, received  messages of a stream, over the whole run
     lost            sent - received
@@ -16,7 +16,7 @@ both received, and the numbers in the decoded images against the rows.
     cpu             share of one core while the episode is recorded
     peak_mib        resident memory
 
-    python3 bench/record.py --seconds 60 --json record.json
+    python3 -m bench.record --seconds 60 --json record.json
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from convert import FPS, HEIGHT, WIDTH, make_frames
 from gr00t_msgs.msg import RecorderStatus, StreamStatus
 from gr00t_msgs.srv import StartEpisode, StopEpisode
 from rclpy.executors import ExternalShutdownException
@@ -47,9 +46,11 @@ from rclpy.serialization import serialize_message
 from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import Image, JointState
 
+from bench.convert import FPS, HEIGHT, WIDTH, make_frames
 from gr00t_bringup.robots import fastdds_profile
-from gr00t_recorder.ros.testing import NodeProcess, call, eventually, next_domain, parameter_arguments, spinning_node
-from gr00t_training.dataset.reader import LeRobotDataset
+from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
+from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
+from gr00t_training.dataset.reader import EpisodeDataset
 
 CAMERAS = ("front", "left", "right")
 JOINTS = tuple(f"joint_{number}" for number in range(7))
@@ -60,7 +61,7 @@ NUM_FRAMES = 45  # images made beforehand, shown forwards and backwards
 NUM_BITS = 16
 BLOCK_PX = 8  # of the number's bits in the top rows
 STAMP_OFFSET = 4  # bytes; CDR: the encapsulation comes first, then the header's stamp
-MARK = 1234567.5  # position that is looked for in the serialised message, to be replaced by the number
+MARK = 1234567.5  # position that is looked for in the serialized message, to be replaced by the number
 SETTLE_S = 3.0  # after the last message
 
 TOPICS = """
@@ -76,7 +77,7 @@ video: {{{videos}}}
 
 def main() -> int:
     """Measure once and print the tables; return 1 when a message or a row is lost."""
-    parser = argparse.ArgumentParser(description="Measure the recorder beside a plain subscriber.")
+    parser = argparse.ArgumentParser(description="Measure the recorder next to a plain subscriber.")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the episode [s]")
     parser.add_argument("--joint-hz", type=float, default=500.0, help="rate of the joints [Hz]")
     parser.add_argument("--cameras", type=int, default=3, choices=range(1, 4), help="number of cameras")
@@ -103,7 +104,7 @@ def main() -> int:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run all processes and return what they tell."""
+    """Run all processes and return their output."""
     domain = next_domain()
     os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
     topics = write_topic_map(folder, options)
@@ -165,7 +166,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def check_images(path: Path, options: argparse.Namespace) -> dict[str, dict[str, int]]:
     """Read the numbers in the images of the episode."""
-    dataset = LeRobotDataset(path)
+    dataset = EpisodeDataset(path)
     length = dataset.episode(0).length
     found = {}
     for key in CAMERAS[: options.cameras]:
@@ -207,7 +208,7 @@ class Role:
                      f"--reliability={options.reliability}", f"--subscribers={options.subscribers}",
                      *([f"--depth={options.depth}"] if options.depth else [])]  # fmt: skip
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-        command = [sys.executable, __file__, "--role", role, *forwarded]
+        command = [sys.executable, "-m", "bench.record", "--role", role, *forwarded]
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
 
@@ -247,11 +248,11 @@ def _publish_cameras(options: argparse.Namespace) -> None:
 
 
 def _image_template(image: np.ndarray) -> tuple[bytearray, int]:
-    """Return a serialised message and where its pixels begin."""
+    """Return a serialized message and where its pixels begin."""
     message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=WIDTH * 3, data=image.tobytes())
-    serialised = bytearray(serialize_message(message))
-    offset = serialised.find(image[0].tobytes())
-    return serialised, offset
+    serialized = bytearray(serialize_message(message))
+    offset = serialized.find(image[0].tobytes())
+    return serialized, offset
 
 
 def _publish_joints(options: argparse.Namespace) -> None:

@@ -30,4 +30,6 @@ RUN source /opt/ros/${ROS_DISTRO}/setup.bash && colcon build --packages-up-to gr
 ENV FASTRTPS_DEFAULT_PROFILES_FILE=/workspace/src/gr00t_bringup/gr00t_bringup/config/fastdds.xml
 COPY docker/entrypoint.sh /entrypoint.sh
 ENTRYPOINT ["/entrypoint.sh"]
-CMD ["ros2", "launch", "gr00t_bringup", "policy.launch.py"]
+# `docker stop` sends SIGTERM otherwise, which ends launch without its nodes
+STOPSIGNAL SIGINT
+CMD ["ros2", "launch", "gr00t_bringup", "policy.launch.py", "--show-args"]

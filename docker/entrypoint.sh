@@ -6,4 +6,9 @@ source "/opt/ros/${ROS_DISTRO}/setup.bash"
 source /workspace/install/setup.bash
 # the environment's libraries for nodes that start with the system's Python
 export PYTHONPATH="$(echo /opt/gr00t/lib/python3.*/site-packages):${PYTHONPATH}"
-exec "$@"
+# ros2 launch refuses an argument without a value; here it is one that was not given
+words=()
+for word in "$@"; do
+  [[ "${word}" == ?*:= ]] || words+=("${word}")
+done
+exec "${words[@]}"
