@@ -36,7 +36,8 @@ def describe_topics() -> str:
         "Vectors taken whole": f"geometry_msgs/{', '.join(GEOMETRY_TYPES)}, their Stamped and WithCovariance forms",
         "Transforms by 'frames'": ", ".join(kind.replace("/msg/", "/") for kind in TRANSFORM_TYPES),
         "Any other type": "by 'field' or 'fields', custom types included",
-        "Images": f"sensor_msgs/Image ({', '.join(ENCODINGS)}); sensor_msgs/CompressedImage (jpeg, png)",
+        "Images": f"sensor_msgs/Image ({', '.join(ENCODINGS)}; others where cv_bridge is installed); "
+        "sensor_msgs/CompressedImage (jpeg, png)",
         "Depth": f"sensor_msgs/Image ({', '.join(DEPTH_ENCODINGS)}); sensor_msgs/CompressedImage (16-bit png, "
         "compressedDepth png)",
         "Units": ", ".join(UNITS),

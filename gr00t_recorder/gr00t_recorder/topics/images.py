@@ -3,19 +3,21 @@
 """Decode image messages: pixels to RGB, measurements (depth) to numbers.
 
 Encodings are those of sensor_msgs/image_encodings.hpp. Images of measurements (16UC1, 32FC1) have no colors:
-they are refused as color unless the values for black and white are given.
+they are refused as color unless the values for black and white are given. An encoding that the table does not have is
+decoded by cv_bridge, where ROS provides it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
+from gr00t_recorder.topics.cv_bridge_images import MISSING, Decoder, cv_bridge_decoder, decode_other
 from gr00t_training.errors import ObservationError
 from gr00t_training.io.image_header import MAX_PIXELS, MAX_SIDE, PNG_START, ImageHeader, read_header
 from gr00t_training.io.text import printable
@@ -78,7 +80,9 @@ DEPTH_HEADER = struct.Struct("<iff")
 WHITE16_TO_8 = 257  # 65535 / 255
 
 
-def decode_raw(message: Any, levels: Sequence[float] = ()) -> np.ndarray:
+def decode_raw(
+    message: Any, levels: Sequence[float] = (), other_decoder: Callable[[], Decoder | None] = cv_bridge_decoder
+) -> np.ndarray:
     """Decode a sensor_msgs/msg/Image to `(H, W, 3)` uint8 RGB; rgb8 is a view of the message, not a copy.
 
     Rows may be padded (`step`), 16-bit numbers of either byte order; they are scaled so that 65535 is white.
@@ -86,12 +90,15 @@ def decode_raw(message: Any, levels: Sequence[float] = ()) -> np.ndarray:
     Args:
         message: the image.
         levels: values shown black and white, for images of measurements.
+        other_decoder: gives what decodes encodings that the table does not have; None: nothing does.
 
     Raises:
         ObservationError: unsupported encoding, or the data do not fit the size.
     """
-    check_raw(message, levels)
-    encoding = ENCODINGS[message.encoding]
+    check_raw(message, levels, other_decoder)
+    encoding = ENCODINGS.get(message.encoding)
+    if encoding is None:
+        return decode_other(message, other_decoder())
     pixels = _pixels(message, encoding)
     if encoding.is_measured:
         return _gray_levels(pixels, levels)
@@ -142,13 +149,20 @@ def decode_measured(message: Any) -> np.ndarray:
     return _measured_compressed(message)
 
 
-def check_raw(message: Any, levels: Sequence[float] = ()) -> None:
+def check_raw(
+    message: Any, levels: Sequence[float] = (), other_decoder: Callable[[], Decoder | None] = cv_bridge_decoder
+) -> None:
     """Refuse an Image that `decode_raw` cannot decode; ObservationError gives the reason."""
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
-        raise ObservationError(
-            f"image encoding '{printable(message.encoding)}' is not supported; expected {', '.join(ENCODINGS)}"
-        )
+        if other_decoder() is None:
+            raise ObservationError(
+                f"image encoding '{printable(message.encoding)}' is not supported; expected {', '.join(ENCODINGS)}; "
+                f"{MISSING}"
+            )
+        _check_sides(message)
+        _check_rows(message, message.step)
+        return
     if encoding.is_measured and not levels:
         raise ObservationError(_measured_reason(f"image encoding '{message.encoding}'"))
     _check_size(message, encoding)
@@ -207,14 +221,22 @@ def _check_size(message: Any, encoding: Encoding) -> None:
             f"image of {message.width}x{message.height} {message.encoding} has step {message.step}, "
             f"expected at least {row}"
         )
+    _check_sides(message)
+    if message.width % encoding.pixels_together:
+        raise ObservationError(f"image of {message.width}x{message.height} {message.encoding} has an odd width")
+    _check_rows(message, row)
+
+
+def _check_sides(message: Any) -> None:
     if max(message.width, message.height) > MAX_SIDE or message.width * message.height > MAX_PIXELS:
         raise ObservationError(
             f"image has the size {message.width}x{message.height} (limit {MAX_SIDE} a side and {MAX_PIXELS} pixels)"
         )
-    if message.width % encoding.pixels_together:
-        raise ObservationError(f"image of {message.width}x{message.height} {message.encoding} has an odd width")
-    # the padding of the last row is left out by some drivers
-    needed = (message.height - 1) * message.step + row
+
+
+def _check_rows(message: Any, last_row: int) -> None:
+    """Refuse data that are too short; the padding of the last row is left out by some drivers."""
+    needed = (message.height - 1) * message.step + last_row
     if len(message.data) < needed:
         raise ObservationError(
             f"image data has {len(message.data)} bytes, expected {message.height * message.step} (height x step)"
