@@ -9,8 +9,8 @@ except for dropout. Rows:
 
     plain      whole weights, gradients summed during the backward pass
     compiled   the same with compiled blocks
-    fsdp       split weights, compiled blocks
-    graph      whole weights, compiled blocks, all as one CUDA graph, the sums included
+    graph      the same as one CUDA graph, the sums included
+    fsdp       split weights, compiled blocks, one CUDA graph
 
 One process trains without any exchange; its row `fsdp` is left out. Columns: processes, median [ms] of a step,
 samples/s of all, ratio to one process with the same row (fsdp: to its best row), peak memory [GiB] of a GPU, loss of
@@ -46,7 +46,7 @@ from gr00t_training.train.settings import TrainerSettings
 from gr00t_training.train.step import GraphedStep, PlannedBatch, TrainStep, compile_blocks
 from gr00t_training.train.weights import TrainedWeights
 
-ROWS = ("plain", "compiled", "fsdp", "graph")
+ROWS = ("plain", "compiled", "graph", "fsdp")
 PARTS = {"head": {"tune_visual": False}, "vision": {}, "all": {"tune_llm": True}}
 SETTINGS = TrainerSettings()
 WARM_UP_STEPS = 8
@@ -134,13 +134,14 @@ def _measure(
     TrainedWeights(model, [int(batch["embodiment_id"][0])], torch.bfloat16 if is_cuda else None)
     if row != "plain" and is_cuda:
         compile_blocks(model)
-    exchange = processes.exchange(model, device, 0, "fsdp" if row == "fsdp" else "ddp")
-    kind = GraphedStep if row == "graph" and is_cuda else TrainStep
+    autocast = torch.bfloat16 if is_cuda else None
+    exchange = processes.exchange(model, device, 0, "fsdp" if row == "fsdp" else "ddp", autocast)
+    kind = GraphedStep if row in ("graph", "fsdp") and is_cuda else TrainStep
     step = kind(
         model,
         make_optimizer(model, SETTINGS),
         max_grad_norm=SETTINGS.max_grad_norm,
-        autocast=torch.bfloat16 if is_cuda else None,
+        autocast=autocast,
         exchange=exchange,
     )
     batch = {name: values.chunk(processes.size)[processes.rank] for name, values in batch.items()}

@@ -42,7 +42,7 @@ KINDS = {
     "fsdp": {"parallel": "fsdp", "ema_decay": 0.5, "validation_share": 0.5},
     "fsdp in parts": {"parallel": "fsdp", "accumulate": 2, "checkpoint_activations": True},
 }
-DEADLINE_S = 240.0
+DEADLINE_S = 900.0  # for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +146,8 @@ def test_a_checkpoint_of_two_processes_is_one_that_a_policy_loads(runs, kind):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two CUDA GPUs")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_gpus_with_graphs_have_the_losses_of_one(kind, dataset, tmp_path):
-    steps = 8  # two plain ones, then the graph where there is one
-    how = {**ALL_PARTS, **KINDS[kind], "batch_size": 4, "max_steps": steps, "save_steps": steps, "device": "cuda"}
+    steps = 8  # two plain ones, then the graph; after the sixth validation and saving between two graphed ones
+    how = {**ALL_PARTS, **KINDS[kind], "batch_size": 4, "max_steps": steps, "save_steps": 6, "device": "cuda"}
     how |= {"bf16": False, "compile_blocks": False, "num_workers": 0, "learning_rate": 1e-4}
     one, two = (
         {"output": str(tmp_path / n), "weights": None, "stop_at": None, "settings": how} for n in ("one", "two")

@@ -53,7 +53,9 @@ class Processes:
         """
         return choose_device(name)
 
-    def exchange(self, model: Gr00tModel, device: torch.device, seed: int, parallel: str) -> Exchange | None:
+    def exchange(
+        self, model: Gr00tModel, device: torch.device, seed: int, parallel: str, computes_in: torch.dtype | None
+    ) -> Exchange | None:
         """Prepare a model that is trained by all processes; None: this one trains it alone.
 
         Args:
@@ -61,6 +63,7 @@ class Processes:
             device: as chosen.
             seed: of the random numbers.
             parallel: one of PARALLEL.
+            computes_in: type in which float32 parts compute; None: as they are.
 
         Raises:
             ConfigError: a library is missing, or `parallel` is unknown.
@@ -141,15 +144,17 @@ class LaunchedProcesses(Processes):
         self._accelerator = _accelerator(device)
         return device
 
-    def exchange(self, model: Gr00tModel, device: torch.device, seed: int, parallel: str) -> Exchange:
+    def exchange(
+        self, model: Gr00tModel, device: torch.device, seed: int, parallel: str, computes_in: torch.dtype | None
+    ) -> Exchange:
         """Prepare a model, see the base class."""
-        super().exchange(model, device, seed, parallel)
+        super().exchange(model, device, seed, parallel, computes_in)
         if parallel == "ddp":
             return Exchange(model.to(device), model.planned_loss, seed, is_split=False)
         from gr00t_training.train.sharding import split
 
         assert self._accelerator is not None, "the device is chosen first"
-        return Exchange(model, split(model, self._accelerator), seed, is_split=True)
+        return Exchange(model, split(model, self._accelerator, computes_in), seed, is_split=True)
 
     def any(self, flag: bool) -> bool:
         """Return whether `flag` is true in some process."""

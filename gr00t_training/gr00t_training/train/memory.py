@@ -90,17 +90,20 @@ def estimate_memory(
     trained = sum(x.numel() for x in model.parameters() if x.requires_grad)
     is_split = settings.parallel == "fsdp" and num_processes > 1
     share = 1 / num_processes if is_split else 1.0
-    is_graphed = settings.cuda_graphs and not settings.checkpoint_activations and not is_split
+    is_graphed = settings.cuda_graphs and not settings.checkpoint_activations
     is_compiled = settings.compile_blocks and not settings.checkpoint_activations
     moments = 2 if settings.optimizer is Optimizer.ADAMW8BIT else 8
     count = math.ceil(settings.batch_size / settings.accumulate / num_processes)
     kept = count * _activations(model, config, size, settings, adapters is not None)
     if not is_compiled and not settings.checkpoint_activations:
         kept *= _UNCOMPILED
+    frozen = _frozen_bytes(model, settings)
     copies = 2 * trained if settings.bf16 else 0  # of weights, which the backward pass needs
+    if is_split:  # they are put together
+        copies = (2 if settings.bf16 else 4) * trained + frozen
     work = _WORK_BYTES + count * _passing(config, size) + (0 if is_graphed else _UNGRAPHED_BYTES * trained)
     return MemoryEstimate(
-        weights=share * (4 * trained + _frozen_bytes(model, settings)) + copies,
+        weights=share * (4 * trained + frozen) + copies,
         gradients=share * 4 * trained,
         optimizer=share * moments * trained,
         averages=share * (4 * trained if settings.ema_decay else 0),

@@ -136,18 +136,20 @@ class Trainer:
             raise ConfigError("lora_rank: adapters need a saved checkpoint, these weights are fresh; pass --base-model")
         self._adapters = choose_trained(self.model, settings)
         self._base: Base | None = None  # of the adapters, described at the first save
-        self._casts = self.device.type == "cuda" and settings.bf16
+        self._autocast = torch.bfloat16 if self.device.type == "cuda" and settings.bf16 else None
         rows = sorted({source.pipeline.projector for source in self._samples.sources})
         self._weights = TrainedWeights(
             self.model,
             rows,
-            torch.bfloat16 if self._casts else None,
+            self._autocast,
             # of whole weights, only the main process saves
             is_whole=self._adapters is None and (self._processes.is_main or settings.parallel == "fsdp"),
             quantizes=settings.quantize_base is Quantization.NF4,
         )
         self._change_blocks()
-        self._exchange = self._processes.exchange(self.model, self.device, settings.seed, settings.parallel)
+        self._exchange = self._processes.exchange(
+            self.model, self.device, settings.seed, settings.parallel, self._autocast
+        )
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, settings)
         self._step = self._make_step()
@@ -177,7 +179,7 @@ class Trainer:
                 self.model,
                 batch_size=self.settings.part_size,
                 num_workers=self._num_workers,
-                autocast=torch.bfloat16 if self._casts else None,
+                autocast=self._autocast,
             )
             self._processes.wait()
         is_main = self._processes.is_main
@@ -248,7 +250,7 @@ class Trainer:
             result = self._validation.run(
                 self.model,
                 self.step,
-                autocast=torch.bfloat16 if self._casts else None,
+                autocast=self._autocast,
                 averages=averages,
                 together=self._exchange.together if self._exchange else contextlib.nullcontext,
                 # processes that validate together end together
@@ -303,12 +305,11 @@ class Trainer:
     def _make_step(self) -> TrainStep:
         settings = self.settings
         is_graphed = settings.cuda_graphs and self.device.type == "cuda" and not settings.checkpoint_activations
-        is_graphed = is_graphed and not (self._exchange and self._exchange.is_split)
         return (GraphedStep if is_graphed else TrainStep)(
             self.model,
             self.optimizer,
             max_grad_norm=settings.max_grad_norm,
-            autocast=torch.bfloat16 if self._casts else None,
+            autocast=self._autocast,
             ema_decay=settings.ema_decay,
             exchange=self._exchange,
             images=self._device_images(),
@@ -327,7 +328,7 @@ class Trainer:
         cache = CacheFolder(
             cache_folder(settings.feature_cache, "features"), settings.feature_cache_gib, "feature_cache_gib"
         )
-        dtype = torch.bfloat16 if self._casts else self.model.dtype
+        dtype = self._autocast or self.model.dtype
         return FeatureCache(cache, self._samples, self.model, dtype=dtype)
 
     def _change_blocks(self) -> None:
