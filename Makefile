@@ -8,7 +8,7 @@ BIN := $(abspath $(VENV))/bin
 export PYTHONPATH :=
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup gr00t_test_support # the last for tests
+PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup gr00t_console gr00t_test_support # the last for tests
 INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.action gr00t_msgs/cmake/*.cmake) \
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
 TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("torch")
+pytest.importorskip("fastapi")
 
 from gr00t_training.cli.commands import umbrella
 from gr00t_training.cli.entry import GROUP, Command
@@ -28,6 +29,7 @@ MODULES = {
     "gr00t_recorder": "gr00t_recorder.commands",
     "gr00t_policy_node": "gr00t_policy_node.commands",
     "gr00t_bringup": "gr00t_bringup.commands",
+    "gr00t_console": "gr00t_console.commands",
 }
 COMMANDS = {package: import_module(module).COMMANDS for package, module in MODULES.items()}
 EVERY = [umbrella, *(command for commands in COMMANDS.values() for command in commands)]

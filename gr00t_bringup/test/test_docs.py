@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("torch")
+pytest.importorskip("fastapi")
 
 from launch_stand_ins import declared_arguments
 
@@ -25,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 if not (ROOT / "docs").is_dir():
     pytest.skip("a package alone has no documentation", allow_module_level=True)
 
-COMMANDS = [each for each in (*TRAINING, *RECORDER, *POLICY, *BRINGUP) if not each.name.endswith("_node")]
+CONSOLE = pytest.importorskip("gr00t_console.commands").COMMANDS  # a package above this one
+COMMANDS = [each for each in (*TRAINING, *RECORDER, *POLICY, *BRINGUP, *CONSOLE) if not each.name.endswith("_node")]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")})
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -14,7 +14,7 @@ import pytest
 from gr00t_training.dataset.media.encoders import VideoCodec, VideoEncoder, VideoSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("gr00t_training", "gr00t_recorder", "gr00t_policy_node", "gr00t_bringup")
+PACKAGES = ("gr00t_training", "gr00t_recorder", "gr00t_policy_node", "gr00t_bringup", "gr00t_console")
 TEST_SUPPORT = "gr00t_test_support"
 pytestmark = pytest.mark.skipif(not (ROOT / "NOTICE").exists(), reason="this package is tested alone")
 
@@ -23,6 +23,7 @@ MODULES: dict[str, tuple[str | None, str | None]] = {
     "PIL": ("python3-pil", "Pillow"),
     "av": (None, "av"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
+    "fastapi": (None, "fastapi"),
     "lz4": (None, "lz4"),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
     "mcap": (None, "mcap"),
@@ -35,8 +36,11 @@ MODULES: dict[str, tuple[str | None, str | None]] = {
     "safetensors": (None, "safetensors"),
     "tensorboard": (None, "tensorboard"),
     "tokenizers": (None, "tokenizers"),
+    "starlette": (None, "fastapi"),  # which is built on it
     "torch": (None, "torch"),
     "tqdm": (None, "tqdm"),
+    "uvicorn": (None, "uvicorn"),
+    "websockets": (None, "websockets"),
     "yaml": ("python3-yaml", "PyYAML"),
     "zmq": (None, "pyzmq"),
     "zstandard": (None, "zstandard"),
@@ -147,7 +151,7 @@ def test_pip_has_in_a_workspace_what_rosdep_has_not() -> None:
 
 def test_all_packages_have_one_version() -> None:
     versions = {path.parent.name: ET.parse(path).findtext("version") or "" for path in ROOT.glob("*/package.xml")}
-    assert len(versions) == 6
+    assert len(versions) == 7
     assert len(set(versions.values())) == 1
     (version,) = set(versions.values())
     assert f'\nversion = "{version}"\n' in (ROOT / "gr00t_msgs/pyproject.toml").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("torch")
+pytest.importorskip("fastapi")
 
 from gr00t_bringup.commands import COMMANDS as BRINGUP
 from gr00t_policy_node.commands import COMMANDS as POLICY
@@ -20,7 +21,8 @@ from gr00t_training.cli.commands import COMMANDS as TRAINING
 from gr00t_training.cli.entry import Command
 from gr00t_training.cli.parser import CommandParser
 
-COMMANDS = [each for each in (*TRAINING, *RECORDER, *POLICY, *BRINGUP) if not each.name.endswith("_node")]
+CONSOLE = pytest.importorskip("gr00t_console.commands").COMMANDS  # a package above this one
+COMMANDS = [each for each in (*TRAINING, *RECORDER, *POLICY, *BRINGUP, *CONSOLE) if not each.name.endswith("_node")]
 every_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 # not the shared option: a list of episodes for each name; which clock, not whether to publish one
 OTHER_MEANING = {("gr00t_dataset split", "--episodes"), ("gr00t_rollout", "--clock")}

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("gr00t_training", "gr00t_recorder", "gr00t_policy_node", "gr00t_bringup")
+PACKAGES = ("gr00t_training", "gr00t_recorder", "gr00t_policy_node", "gr00t_bringup", "gr00t_console")
 
 
 def list_messages(root: Path) -> str:

@@ -249,7 +249,7 @@ class Terminal:
         question, self._question = self._question, None
         if question is not None and question.holds(self._client.view(), time.monotonic()):
             if key.lower() in YES_KEYS:
-                self._client.request(DiscardLastEpisode, "discard_last_episode", _taken_back)
+                self._client.request(DiscardLastEpisode, "discard_last_episode", taken_back)
             if key.lower() in (*YES_KEYS, *NO_KEYS):
                 return
         # any other key withdraws the question and has its usual effect
@@ -260,11 +260,11 @@ class Terminal:
     def _actions(self) -> dict[str, Callable[[], None]]:
         request, view = self._client.request, self._client.view()
         return {
-            "s": lambda: request(StartEpisode, "start_episode", _started),
-            "k": lambda: request(StopEpisode, "stop_episode", _stopped, keep=True),
-            "d": lambda: request(StopEpisode, "stop_episode", _stopped, keep=False),
+            "s": lambda: request(StartEpisode, "start_episode", started),
+            "k": lambda: request(StopEpisode, "stop_episode", stopped, keep=True),
+            "d": lambda: request(StopEpisode, "stop_episode", stopped, keep=False),
             "x": lambda: request(Trigger, "cancel_episode", lambda response: response.message),
-            "r": lambda: request(RedoEpisode, "redo_episode", _started),
+            "r": lambda: request(RedoEpisode, "redo_episode", started),
             "u": self._ask_to_take_back,
             "y": lambda: self._mark(success=EpisodeMarks.YES),
             "n": lambda: self._mark(success=EpisodeMarks.NO),
@@ -282,7 +282,7 @@ class Terminal:
     def _ask_to_take_back(self) -> None:
         view = self._client.view()
         if view is None or view.state in ("recording", "saving") or not view.num_episodes:
-            self._client.request(DiscardLastEpisode, "discard_last_episode", _taken_back)  # its answer has the reason
+            self._client.request(DiscardLastEpisode, "discard_last_episode", taken_back)  # its answer has the reason
         else:
             self._question = Question(view.num_episodes, time.monotonic() + QUESTION_S)
 
@@ -290,7 +290,7 @@ class Terminal:
         self._client.request(SetTask, "set_task", lambda response: response.error_msg or "task set", task=text)
 
     def _mark(self, **marks: Any) -> None:
-        self._client.request(MarkEpisode, "mark_episode", _marked, marks=EpisodeMarks(**marks))
+        self._client.request(MarkEpisode, "mark_episode", marked, marks=EpisodeMarks(**marks))
 
 
 @dataclass(frozen=True)
@@ -387,11 +387,13 @@ def _stream_view(stream: StreamStatus) -> StreamView:
     )
 
 
-def _started(response: Any) -> str:
+def started(response: Any) -> str:
+    """Return the answer to a request to start or redo an episode, for people."""
     return response.error_msg or f"recording episode {response.episode_index}"
 
 
-def _stopped(response: StopEpisode.Response) -> str:
+def stopped(response: StopEpisode.Response) -> str:
+    """Return the answer to a request to stop an episode, for people."""
     if response.error_code:
         return response.error_msg
     if not response.frames:
@@ -400,11 +402,13 @@ def _stopped(response: StopEpisode.Response) -> str:
     return f"saved episode {response.episode_index}: {response.frames} rows{early}"
 
 
-def _taken_back(response: DiscardLastEpisode.Response) -> str:
+def taken_back(response: DiscardLastEpisode.Response) -> str:
+    """Return the answer to a request to take the last episode out, for people."""
     return response.error_msg or f"took episode {response.episode_index} out; its files are in {response.moved_to}"
 
 
-def _marked(response: MarkEpisode.Response) -> str:
+def marked(response: MarkEpisode.Response) -> str:
+    """Return the answer to a request to mark an episode, for people."""
     return response.error_msg or f"marked episode {response.episode_index}"
 
 

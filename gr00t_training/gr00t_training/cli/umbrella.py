@@ -32,6 +32,7 @@ OTHER_PACKAGES = {
     "gr00t_recorder": ("convert", "play", "record", "record-bag", "recorder", "suggest"),
     "gr00t_policy_node": ("bench-policy", "policy", "replay", "teleop"),
     "gr00t_bringup": ("demo", "expert", "loop", "rollout", "sim"),
+    "gr00t_console": ("console",),
 }
 
 

@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Command `gr00t_console`: operate robot, recorder and policy in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import rclpy
+import uvicorn
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from gr00t_console.access import MIN_TOKEN, Access
+from gr00t_console.board import Board
+from gr00t_console.joints import JointRow
+from gr00t_console.operator import Operator
+from gr00t_console.ros.bridge import BridgeSettings, RosRobot
+from gr00t_console.ros.previews import MAX_RATE_HZ, MIN_RATE_HZ
+from gr00t_console.server import create_app, new_token
+from gr00t_recorder.ros.node_arguments import parse_with_ros_args
+from gr00t_training.cli.arguments import add
+from gr00t_training.cli.command import run_command
+from gr00t_training.cli.parser import CommandParser
+from gr00t_training.errors import ConfigError
+from gr00t_training.serve.access import bind_address, find_token
+
+NAME = "gr00t_console"
+PORT = 8600
+JOG_SHARE = 0.15  # of max_velocity, while a joint's button is held
+LAST_ANSWERS_S = 1  # for open requests at the end
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the page until a signal; return 0 after one."""
+    return run_command(NAME, lambda: _serve(*parse_with_ros_args(_parser(), arguments)), interrupted="stopped")
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(NAME, description=__doc__)
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="Address to listen on; 0.0.0.0: all interfaces, which needs a token.",
+    )
+    parser.add_argument("--port", type=int, default=PORT, metavar="N", help="TCP port; 0: any free one.")
+    text = "File with the token (default: a new one at each start, where one is needed)."
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--policy", default="policy", metavar="NAME", help="Name of the policy node (default: policy).")
+    text = "Name of the recorder node (default: recorder)."
+    parser.add_argument("--recorder", default="recorder", metavar="NAME", help=text)
+    add(parser, "--topics", "(default: that of the nodes)")
+    text = "Joint limits (YAML) (default: those of the policy node)."
+    parser.add_argument("--limits", type=Path, metavar="FILE", help=text)
+    text = "Pictures of a camera per second."
+    parser.add_argument("--picture-rate", type=_rate, default=5.0, metavar="X", help=text)
+    return parser
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate from {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz")
+    return rate
+
+
+def _serve(options: argparse.Namespace, ros: list[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(_listen(options.host, options.port))
+        token = _token(options, listener)
+        board, pictures = Board(), Board()
+        settings = BridgeSettings(
+            options.policy, options.recorder, options.topics, options.limits, options.picture_rate
+        )
+        robot = opened.enter_context(_robot(ros, board, pictures, settings))
+        operator = Operator(robot, board)
+        robot.on_joints = lambda rows: operator.set_jog_speeds(_jog_speeds(rows))
+        app = create_app(operator, board, pictures, Access(token), on_start=lambda: _announce(listener, token))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            ws="websockets-sansio",
+            ws_max_size=2**16,
+            server_header=False,
+            timeout_graceful_shutdown=LAST_ANSWERS_S,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port is {port}, expected 0 to 65535")
+    address = bind_address(host)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"{host}:{port}: cannot listen ({error.strerror}); choose another --port") from error
+    return listener
+
+
+def _token(options: argparse.Namespace, listener: socket.socket) -> str | None:
+    """Return the token that the page needs, None on the loopback interface without a file."""
+    if options.token_file is not None:
+        token = find_token(file=options.token_file)
+        if token is None or len(token) < MIN_TOKEN:
+            raise ConfigError(f"{options.token_file}: token is shorter than {MIN_TOKEN} characters; choose another")
+        return token
+    address = str(listener.getsockname()[0])
+    return None if address.startswith("127.") or address == "::1" else new_token()
+
+
+def _announce(listener: socket.socket, token: str | None) -> None:
+    address, port = listener.getsockname()[:2]
+    host = "localhost" if token is None else _reachable(address)
+    print(f"operator page: http://{host}:{port}/{f'?token={token}' if token else ''}", flush=True)
+
+
+def _reachable(address: str) -> str:
+    if address in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{address}]" if ":" in address else address
+
+
+def _jog_speeds(rows: tuple[JointRow, ...]) -> dict[str, float]:
+    return {row.name: JOG_SHARE * row.max_velocity for row in rows if row.is_commanded and row.max_velocity}
+
+
+@contextlib.contextmanager
+def _robot(ros: list[str], board: Board, pictures: Board, settings: BridgeSettings) -> Iterator[RosRobot]:
+    """Run the node in a thread of its own."""
+    context = Context()
+    rclpy.init(args=ros, context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node(f"gr00t_console_{os.getpid()}", context=context, enable_rosout=False)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    robot = RosRobot(node, board, pictures, settings)
+    is_over = threading.Event()
+
+    def spin() -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            while not is_over.is_set():
+                executor.spin_once(timeout_sec=0.2)
+
+    thread = threading.Thread(target=spin, name="ros", daemon=True)
+    thread.start()
+    try:
+        yield robot
+    finally:
+        is_over.set()
+        thread.join()
+        robot.close()
+        executor.shutdown()
+        node.destroy_node()
+        context.try_shutdown()

@@ -1,0 +1,204 @@
+// SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+// SPDX-License-Identifier: Apache-2.0
+// The frame of the page: sockets, control, emergency stop, tabs. Each tab is a module that draws from `state`.
+import { element, text } from "./dom.js";
+import * as robot from "./robot.js";
+import * as collect from "./collect.js";
+import * as policy from "./policy.js";
+
+const BEAT_MS = 250; // the server gives up after a second
+const RETRY_MS = 500;
+const TOAST_MS = 6000;
+const modules = { robot, collect, policy };
+export const state = { joints: {}, history: new Map(), pictures: new Map(), isMine: false, isConnected: false };
+let socket, tab = "robot", number = 0, you = "";
+const waiting = new Map();
+
+const client = sessionStorage.getItem("client") || random();
+sessionStorage.setItem("client", client);
+
+function random() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function url(path) {
+  return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`;
+}
+
+function connect() {
+  socket = new WebSocket(url(`/state?client=${client}`));
+  socket.onopen = () => { state.isConnected = true; draw(); };
+  socket.onmessage = (event) => take(JSON.parse(event.data));
+  socket.onclose = () => {
+    state.isConnected = false;
+    for (const resolve of waiting.values()) resolve({ ok: false, text: "connection lost" });
+    waiting.clear();
+    draw();
+    setTimeout(connect, RETRY_MS);
+  };
+}
+
+function connectPictures() {
+  const pictures = new WebSocket(url("/pictures"));
+  pictures.binaryType = "arraybuffer";
+  pictures.onmessage = (event) => {
+    const bytes = new Uint8Array(event.data), end = 1 + bytes[0];
+    const name = new TextDecoder().decode(bytes.subarray(1, end));
+    robot.showPicture(name, new Blob([bytes.subarray(end)], { type: "image/jpeg" }), state);
+  };
+  pictures.onclose = () => setTimeout(connectPictures, RETRY_MS);
+}
+
+function take(message) {
+  if (message.answer) {
+    waiting.get(message.answer.id)?.(message.answer);
+    waiting.delete(message.answer.id);
+    return;
+  }
+  if (message.you) you = message.you;
+  if (message.notice) toast(message.notice.text);
+  for (const [name, value] of Object.entries(message)) {
+    if (name.startsWith("joints_")) takeJoints(value);
+    else state[name] = value;
+  }
+  state.isMine = Boolean(state.control?.holder) && state.control.holder === you;
+  state.receivedMs = performance.now();
+  draw();
+}
+
+function takeJoints(found) {
+  for (const [name, value] of Object.entries(found.values)) {
+    state.joints[name] = value;
+    const short = name.slice(name.indexOf(".") + 1);
+    const past = state.history.get(short) || [];
+    past.push([found.stamp_s, value]);
+    while (past.length > 2 && found.stamp_s - past[0][0] > 6) past.shift();
+    if (past.length > 1 && past[past.length - 2][0] > found.stamp_s) past.length = 0; // the clock was set back
+    state.history.set(short, past);
+  }
+}
+
+/** Send a request; resolves to {ok, text}. What was refused is shown. */
+export function ask(what, fields = {}, { isQuiet = false } = {}) {
+  if (socket.readyState !== WebSocket.OPEN) return Promise.resolve({ ok: false, text: "not connected" });
+  const id = ++number;
+  socket.send(JSON.stringify({ do: what, id, ...fields }));
+  return new Promise((resolve) => waiting.set(id, (answer) => {
+    if (answer.text && (!answer.ok || !isQuiet)) toast(answer.text, !answer.ok);
+    resolve(answer);
+  }));
+}
+
+export function toast(message, isBad = false) {
+  const box = element("div", { class: isBad ? "toast bad" : "toast" }, message);
+  const all = document.getElementById("toasts");
+  all.append(box);
+  while (all.children.length > 4) all.firstChild.remove();
+  setTimeout(() => box.remove(), TOAST_MS);
+}
+
+function stop() {
+  if (socket.readyState === WebSocket.OPEN) ask("stop");
+  else fetch("/stop", { method: "POST" }).then((answer) => toast(answer.ok ? "stop sent" : "STOP NOT SENT", !answer.ok),
+    () => toast("STOP NOT SENT: no connection. Use the emergency stop of the robot.", true));
+}
+
+const STATES = { idle: "", running: "good", holding: "warn", stopped: "bad" };
+let isDrawing = false;
+
+export function draw() {
+  if (isDrawing) return;
+  isDrawing = true;
+  requestAnimationFrame(() => { isDrawing = false; drawNow(); });
+}
+
+function drawNow() {
+  const pill = document.getElementById("state"), found = state.policy;
+  const name = !state.isConnected ? "not connected" : found ? found.state : "no policy node";
+  text(pill, name);
+  pill.className = `pill ${!state.isConnected ? "bad" : found ? STATES[found.state] : "off"}`;
+  const control = state.control || {};
+  text("holder", state.isMine ? `${control.name}, you have control` : control.name ? `${control.name} has control` : "");
+  text("control", state.isMine ? "Release control" : "Take control");
+  const button = document.getElementById("control");
+  button.className = state.isMine ? "" : "primary";
+  button.disabled = !state.isConnected || Boolean(control.name && !state.isMine);
+  document.getElementById("name").hidden = state.isMine;
+  drawBanner(control);
+  modules[tab].draw(state);
+}
+
+function drawBanner(control) {
+  const banner = document.getElementById("banner");
+  let message = state.policy?.reason || state.policy?.instruction || "", kind = "";
+  if (!state.isConnected) [message, kind] = ["Connection to the console is lost; reconnecting.", "bad"];
+  else if (control.held) [message, kind] = [`The robot is held: ${control.held}. Continue with "Give back" on the Policy tab.`, "warn"];
+  else if (control.is_taken_over) [message, kind] = [`${control.name || "Somebody"} commands the robot from the page.`, "warn"];
+  banner.className = `banner ${kind}`;
+  text(banner, message);
+}
+
+function show(name) {
+  tab = name;
+  for (const each of document.querySelectorAll("[role=tab]")) {
+    const isChosen = each.getAttribute("aria-controls") === name;
+    each.setAttribute("aria-selected", String(isChosen));
+    each.tabIndex = isChosen ? 0 : -1;
+    document.getElementById(each.getAttribute("aria-controls")).hidden = !isChosen;
+  }
+  if (location.hash !== `#${name}`) history.replaceState(null, "", `#${name}`);
+  modules[name].open?.(state);
+  drawNow();
+}
+
+function begin() {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  for (const each of tabs) {
+    each.onclick = () => show(each.getAttribute("aria-controls"));
+    each.onkeydown = (event) => {
+      const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!way) return;
+      const next = tabs[(tabs.indexOf(each) + way + tabs.length) % tabs.length];
+      next.focus();
+      next.click();
+    };
+  }
+  for (const [name, module] of Object.entries(modules)) module.build(document.getElementById(name), state);
+  // on pressing, not on releasing: an emergency stop must not wait
+  const button = document.getElementById("stop");
+  button.addEventListener("pointerdown", stop);
+  button.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") stop(); });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !event.repeat) stop();
+    else if (!event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey && !isTyping(event.target)) modules[tab].press?.(event.key, state);
+  }, true);
+  const name = document.getElementById("name");
+  name.value = localStorage.getItem("name") || "";
+  name.onchange = () => localStorage.setItem("name", name.value);
+  document.getElementById("control").onclick = () =>
+    state.isMine ? ask("release") : ask("take", { name: name.value || "operator" });
+  document.getElementById("theme").onclick = switchTheme;
+  const theme = localStorage.getItem("theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+  setInterval(() => { if (state.isMine && socket.readyState === WebSocket.OPEN) socket.send("beat"); }, BEAT_MS);
+  setInterval(draw, 500); // ages go on
+  const wanted = location.hash.slice(1);
+  show(wanted in modules ? wanted : "robot");
+  addEventListener("hashchange", () => { if (location.hash.slice(1) in modules) show(location.hash.slice(1)); });
+  connect();
+  connectPictures();
+}
+
+function switchTheme() {
+  const root = document.documentElement;
+  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = isDark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+  draw();
+}
+
+function isTyping(target) {
+  return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+}
+
+begin();
