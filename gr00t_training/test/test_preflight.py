@@ -19,6 +19,7 @@ from gr00t_training.cli import finetune  # noqa: E402
 from gr00t_training.dataset.reader import EpisodeDataset  # noqa: E402
 from gr00t_training.dataset.tools.validate.dataset import validate_sample  # noqa: E402
 from gr00t_training.dataset.writer import DatasetWriter  # noqa: E402
+from gr00t_training.errors import ConfigError  # noqa: E402
 from gr00t_training.io.image_header import read_header  # noqa: E402
 from gr00t_training.train.finetune import check_finetuning  # noqa: E402
 from gr00t_training.train.preflight import Verdict, check_ranges  # noqa: E402
@@ -45,7 +46,7 @@ def scaled_action(factor):
 
 
 def check(root, output, **options):
-    trainer = TrainerSettings(device="cpu", tune_llm=True, **options)
+    trainer = TrainerSettings(**{"device": "cpu", "tune_llm": True, **options})
     return check_finetuning(FinetuneSettings(output=output, dataset=root, variant="n1_compact", trainer=trainer))
 
 
@@ -202,3 +203,11 @@ def test_what_is_held_out_is_told_and_the_best_checkpoint_is_counted(tmp_path):
     assert "2 kept" in disk
     ((_, disk),) = verdicts(check(root, tmp_path / "run", keep_checkpoints=2, validation_share=0.3))["disk"]
     assert "3 kept" in disk
+
+
+@pytest.mark.parametrize("option", ["frame_cache", "feature_cache"])
+def test_a_cache_that_cannot_be_used_is_refused_before_weights_are_read(option, tmp_path):
+    (tmp_path / "file").write_text("")
+    frozen = {"augment_images": False, "tune_llm": False, "tune_visual": False}
+    with pytest.raises(ConfigError, match="cannot hold a cache"):
+        check(record(tmp_path / "data"), tmp_path / "run", **{option: str(tmp_path / "file/cache"), **frozen})

@@ -39,7 +39,7 @@ class CacheFolder:
             option: that sets the limit, for messages.
 
         Raises:
-            ConfigError: the folder cannot be made.
+            ConfigError: the folder cannot be made or written.
         """
         self.folder = folder
         self._limit_bytes = int(limit_gib * GIB)
@@ -49,6 +49,8 @@ class CacheFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot hold a cache ({error.strerror}); choose another folder") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(f"{folder}: cannot hold a cache (no permission to write); choose another folder")
 
     def find(self, name: str) -> Path | None:
         """Return the path of a complete file; None if it has to be made."""
