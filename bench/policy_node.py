@@ -44,7 +44,8 @@ from gr00t_policy_node.timing import Quantiles, RecentValues, Stage, format_tabl
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_test_support.builders import make_checkpoint
-from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
+from gr00t_test_support.ros.nodes import call, parameter_arguments
+from gr00t_test_support.waiting import eventually
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.serve.client import PolicyClient

@@ -49,7 +49,8 @@ from sensor_msgs.msg import Image, JointState
 from bench.convert import FPS, HEIGHT, WIDTH, make_frames
 from gr00t_bringup.robots import fastdds_profile
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
-from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
+from gr00t_test_support.ros.nodes import call, parameter_arguments
+from gr00t_test_support.waiting import eventually
 from gr00t_training.dataset.reader import EpisodeDataset
 
 CAMERAS = ("front", "left", "right")

@@ -18,7 +18,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 
 from gr00t_recorder.ros.processes import next_domain
-from gr00t_test_support.ros.nodes import Peer, eventually
+from gr00t_test_support.ros.nodes import Peer
+from gr00t_test_support.waiting import eventually
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # what `ros2 launch` is to its nodes: the process that makes the commands starts them, and waits

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from gr00t_bringup.runner import ProcessError, Runner, executable, ros_environment
-from gr00t_test_support.ros.nodes import eventually
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 
 
 @pytest.fixture
@@ -38,26 +38,24 @@ def test_failure_is_told_with_the_last_line_and_the_log(script, tmp_path: Path) 
         Runner(tmp_path / "logs") as runner,
         pytest.raises(ProcessError, match=r"failing failed with exit code 1: what went wrong \(log: .*failing\.log\)"),
     ):
-        runner.run("failing", [name], timeout_s=30)
+        runner.run("failing", [name], timeout_s=DEADLINE_S)
 
 
 def test_death_of_a_background_process_ends_the_run(script, tmp_path: Path) -> None:
-    dying, waiting = script("dying", "import sys; sys.exit(3)"), script("waiting", "import time; time.sleep(60)")
+    dying, waiting = script("dying", "import sys; sys.exit(3)"), script("waiting", "import time; time.sleep(600)")
     with Runner(tmp_path / "logs") as runner:
         runner.start("dying", [dying])
         with pytest.raises(ProcessError, match="dying failed with exit code 3: no output"):
-            runner.run("waiting", [waiting], timeout_s=30)
+            runner.run("waiting", [waiting], timeout_s=DEADLINE_S)
 
 
 def test_no_process_is_left_behind(script, tmp_path: Path) -> None:
     name = script(
-        "waiting", f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        "waiting", f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     )
     with Runner(tmp_path / "logs") as runner:
         runner.start("waiting", [name])
-        end_s = time.monotonic() + 30
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert time.monotonic() < end_s
+        eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the process")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -70,7 +68,7 @@ from gr00t_training.cli.command import run_command
 def run():
     with Runner(Path(sys.argv[1])) as runner:
         runner.start("slow", ["slow"])
-        runner.run("waiting", ["waiting"], timeout_s=60)
+        runner.run("waiting", ["waiting"], timeout_s=600)
 sys.exit(run_command("runner", run))
 """
 COMMAND = """
@@ -79,7 +77,7 @@ from gr00t_training.cli.command import run_command
 def wait():
     open({pid!r}, "w").write(str(os.getpid()))
     try:
-        time.sleep(60)
+        time.sleep(600)
     finally:
         time.sleep({tidying_s})
         open({pid!r} + ".tidy", "w").write("tidied up")

@@ -31,6 +31,7 @@ from trajectory_msgs.msg import JointTrajectory
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_test_support.builders import make_checkpoint, make_embodiment
 from gr00t_test_support.ros.nodes import Peer, parameter_arguments
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.embodiment import to_mapping
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -38,6 +39,7 @@ JOINTS = ["grip", "j2", "j0", "j1"]  # not the embodiment's order: joints go by 
 POSE = {"j0": 0.5, "j1": -0.5, "j2": 0.25, "grip": 0.1}
 MAX_VELOCITY = 0.5
 CONTROL_HZ = 50.0
+QUERY_STAGES = ("decode", "policy call", "publish", "query", "observation to chunk")
 TOPICS = """
 embodiment: {embodiment}
 streams:
@@ -102,8 +104,11 @@ class Robot(Peer):
         return self.call(SetInstruction, "policy/set_instruction", instruction=text)
 
     def new_commands(self, count: int) -> np.ndarray:
-        """Wait for so many commands from now on; (count, 3)."""
-        start = len(self.commands)
+        """Wait for so many commands from now on; (count, 3) or more."""
+        return self.commands_from(len(self.commands), count)
+
+    def commands_from(self, start: int, count: int) -> np.ndarray:
+        """Wait for so many commands from number `start` on; (count, 3) or more."""
         self.until(lambda: len(self.commands) >= start + count, f"{count} commands")
         return np.array([message.points[0].positions for message in self.commands[start:]])
 
@@ -162,13 +167,13 @@ def test_chunk_names_every_key_and_answers_a_past_observation(robot: Robot) -> N
     rows = np.array(chunk.data).reshape(chunk.horizon, 4)
     assert rows.shape == (16, 4)
     assert np.isfinite(rows).all()
-    assert 0.0 < chunk.inference_latency <= chunk.observation_latency < 2.0
+    assert 0.0 < chunk.inference_latency <= chunk.observation_latency < DEADLINE_S  # seconds
 
 
 def test_first_motion_starts_at_the_measured_pose_and_keeps_the_velocity_limit(robot: Robot) -> None:
-    robot.commands.clear()
+    start = len(robot.commands)  # of an idle node: none is on its way
     robot.instruct()
-    positions = robot.new_commands(30)
+    positions = robot.commands_from(start, 30)
     # the guard forgives up to two late ticks
     reach = 2 * MAX_VELOCITY / CONTROL_HZ + 1e-6
     assert (abs(positions[0] - [POSE["j0"], POSE["j1"], POSE["j2"]]) <= reach).all()
@@ -229,14 +234,21 @@ def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
     client = ActionClient(robot.node, RunPolicy, "policy/run_policy")
     robot.until(client.server_is_ready, "action server")
     feedback: list[RunPolicy.Feedback] = []
-    goal = RunPolicy.Goal(instruction="lift the cube", time_limit=1.0)
-    handle = robot.result(client.send_goal_async(goal, lambda m: feedback.append(m.feedback)), "goal")
-    result = robot.result(handle.get_result_async(), "result").result
-    assert result.error_code == ErrorCode.TIME_LIMIT
-    assert 1.0 <= result.duration < 3.0
+    for limit_s in (1.0, 8.0, 60.0):  # a loaded machine may not answer within the first
+        feedback.clear()
+        goal = RunPolicy.Goal(instruction="lift the cube", time_limit=limit_s)
+        handle = robot.result(client.send_goal_async(goal, lambda m: feedback.append(m.feedback)), "goal")
+        result = robot.result(handle.get_result_async(), "result").result
+        assert result.error_code == ErrorCode.TIME_LIMIT
+        assert limit_s <= result.duration < limit_s + DEADLINE_S
+        if result.chunks:
+            break
     assert result.chunks > 0
-    assert [sent.progress for sent in feedback] == pytest.approx([min(sent.duration, 1.0) for sent in feedback])
-    assert feedback[-1].observation_latency >= feedback[-1].inference_latency > 0.0
+    robot.until(lambda: feedback and feedback[-1].inference_latency > 0.0, "feedback with a chunk")
+    assert [sent.progress for sent in feedback] == pytest.approx(
+        [min(sent.duration / limit_s, 1.0) for sent in feedback]
+    )
+    assert feedback[-1].observation_latency >= feedback[-1].inference_latency
     assert robot.until_state(PolicyStatus.IDLE).instruction == ""
 
     handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="lift the cube")), "goal")
@@ -257,7 +269,13 @@ def test_status_and_diagnostics_tell_stages_ages_counts_and_smoothness(robot: Ro
     robot.until_state(PolicyStatus.RUNNING)
     robot.has_camera = False
     robot.until_state(PolicyStatus.HOLDING, "'front'")
-    robot.until(lambda: any(gate.name == "front stale" for gate in robot.status.gates), "gate")
+
+    def has_settled() -> bool:
+        """Whether the status has the gate, and every stage of the last query: none begins while the robot is held."""
+        counts = {stage.count for stage in robot.status.stages if stage.name in QUERY_STAGES}
+        return any(gate.name == "front stale" for gate in robot.status.gates) and len(counts) == 1
+
+    robot.until(has_settled, "gate")
     status = robot.status
     stages = {stage.name: stage for stage in status.stages}
     assert list(stages) == [
@@ -267,14 +285,15 @@ def test_status_and_diagnostics_tell_stages_ages_counts_and_smoothness(robot: Ro
     for name, stage in stages.items():
         assert stage.count > 0, name
         assert stage.p50 <= stage.p95 <= stage.p99 <= stage.worst, name
-    query = stages["query"]
+    query, parts = stages["query"], [stages[name] for name in ("decode", "policy call", "publish")]
     assert query.p50 <= stages["observation to chunk"].p50
-    parts = [stages[name].p50 for name in ("decode", "policy call", "publish")]
-    assert 0.5 * query.p50 <= sum(parts) <= 1.5 * query.p50
+    # the query consists of its parts; the machine decides how long each takes
+    assert all(part.p50 <= query.p50 for part in parts)
+    assert sum(part.worst for part in parts) >= 0.5 * query.p50
     assert status.inference_latency_p50 == stages["policy call"].p50
     # the publishers' periods bound the ages from below, the gates from above
     assert 0.0 <= stages["age joints"].p50 <= 0.5
-    assert 0.0 <= stages["receive joints"].p50 <= stages["age joints"].p99 + 0.5
+    assert 0.0 <= stages["receive joints"].p50 <= DEADLINE_S
     assert {metric.name for metric in status.jitter} == {"boundary jump", "velocity cosine", "acceleration arm"} | {
         "acceleration gripper"
     }

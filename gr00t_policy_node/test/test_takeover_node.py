@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +28,11 @@ from gr00t_policy_node.ros.messages import duration
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_test_support.ros.nodes import parameter_arguments
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.dataset.writer import DatasetWriter
 
 pytestmark = pytest.mark.slow
-PERIOD_NS = round(1e9 / CONTROL_HZ)
-# this machine's scheduling, not the node's: loaded machines deliver late
-SLACK_NS = 100_000_000
+LINK_TIMEOUT_S = 1.0  # loaded machines deliver late
 LEADER = "name: leader\nleader:\n  topic: leader/joint_states\n  joints: {j0: {joint: m0}, j1: {}, j2: {}, grip: {}}\n"
 
 
@@ -45,19 +43,29 @@ class Workplace(Robot):
         super().__init__(domain)
         self.leader = {"m0": 0.0, "j1": 0.0, "j2": 0.0, "grip": 0.1}
         self.has_leader = True
-        self.heard_ns = 0
         self.sources = self.listen(CommandSource, "policy/command_source")
+        self.targets = self.listen(TeleopTarget, "policy/teleop")
+        self._num_seen = 0  # sources before the one that was last waited for
         self._leader_publisher = self.node.create_publisher(JointState, "leader/joint_states", 10)
         self.node.create_timer(0.02, self._publish_leader)
-        self.node.create_subscription(TeleopTarget, "policy/teleop", self._on_target, 50)
         self.teleop = self.node.create_publisher(TeleopTarget, "policy/teleop", 10)
 
+    def forget_sources(self) -> None:
+        """Have `until_source` look at what comes from now on."""
+        self._num_seen = len(self.sources)
+
     def until_source(self, source: int) -> CommandSource:
-        def newest() -> CommandSource | None:
-            return self.sources[-1] if self.sources and self.sources[-1].source == source else None
+        """Return the first message with this source that came after the one that was waited for before."""
+
+        def find() -> CommandSource | None:
+            for number in range(self._num_seen, len(self.sources)):
+                if self.sources[number].source == source:
+                    self._num_seen = number
+                    return self.sources[number]
+            return None
 
         try:
-            return self.until(newest, f"command source {source}")
+            return self.until(find, f"command source {source}")
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.status.reason}; {self.status.teleop_fault}") from None
 
@@ -68,9 +76,6 @@ class Workplace(Robot):
             message = JointState(name=list(self.leader), position=list(self.leader.values()))
             message.header.stamp = self.node.get_clock().now().to_msg()
             self._leader_publisher.publish(message)
-
-    def _on_target(self, message: TeleopTarget) -> None:
-        self.heard_ns = Time.from_msg(message.header.stamp).nanoseconds
 
 
 def start_teleop(tmp_path: Path, domain: int) -> NodeProcess:
@@ -84,7 +89,10 @@ def place(files: dict[str, Path], tmp_path: Path) -> Iterator[tuple[Workplace, i
     limits = tmp_path / "limits.yaml"
     limits.write_text(files["limits_file"].read_text()[:-1] + ', "poses": {"home": {"j0": 0.3, "j1": -0.3}}}')
     domain = next_domain()
-    with Workplace(domain) as robot, start_node({**files, "limits_file": limits}, domain, teleop_timeout_s=0.2):
+    with (
+        Workplace(domain) as robot,
+        start_node({**files, "limits_file": limits}, domain, teleop_timeout_s=LINK_TIMEOUT_S),
+    ):
         robot.until_state(PolicyStatus.IDLE)
         yield robot, domain
 
@@ -110,17 +118,23 @@ def test_a_leader_takes_over_and_the_death_of_its_node_holds_the_robot(
         robot.until(lambda: abs(robot.commands[-1].points[0].positions[0] + 0.2) < 1e-6, "the leader's new pose")
         positions = np.array([message.points[0].positions for message in robot.commands[first:]])
         assert np.abs(np.diff(positions, axis=0)).max() <= 2 * MAX_VELOCITY / CONTROL_HZ + 1e-6
-        # one source for every control tick
-        stamps_ns = [Time.from_msg(message.header.stamp).nanoseconds for message in robot.sources[-20:]]
-        assert np.diff(stamps_ns).max() < 3 * PERIOD_NS + SLACK_NS
+        # one source for every control tick, and so for every command
+        counts = len(robot.sources), len(robot.commands)
+        robot.new_commands(20)
+        assert abs((len(robot.sources) - counts[0]) - (len(robot.commands) - counts[1])) <= 1
 
         teleop.process.kill()
-        held = robot.until_source(CommandSource.HOLD)
-        end_ns = robot.heard_ns + 200_000_000
-        first_held = next(message for message in robot.sources[::-1] if message.source == CommandSource.PERSON)
-        assert Time.from_msg(first_held.header.stamp).nanoseconds <= end_ns + PERIOD_NS
+
+        def end_ns() -> int:
+            return stamp_ns(robot.targets[-1]) + round(LINK_TIMEOUT_S * 1e9)
+
+        robot.until(lambda: stamp_ns(robot.sources[-1]) > end_ns(), "time limit of the link")
+        held = robot.sources[-1]
+        last_of_person = next(message for message in robot.sources[::-1] if message.source == CommandSource.PERSON)
+        assert held.source == CommandSource.HOLD
+        assert stamp_ns(last_of_person) <= end_ns()
         assert held.device == "leader"
-        status = robot.until_state(PolicyStatus.HOLDING, "device 'leader' is silent for more than 0.2 s")
+        status = robot.until_state(PolicyStatus.HOLDING, "device 'leader' is silent for more than 1 s")
         assert (status.cause, status.command_source) == (PolicyStatus.CAUSE_LINK, CommandSource.HOLD)
         assert np.ptp(robot.new_commands(10), axis=0).max() == 0.0
 
@@ -184,6 +198,8 @@ def test_moves_and_replays_reach_their_end_and_are_refused_or_interrupted_with_t
     assert CommandSource.MOTION in [message.source for message in robot.sources]
 
     # one that begins before the end of another was told
+    robot.until(lambda: robot.sources[-1].source == CommandSource.NONE, "end of the move")
+    robot.forget_sources()
     first = robot.result(move.send_goal_async(MoveTo.Goal(names=["j0"], positions=[0.28], speed=1.0)), "goal")
     robot.until_source(CommandSource.MOTION)
     robot.until_source(CommandSource.NONE)
@@ -194,7 +210,7 @@ def test_moves_and_replays_reach_their_end_and_are_refused_or_interrupted_with_t
     goal = ReplayMotion.Goal(names=["j0", "j1"], step=duration(100_000_000), data=rows.ravel().tolist())
     done = run(replay, goal)
     assert done.error_code == ErrorCode.NONE
-    assert 0.9 < done.duration < 5.0
+    assert 0.9 < done.duration < DEADLINE_S
     np.testing.assert_allclose(robot.commands[-1].points[0].positions, [0.1, -0.1, POSE["j2"]], atol=1e-3)
     far = run(replay, goal)  # the robot is at the end of it
     assert far.error_code == ErrorCode.NOT_ALIGNED and "move to the first row first" in far.error_msg
@@ -204,6 +220,7 @@ def test_moves_and_replays_reach_their_end_and_are_refused_or_interrupted_with_t
     assert run(move, MoveTo.Goal(pose="home")).error_code == ErrorCode.BUSY
     robot.call(Trigger, "policy/reset")
     robot.until_state(PolicyStatus.IDLE)
+    robot.forget_sources()
     handle = robot.result(move.send_goal_async(MoveTo.Goal(names=["j0"], positions=[1.5], speed=0.1)), "goal")
     robot.until_source(CommandSource.MOTION)
     robot.call(Trigger, "policy/stop")
@@ -211,6 +228,10 @@ def test_moves_and_replays_reach_their_end_and_are_refused_or_interrupted_with_t
     assert (stopped.error_code, stopped.error_msg) == (ErrorCode.STOPPED, "stop service called")
     for client in (move, replay):
         client.destroy()
+
+
+def stamp_ns(message: CommandSource | TeleopTarget) -> int:
+    return Time.from_msg(message.header.stamp).nanoseconds
 
 
 GAMEPAD = """name: gamepad
@@ -226,29 +247,38 @@ def test_a_gamepad_moves_a_robot_without_a_policy(files: dict[str, Path], tmp_pa
     arguments = parameter_arguments(teleop_file=tmp_path / "teleop.yaml")
     with (
         Workplace(domain) as robot,
-        start_node(without, domain, teleop="always", teleop_timeout_s=1.0) as node,
+        start_node(without, domain, teleop="always", teleop_timeout_s=10.0) as node,
         NodeProcess("gr00t_policy_node.ros.teleop_node", *arguments, domain=domain) as teleop,
     ):
         joy = robot.node.create_publisher(Joy, "joy", 10)
         targets = robot.listen(TeleopTarget, "policy/teleop")
         stick, buttons = 1.0, [0, 0]
-        robot.node.create_timer(0.02, lambda: joy.publish(Joy(axes=[stick], buttons=buttons)))
+        sent: list[Joy] = []
+
+        def publish() -> None:
+            sent.append(Joy(axes=[stick], buttons=buttons))
+            joy.publish(sent[-1])
+
+        robot.node.create_timer(0.02, publish)
         robot.until_state(PolicyStatus.IDLE)
         robot.until(lambda: joy.get_subscription_count() == 2, "teleop_node")
-        end_s = time.monotonic() + 0.5
-        robot.until(lambda: time.monotonic() > end_s, "some messages")
+        count = len(sent) + 10
+        robot.until(lambda: len(sent) > count, "some messages")
         assert not targets and not robot.commands
         buttons = [1, 0]  # engages
         robot.until(lambda: targets, f"targets; {teleop.output}")
         assert (targets[0].source, targets[0].is_engaged) == ("gamepad", True)
         assert (list(targets[0].rate_names), list(targets[0].rates)) == (["j0", "grip"], [0.25, 0.0])
         robot.until_source(CommandSource.PERSON)
+        # never faster, and as fast where a tick is not early
         steps = np.diff(robot.new_commands(20)[5:, 0])
-        np.testing.assert_allclose(np.median(steps), 0.25 / CONTROL_HZ, rtol=0.2)
+        assert steps.min() > 0.0
+        np.testing.assert_allclose(steps.max(), 0.25 / CONTROL_HZ, rtol=1e-6)
         stick = 0.0
         robot.until(lambda: np.ptp(robot.new_commands(5), axis=0).max() == 0.0, "rest")
-        buttons = [0, 0]
-        robot.new_commands(5)
+        buttons, count = [0, 0], len(sent) + 2
+        robot.until(lambda: len(sent) > count, "released button")
+        robot.forget_sources()
         buttons = [1, 0]  # disengages
         robot.until_source(CommandSource.NONE)
         assert not targets[-1].is_engaged
@@ -274,12 +304,14 @@ def test_an_episode_is_replayed_from_a_dataset(place: tuple[Workplace, int], tmp
         assert "moved to the first row of episode 0 in" in command.output
         assert "replayed 11 rows in" in command.output
     np.testing.assert_allclose(robot.commands[-1].points[0].positions, [0.2, -0.5, 0.2], atol=1e-3)
+    robot.forget_sources()
     with NodeProcess("gr00t_policy_node.ros.replay", *arguments, domain=domain) as command:
         robot.until_source(CommandSource.MOTION)
         command.interrupt()
         robot.until(lambda: command.process.poll() is not None, "end of the command")
         assert command.process.returncode == 130
         assert "interrupted; the robot was brought to rest" in command.output
+        robot.forget_sources()
         robot.until_source(CommandSource.NONE)
     robot.instruct()
     robot.until_state(PolicyStatus.RUNNING)

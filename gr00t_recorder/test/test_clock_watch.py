@@ -14,7 +14,7 @@ from rosgraph_msgs.msg import Clock
 
 from gr00t_recorder.ros.clock_watch import ClockWatch, create_steady_timer
 from gr00t_recorder.ros.processes import next_domain, spinning_node
-from gr00t_test_support.ros.nodes import eventually
+from gr00t_test_support.waiting import eventually
 
 
 def test_a_clock_that_never_came_and_one_that_stopped_are_told_apart() -> None:

@@ -28,7 +28,7 @@ def run_fuzz(kind: str, *, cases: int, seed: int) -> FuzzCounts:
     command = [sys.executable, "-m", "bench.fuzz_inputs", "--kinds", kind, "--cases", str(cases), "--seed", str(seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=bench.REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=bench.REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [line.split() for line in done.stdout.splitlines() if line.startswith(kind)]

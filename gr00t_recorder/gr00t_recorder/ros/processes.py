@@ -23,7 +23,7 @@ from rclpy.node import Node
 
 from gr00t_training.cli.parent import parent_environment
 
-DEADLINE_S = 60.0  # a loaded machine with two cores; nothing waits this long when all is well
+DEADLINE_S = 300.0  # a loaded machine with two cores; nothing waits this long when all is well
 NUM_DOMAINS = 100  # 0 to 101 are safe on Linux; 0 is what a user's own nodes have
 _domains = itertools.count(os.getpid())
 

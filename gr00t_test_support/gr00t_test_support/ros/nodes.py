@@ -16,12 +16,15 @@ from types import TracebackType
 from typing import Any
 
 import rclpy
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 
-from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess
+from gr00t_recorder.ros.processes import NodeProcess
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 from gr00t_training.cli.parent import parent_environment
 
 
@@ -54,8 +57,19 @@ class LaunchedNode(NodeProcess):
         return self.process.wait()
 
 
+class _Untended(MutuallyExclusiveCallbackGroup):
+    """Subscriptions that the executor does not wait for."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+
 class Peer:
-    """A node in this process, in the domain of the nodes under test."""
+    """A node in this process, in the domain of the nodes under test.
+
+    Topics are read all at once and up to the last message, see `catch_up`. An executor takes one message of each topic
+    in turn: on a loaded machine a status is then read while commands from before it still wait.
+    """
 
     def __init__(self, domain: int, name: str = "peer") -> None:
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -64,6 +78,8 @@ class Peer:
         self.node = rclpy.create_node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._untended = _Untended()
+        self._heard: list[tuple[Subscription, list[Any]]] = []
 
     def __enter__(self) -> Peer:
         return self
@@ -75,16 +91,31 @@ class Peer:
         self.node.destroy_node()
         self._context.try_shutdown()
 
-    def listen(self, message_type: Any, topic: str, qos: Any = 50) -> list[Any]:
+    def listen(self, message_type: Any, topic: str, qos: Any = 1000) -> list[Any]:
         """Subscribe; return the list that fills with the messages."""
         received: list[Any] = []
-        self.node.create_subscription(message_type, topic, received.append, qos)
+        subscription = self.node.create_subscription(
+            message_type, topic, received.append, qos, callback_group=self._untended
+        )
+        self._heard.append((subscription, received))
         return received
+
+    def catch_up(self) -> None:
+        """Take every message that is here. One that a process sent before another one that was taken is then taken."""
+        is_new = True
+        while is_new:
+            is_new = False
+            for subscription, received in self._heard:
+                with subscription.handle:
+                    while (taken := subscription.handle.take_message(subscription.msg_type, False)) is not None:
+                        received.append(taken[0])
+                        is_new = True
 
     def until(self, condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
         """Spin until the condition holds, and return its value; AssertionError names `what` when it never does."""
         end_s = time.monotonic() + deadline_s
         while True:
+            self.catch_up()
             value = condition()
             if value:
                 return value
@@ -104,17 +135,6 @@ class Peer:
         """Spin until a future is done, and return its result."""
         self.until(future.done, what)
         return future.result()
-
-
-def eventually(condition: Callable[[], Any], what: Callable[[], str] | str, deadline_s: float = DEADLINE_S) -> Any:
-    """Return the first true value of the condition, made true by other threads or processes; fails at the deadline."""
-    end_s = time.monotonic() + deadline_s
-    while time.monotonic() < end_s:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {deadline_s:.0f} s: {what if isinstance(what, str) else what()}")
 
 
 def call(node: Node, service_type: Any, name: str, request: Any) -> Any:
