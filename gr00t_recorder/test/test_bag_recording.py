@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
 import threading
-import time
 from contextlib import suppress
 
 import pytest
@@ -10,6 +9,7 @@ from gr00t_recorder.bag import recording as module
 from gr00t_recorder.bag.mcap_writer import WrittenTopic
 from gr00t_recorder.bag.reader import Bag
 from gr00t_recorder.bag.recording import BagRecording
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 from gr00t_training.errors import DatasetError
 
 MS = 1_000_000
@@ -52,7 +52,7 @@ def test_bag_begins_a_second_before_the_episode_and_holds_what_is_latched(record
 
 def test_messages_that_the_disk_is_too_slow_for_are_counted(recording, tmp_path, monkeypatch):
     gate, put = threading.Event(), module.BagWriter.write
-    monkeypatch.setattr(module.BagWriter, "write", lambda *given: gate.wait(20) and put(*given))
+    monkeypatch.setattr(module.BagWriter, "write", lambda *given: gate.wait(DEADLINE_S) and put(*given))
     recording.begin(tmp_path / "bag")
     for t in range(1, 21):  # of 100 bytes each; 1000 may wait
         recording.put("/fast", t * MS, b"\0\1\0\0" + bytes(96))
@@ -65,13 +65,12 @@ def test_messages_that_the_disk_is_too_slow_for_are_counted(recording, tmp_path,
 def test_what_a_kill_would_leave_is_at_most_a_second_old(recording, tmp_path):
     recording.begin(tmp_path / "bag")
     recording.put("/fast", 1 * MS, b"\0\1\0\0")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+
+    def is_in_the_file():
         with suppress(DatasetError), Bag(tmp_path / "bag", allow_partial=True) as bag:  # there is no file yet
-            if [message.log_ns for message in bag.messages(["/fast"])] == [1 * MS]:
-                return
-        time.sleep(0.05)
-    raise AssertionError("the message did not reach the file")
+            return [message.log_ns for message in bag.messages(["/fast"])] == [1 * MS]
+
+    eventually(is_in_the_file, "the message did not reach the file")
 
 
 def test_bag_that_cannot_be_written_leaves_the_next_one_unharmed(recording, tmp_path):
@@ -95,8 +94,5 @@ def test_rate_of_the_bag_is_that_of_its_compressed_file(tmp_path, monkeypatch, i
         recording.put("/fast", t * 100 * MS, b"\0\1\0\0" + bytes(99_996))
     if is_written:
         recording.end(is_kept=True)
-    deadline = time.monotonic() + 20
-    while not 0 < recording.bytes_per_s() < 10_000 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert 0 < recording.bytes_per_s() < 10_000  # of a million that arrive
+    eventually(lambda: 0 < recording.bytes_per_s() < 10_000, "rate of the compressed file")  # of a million that arrive
     recording.close()

@@ -31,6 +31,7 @@ from gr00t_recorder.topics.bindings import StreamConfig, TopicMap, VectorBinding
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_recorder.topics.serialized_images import Header, RawImage, Stamp
 from gr00t_test_support.builders import make_embodiment
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.dataset.quality import Marks
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.writer import DatasetWriter
@@ -49,9 +50,6 @@ TOPICS = TopicMap(
     action=VECTORS,
     video={"front": VideoBinding(stream="camera")},
 )
-
-
-DEADLINE_S = 20
 
 
 class Listener:
@@ -214,7 +212,7 @@ def test_encoder_that_cannot_keep_up_spills_to_disk_and_loses_nothing(tmp_path, 
             backlogs.append(self)
 
     monkeypatch.setattr("gr00t_recorder.episodes.capture.FrameBacklog", Backlog)
-    monkeypatch.setattr(setup.assembler.picker, "decode", lambda picked: gate.wait(20) and decode(picked))
+    monkeypatch.setattr(setup.assembler.picker, "decode", lambda picked: gate.wait(DEADLINE_S) and decode(picked))
     setup.start("lift", 1000 * MS)
     setup.feed(1000, 8000)  # longer than the buffers reach back
     (backlog,) = backlogs

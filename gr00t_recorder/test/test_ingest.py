@@ -18,7 +18,7 @@ from gr00t_recorder.ros.processes import next_domain, spinning_node
 from gr00t_recorder.topics.bindings import Reliability, StreamConfig, TopicMap, VectorBinding, VideoBinding
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_test_support.builders import make_embodiment
-from gr00t_test_support.ros.nodes import eventually
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 
 # latched: what is published before both sides know each other arrives too
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -49,7 +49,7 @@ def test_every_message_is_counted_even_when_the_consumer_stands_still():
     assembler, gate = make_assembler(), threading.Event()
     with spinning_node("ingest", next_domain()) as node:
         ingest = TopicIngest(
-            node, assembler.topic_map.streams, assembler, on_message=lambda *_: gate.wait(20), queue_size=4
+            node, assembler.topic_map.streams, assembler, on_message=lambda *_: gate.wait(DEADLINE_S), queue_size=4
         )
         publisher = node.create_publisher(JointState, "joints", LATCHED)
         eventually(lambda: publisher.get_subscription_count() == SUBSCRIPTIONS, "subscribed")
@@ -57,6 +57,8 @@ def test_every_message_is_counted_even_when_the_consumer_stands_still():
             message = JointState(name=["j0", "j1", "j2", "grip"], position=[float(i)] * 4)
             message.header.stamp.sec = i + 1
             publisher.publish(message)
+            # the queue has room for as many as wait behind the one that the consumer has
+            eventually(lambda: report(assembler).received == 1, "the first is with the consumer")
         # one is with the consumer, four wait, the others are dropped
         eventually(lambda: report(assembler).dropped == 15, lambda: f"dropped; {report(assembler)}")
         assert report(assembler).received == 1
@@ -76,13 +78,13 @@ class HeldTaker:
     def take(self, stream, receive_ns, serialized):
         if self._is_armed.is_set():
             self._is_held.set()
-            assert self._gate.wait(20)
+            assert self._gate.wait(DEADLINE_S)
 
     def hold(self, publish):
         """Publish the current message."""
         self._is_armed.set()
         publish()
-        assert self._is_held.wait(20)
+        assert self._is_held.wait(DEADLINE_S)
 
     def let_go(self):
         self._gate.set()
@@ -107,7 +109,7 @@ def test_messages_that_the_middleware_overwrites_are_counted(num_publishers):
         taker.hold(lambda: publish(publishers[0], 9))
         for second in range(10, 60):
             publish(publishers[0], second)
-        assert publishers[0].wait_for_all_acked(Duration(seconds=20))
+        assert publishers[0].wait_for_all_acked(Duration(seconds=DEADLINE_S))
         taker.let_go()
         # the first, the one it was held at, and those that the history has room for
         eventually(
@@ -140,7 +142,7 @@ def test_messages_that_wait_are_taken_at_once_and_in_order():
         taker.hold(lambda: publish(1))
         for second in range(2, 52):
             publish(second)
-        assert publisher.wait_for_all_acked(Duration(seconds=20))
+        assert publisher.wait_for_all_acked(Duration(seconds=DEADLINE_S))
         taker.let_go()
         eventually(lambda: len(order) == 51, lambda: f"all; {len(order)}")
         assert order == list(range(1, 52))
@@ -157,16 +159,16 @@ def test_executor_that_is_held_up_delays_no_message():
 
         def hold():
             is_held.set()
-            gate.wait(20)
+            gate.wait(DEADLINE_S)
 
         timer = node.create_timer(0.001, hold)
-        assert is_held.wait(20)
+        assert is_held.wait(DEADLINE_S)
         message = JointState(name=["j0", "j1", "j2", "grip"], position=[0.0] * 4)
         message.header.stamp.sec = 1
         publisher.publish(message)
         eventually(lambda: report(assembler).received == 1, "message")
         eventually(lambda: len(times) == 1, "time")
-        assert 0.0 < times[0] < 20.0
+        assert 0.0 < times[0] < DEADLINE_S
         node.destroy_timer(timer)
         gate.set()
         ingest.close()

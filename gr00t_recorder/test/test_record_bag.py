@@ -13,7 +13,7 @@ from std_msgs.msg import String
 from gr00t_recorder.bag.reader import Bag
 from gr00t_recorder.ros.latched import latched_qos
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
-from gr00t_test_support.ros.nodes import eventually
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 
 MODULE = "gr00t_recorder.ros.record_bag"
 
@@ -55,7 +55,7 @@ def test_latched_and_volatile_publishers_of_one_topic_are_both_written(tmp_path)
             eventually(volatile.get_subscription_count, lambda: f"subscribed; {recorder.output}")
             volatile.publish(String(data="push"))
             _delivered(keeper)
-            assert volatile.wait_for_all_acked(Duration(seconds=10))
+            assert volatile.wait_for_all_acked(Duration(seconds=DEADLINE_S))
             assert recorder.stop() == 0
     with Bag(path) as bag:
         assert sorted(bag.deserialize(message).data for message in bag.messages(["/task"])) == ["lift", "push"]
@@ -64,7 +64,7 @@ def test_latched_and_volatile_publishers_of_one_topic_are_both_written(tmp_path)
 def _delivered(latched):
     """Wait until all subscriptions to a latched topic have what its publisher keeps."""
     eventually(lambda: latched.get_subscription_count() == len(latched_qos(1)), "all subscriptions")
-    assert latched.wait_for_all_acked(Duration(seconds=10))
+    assert latched.wait_for_all_acked(Duration(seconds=DEADLINE_S))
 
 
 @pytest.mark.parametrize("module", ["record_bag", "play_bag", "terminal"])

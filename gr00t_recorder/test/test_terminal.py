@@ -16,7 +16,7 @@ pytest.importorskip("rclpy")
 from gr00t_msgs.msg import EpisodeMarks, RecorderStatus
 
 from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess, next_domain
-from gr00t_test_support.ros.nodes import eventually
+from gr00t_test_support.waiting import eventually
 
 pytest_plugins = ("recorder_robot",)
 MODULE = "gr00t_recorder.ros.terminal"
@@ -44,15 +44,17 @@ class Screen:
     def wait_for(self, text):
         eventually(lambda: text in self.output, lambda: f"{text!r} on the screen; it showed {self.output[-3000:]}")
 
-    def has_restored(self):
-        return termios.tcgetattr(self.slave) == self.before and "\x1b[?1049l" in self.output
+    def wait_until_restored(self):
+        """Wait for the last output: the process has ended, but the thread that reads may not have seen all of it."""
+        self.wait_for("\x1b[?1049l")
+        assert termios.tcgetattr(self.slave) == self.before
 
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
         os.close(self.slave)
-        self._reader.join(5)
+        self._reader.join(DEADLINE_S)
         os.close(self.master)
 
     def _read(self):
@@ -100,7 +102,7 @@ def test_keys_operate_the_recorder_and_the_terminal_is_restored(launch):
         recorder.wait(lambda status: status.state == RecorderStatus.IDLE, "discarded")
         shown.type("q")
         assert shown.process.wait(DEADLINE_S) == 0
-        assert shown.has_restored()
+        shown.wait_until_restored()
     with screen(domain) as shown:
         shown.wait_for("IDLE")
         recorder.record("first")
@@ -118,9 +120,9 @@ def test_keys_operate_the_recorder_and_the_terminal_is_restored(launch):
         recorder.wait(lambda status: status.episodes == 1, "taken back")
         shown.process.send_signal(signal.SIGTERM)
         assert shown.process.wait(DEADLINE_S) == 0
-        assert shown.has_restored()
+        shown.wait_until_restored()
 
-    with NodeProcess(MODULE, "--once", "--node", "recorder", domain=domain) as once:
+    with NodeProcess(MODULE, "--once", "--node", "recorder", "--timeout", str(DEADLINE_S), domain=domain) as once:
         assert once.wait() == 0, once.output
         lines = once.output.splitlines()
     assert lines[0].startswith("recorder /recorder  IDLE")
