@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.cache_folder import GIB, CacheFolder, cache_folder
 
@@ -70,7 +71,7 @@ def test_killed_process_leaves_nothing_that_is_believed(tmp_path):
     is_started = SPAWN.Event()
     process = SPAWN.Process(target=_hold, args=(tmp_path, is_started))
     process.start()
-    assert is_started.wait(60)
+    assert is_started.wait(DEADLINE_S)
     cache = make_cache(tmp_path)
     assert cache.begin("a", wait=False) is None  # it is being made
     assert cache.find("a") is None
@@ -89,7 +90,7 @@ def test_unfinished_file_of_a_killed_process_is_removed_with_the_next_reservatio
 
 
 def _count(folder, name, is_ready):
-    is_ready.wait(60)
+    is_ready.wait(DEADLINE_S)
 
     def write(file):
         with open(folder / "calls", "ab") as calls:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.cli.command import run_command
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import DatasetError
@@ -17,7 +18,7 @@ from gr00t_training.cli.command import run_command
 def work():
     try:
         print("started", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     finally:
         print("tidied up", flush=True)
 
@@ -63,7 +64,7 @@ def test_signals_tidy_up(number, code):
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(number)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, out, errors) == (code, "tidied up\n", "gr00t_test: interrupted; --resume continues\n")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gr00t_test_support.waiting import eventually
 from gr00t_training.cli.parent import PARENT_VARIABLE, parent_environment
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the signal is one of Linux")
@@ -25,7 +26,7 @@ signal.signal(signal.SIGTERM, end)
 {before}
 end_with_parent()
 print(os.getpid(), os.environ.get("GR00T_PARENT_PID", "none"), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = """
 import os, subprocess, sys, time
@@ -36,21 +37,14 @@ time.sleep({lifetime})
 """
 
 
-def start(note: Path, *, prefix: str = "", asked: str = "parent_environment()", before: str = "", lifetime: float = 60):
+def start(
+    note: Path, *, prefix: str = "", asked: str = "parent_environment()", before: str = "", lifetime: float = 600
+):
     """Start a parent with a child; return the parent."""
     parent = PARENT.format(prefix=prefix, asked=asked, lifetime=lifetime)
     return subprocess.Popen(
         [sys.executable, "-c", parent, str(note), CHILD.format(before=before)], stdout=subprocess.PIPE, text=True
     )
-
-
-def until(condition, deadline_s: float = 30.0) -> bool:
-    end_s = time.monotonic() + deadline_s
-    while time.monotonic() < end_s:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def has_note(note: Path) -> bool:
@@ -69,7 +63,7 @@ def test_child_hears_of_the_end_of_its_parent(tmp_path: Path, number: int, prefi
             os.kill(shell, signal.SIGKILL)
         else:
             parent.send_signal(number)
-        assert until(lambda: has_note(tmp_path / "note"))
+        eventually(lambda: has_note(tmp_path / "note"), "note of the child")
         parent.kill()
 
 
@@ -77,7 +71,7 @@ def test_parent_that_ended_before_the_request_is_noticed(tmp_path: Path) -> None
     note = tmp_path / "note"
     before = "while str(os.getppid()) == os.environ['GR00T_PARENT_PID']: time.sleep(0.01)"
     with start(note, before=before, lifetime=0.0):
-        assert until(lambda: has_note(note))
+        eventually(lambda: has_note(note), "note of the child")
 
 
 def test_nothing_happens_unasked(tmp_path: Path) -> None:
@@ -85,9 +79,10 @@ def test_nothing_happens_unasked(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline().split()[0])
         parent.kill()
         parent.wait()
-        assert not until((tmp_path / "note").exists, 0.5)
+        time.sleep(0.5)
+        assert not (tmp_path / "note").exists()
         os.kill(pid, signal.SIGTERM)
-        assert until(lambda: has_note(tmp_path / "note"))
+        eventually(lambda: has_note(tmp_path / "note"), "note of the child")
 
 
 def test_the_request_names_this_process() -> None:

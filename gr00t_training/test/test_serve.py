@@ -23,6 +23,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from gr00t_test_support.builders import make_checkpoint, make_embodiment  # noqa: E402
+from gr00t_test_support.waiting import DEADLINE_S as PATIENCE_S  # noqa: E402
+from gr00t_test_support.waiting import eventually  # noqa: E402
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey  # noqa: E402
 from gr00t_training.errors import ConfigError, ObservationError, ServerError  # noqa: E402
 from gr00t_training.policy.policy_like import PolicyLike  # noqa: E402
@@ -36,7 +38,6 @@ from gr00t_training.types import ActionChunk, Continuation, Observation  # noqa:
 
 EMBODIMENT = make_embodiment(fps=20)
 BOTH = pytest.mark.parametrize("wire", list(Wire))
-PATIENCE_S = 30.0
 
 
 class SumPolicy(PolicyLike):
@@ -95,7 +96,8 @@ class Serving:
         assert not self.thread.is_alive()
 
     def client(self, **options):
-        return PolicyClient(**{"embodiment": self.policy.embodiment, "port": self.port, **options})
+        given = {"embodiment": self.policy.embodiment, "port": self.port, "timeout_s": PATIENCE_S}
+        return PolicyClient(**given | options)
 
 
 class Asking:
@@ -743,11 +745,14 @@ def test_threads_may_share_a_client(serving):
 
 
 def test_a_late_answer_is_never_taken_for_a_newer_request(serving):
-    with serving.client(timeout_s=1.0) as client:
+    with serving.client() as client:
+        client.check_embodiment()  # a connection takes its time on a loaded machine
+        client._timeout_s = 1.0
         with pytest.raises(ServerError, match=r"no answer in time; .* \(get_action, limit 1 s\)"):
             client.infer(make_observation(1.0, "wait"))
         with pytest.raises(ServerError, match="no answer in time"):
             client.infer(make_observation(2.0))  # waits behind the first, in vain
+        client._timeout_s = PATIENCE_S
         serving.policy.release.set()
         with serving.client() as patient:
             patient.ping()
@@ -789,21 +794,20 @@ def test_a_lost_server_is_noticed_and_found_again():
 
 def test_a_client_that_keeps_asking_recovers():
     policy = SumPolicy()
-    with Serving(policy) as serving, serving.client(timeout_s=0.5) as client:
+    with Serving(policy) as serving, serving.client() as client:
         client.infer(make_observation())
         serving.server.stop()
         serving.thread.join(PATIENCE_S)
         for _ in range(2):
             with pytest.raises(ServerError):
                 client.infer(make_observation())
+
+        def answer():
+            with contextlib.suppress(ServerError):
+                return client.infer(make_observation(3.0)).actions["arm"][0, 0]
+
         with Serving(policy, port=serving.port):
-            end_s = time.monotonic() + PATIENCE_S
-            while time.monotonic() < end_s:
-                with contextlib.suppress(ServerError):
-                    assert client.infer(make_observation(3.0)).actions["arm"][0, 0] == 3.0
-                    break
-            else:
-                pytest.fail("no answer from the new server")
+            assert eventually(answer, "an answer from the new server") == 3.0
 
 
 def test_a_server_that_dies_while_it_computes_is_noticed_at_once():
@@ -880,19 +884,17 @@ def test_nothing_is_left_behind():
 
     before = count()
     for _ in range(2):
-        with Serving(SumPolicy()) as serving, serving.client(timeout_s=1.0) as client:
+        with Serving(SumPolicy()) as serving, serving.client() as client, serving.client(timeout_s=0.5) as hasty:
             client.infer(make_observation())
             with pytest.raises(ServerError):
-                client.infer(make_observation(text="wait"))
+                hasty.infer(make_observation(text="wait"))
         with pytest.raises(ConfigError):
             PolicyServer(SumPolicy(), ServerSettings(host="0.0.0.0", port=0))
         with PolicyClient(EMBODIMENT, port=serving.port, timeout_s=0.05) as client, pytest.raises(ServerError):
             client.ping()
         PolicyServer(SumPolicy(), ServerSettings(port=0)).close()  # never served
-    deadline_s = time.monotonic() + PATIENCE_S  # a thread that was joined is still there for a moment
-    while not is_back() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    assert is_back(), f"{count()}, before {before}"
+    # a thread that was joined is still there for a moment
+    eventually(is_back, lambda: f"{count()}, before {before}")
 
 
 def test_requests_that_wait_at_the_end_are_told(serving):
@@ -900,8 +902,7 @@ def test_requests_that_wait_at_the_end_are_told(serving):
         for text in ("wait", "lift"):
             asking.socket.send_multipart([b"", pack(nested(language={"task": [[text]]}), Wire.N1_7)])
         with serving.client() as client:
-            while client.health()["requests"]["waiting"] < 2:
-                time.sleep(0.01)
+            eventually(lambda: client.health()["requests"]["waiting"] == 2, "both wait")
         assert serving.policy.is_held.wait(PATIENCE_S)
         serving.server.stop()
         serving.policy.release.set()

@@ -32,6 +32,7 @@ from test_serve import (  # noqa: E402
     nested,
 )
 
+from gr00t_test_support.waiting import eventually  # noqa: E402
 from gr00t_training.errors import ConfigError, ServerError  # noqa: E402
 from gr00t_training.serve import connection, images, listener, zmtp  # noqa: E402
 from gr00t_training.serve import server as server_module  # noqa: E402
@@ -95,13 +96,6 @@ class Peer:
 def with_greeting(peer):
     peer.receive(len(zmtp.GREETING))
     return peer
-
-
-def wait_until(condition):
-    end_s = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < end_s:
-        time.sleep(0.005)
-    assert condition()
 
 
 def texts(value):
@@ -229,7 +223,7 @@ def test_announced_bytes_take_no_memory_and_unfinished_messages_are_limited(monk
         for peer in peers:  # each almost a whole message
             with contextlib.suppress(OSError):
                 peer.stream.sendall(b"\1\0\2" + size.to_bytes(8, "big") + bytes(size - 1))
-        wait_until(lambda: serving.server._listener.num_connections <= 3)
+        eventually(lambda: serving.server._listener.num_connections <= 3, "few connections")
         assert serving.server._listener._held_bytes <= 2 * size
         assert sum(peer.is_cut(1.0) for peer in peers) == 9 - serving.server._listener.num_connections
         assert honest.count_losses() == 0  # the untrusted peers' messages that were given up
@@ -238,22 +232,24 @@ def test_announced_bytes_take_no_memory_and_unfinished_messages_are_limited(monk
 
 
 def test_peers_that_say_nothing_are_closed(monkeypatch):
-    monkeypatch.setattr(listener, "HANDSHAKE_S", 0.2)
-    monkeypatch.setattr(listener, "MESSAGE_S", 0.3)
-    with Serving(SumPolicy()) as serving, serving.client() as honest:
+    with Serving(SumPolicy()) as serving, serving.client() as honest, with_greeting(Peer(serving.port)) as idle:
         honest.infer(make_observation())
+        idle.say({"endpoint": "ping"})
+        assert idle.hear() == ALIVE
+        # from here on, so that a loaded machine has the time that it needs for honest handshakes
+        monkeypatch.setattr(listener, "HANDSHAKE_S", 0.2)
+        monkeypatch.setattr(listener, "MESSAGE_S", 0.3)
         with (
             Peer(serving.port, greets=False) as mute,
             Peer(serving.port, greets=False) as half,
             Peer(serving.port) as slow,
-            Peer(serving.port) as idle,
         ):
             half.stream.sendall(zmtp.GREETING[:40])
             slow.stream.sendall(b"\1\0\0\x20abc")
             assert mute.is_cut() and half.is_cut() and slow.is_cut()
             time.sleep(0.5)
+            monkeypatch.undo()
             idle.say({"endpoint": "ping"})  # one that is ready may wait as long as it likes
-            with_greeting(idle)
             assert idle.hear() == ALIVE
         honest.infer(make_observation())
         assert honest.count_losses() == 0
@@ -275,7 +271,7 @@ def test_floods_of_connections_leave_place_for_the_honest(monkeypatch):
         honest.infer(make_observation())
         for _ in range(40):
             open_.enter_context(Peer(serving.port))
-        wait_until(lambda: serving.server._listener.num_connections == 8)
+        eventually(lambda: serving.server._listener.num_connections == 8, "eight connections")
         with serving.client() as newcomer:
             newcomer.infer(make_observation())
         assert honest.count_losses() == 0
@@ -290,7 +286,7 @@ def test_trusted_clients_that_are_silent_make_place_too(monkeypatch):
         clients = [open_.enter_context(serving.client()) for _ in range(5)]
         for client in clients:
             client.infer(make_observation())
-        assert [client.count_losses() for client in clients] == [1, 1, 0, 0, 0]
+        eventually(lambda: [client.count_losses() for client in clients] == [1, 1, 0, 0, 0], "two losses")
         for client in clients:  # all come back
             client.infer(make_observation())
 
@@ -316,7 +312,7 @@ def test_clients_that_do_not_read_are_not_read(monkeypatch):
                 peer.stream.sendall(b"\1\0\0\1x" * 100_000)
             pytest.fail("the server reads on and keeps the answers")
         assert count < 50  # what the network's buffers hold
-        wait_until(lambda: listening.num_connections == 0)
+        eventually(lambda: listening.num_connections == 0, "end of the connection")
     is_over.set()
     listening.wake()
     thread.join(PATIENCE_S)
@@ -335,7 +331,8 @@ def test_a_client_that_floods_gets_one_turn_a_round():
         assert policy.is_held.wait(PATIENCE_S)
         thread = threading.Thread(target=honest.infer, args=(make_observation(7.0),))
         thread.start()
-        wait_until(lambda: serving.server._jobs.num_jobs == server_module.MAX_WAITING + 1)  # the others are refused
+        # the others are refused
+        eventually(lambda: serving.server._jobs.num_jobs == server_module.MAX_WAITING + 1, "jobs of both clients")
         policy.release.set()
         thread.join(PATIENCE_S)
     order = [observation.state["arm"][0, 0] for observation in policy.asked]
@@ -348,12 +345,12 @@ def test_nothing_is_computed_for_a_client_that_has_gone():
         first.socket.send(pack(nested(language={"task": [["wait"]]}), Wire.N1_7))
         assert policy.is_held.wait(PATIENCE_S)
         closed.say(nested(language={"task": [["lift"]]}))
-        wait_until(lambda: serving.server._jobs.num_jobs == 2)
+        eventually(lambda: serving.server._jobs.num_jobs == 2, "two jobs")
         closed.stream.close()
-        wait_until(lambda: serving.server._listener.num_connections == 1)
+        eventually(lambda: serving.server._listener.num_connections == 1, "one connection")
         policy.release.set()
         first.socket.recv()
-        wait_until(lambda: serving.server._jobs.num_jobs == 0)
+        eventually(lambda: serving.server._jobs.num_jobs == 0, "no job")
         assert first.ask({"endpoint": "health"})["requests"]["expired"] == 1
     assert [observation.instruction for observation in policy.asked] == ["wait"]
 
@@ -538,7 +535,7 @@ class Answering:
     def _serve(self):
         while not self._is_closed:
             with contextlib.suppress(OSError), self._listener.accept()[0] as stream:
-                stream.settimeout(1.0)
+                stream.settimeout(PATIENCE_S)
                 stream.sendall(zmtp.GREETING + zmtp.ready("ROUTER"))
                 asked = b""
                 while b"endpoint" not in asked:
@@ -592,7 +589,8 @@ def reply(content):
     ],
 )
 def test_a_hostile_server_does_no_harm(answers, words):
-    with Answering(*answers) as server, PolicyClient(EMBODIMENT, port=server.port, timeout_s=0.6) as client:
+    timeout_s = 0.6 if words == "no answer in time" else PATIENCE_S
+    with Answering(*answers) as server, PolicyClient(EMBODIMENT, port=server.port, timeout_s=timeout_s) as client:
         used_s = time.process_time()
         with pytest.raises(ServerError, match=words) as caught:
             client.infer(make_observation())
@@ -612,33 +610,38 @@ def test_answers_that_were_not_asked_for_are_not_taken():
 
 
 def test_a_server_that_is_stopped_is_noticed_between_calls(monkeypatch):
-    monkeypatch.setattr(connection, "PING_S", 0.05)
-    monkeypatch.setattr(connection, "PING_TIMEOUT_S", 0.2)
     health = reply({"server": "gr00t_serve", "fingerprint": EMBODIMENT.fingerprint()})
     with Answering(health) as server, PolicyClient(EMBODIMENT, port=server.port) as client:
         client.check_embodiment()  # the last thing it says, without closing
         assert client.count_losses() == 0
-        wait_until(lambda: client.count_losses() == 1)
+        monkeypatch.setattr(connection, "PING_S", 0.05)
+        monkeypatch.setattr(connection, "PING_TIMEOUT_S", 0.2)
+        eventually(lambda: client.count_losses() == 1, "loss")
+    monkeypatch.setattr(connection, "PING_TIMEOUT_S", PATIENCE_S)
     with Serving(SumPolicy()) as serving, serving.client() as client:
         client.infer(make_observation())
-        end_s = time.monotonic() + 0.6
-        while time.monotonic() < end_s:
-            assert client.count_losses() == 0
-            time.sleep(0.01)
+        for _ in range(3):  # each ping of a server that lives has its answer
+            eventually(lambda: client.count_losses() or client._connection._unanswered_s is not None, "ping")
+            eventually(lambda: client.count_losses() or client._connection._unanswered_s is None, "pong")
+        assert client.count_losses() == 0
 
 
 def test_a_time_limit_names_its_setting():
+    def reason(**options):
+        for timeout_s in (0.2, 2.5, 20.0):  # a loaded machine may not connect within the first
+            with (
+                PolicyClient(EMBODIMENT, port=server.port, timeout_s=timeout_s, **options) as client,
+                pytest.raises(ServerError) as caught,
+            ):
+                client.ping()
+            if "no policy server reached" not in str(caught.value):
+                break
+        assert f"(ping, limit {timeout_s:g} s)" in str(caught.value)
+        return str(caught.value)
+
     with Answering() as server:
-        with (
-            PolicyClient(EMBODIMENT, port=server.port, timeout_s=0.2) as client,
-            pytest.raises(ServerError, match=r"no answer in time; .*\(ping, limit 0.2 s\).*raise timeout_s"),
-        ):
-            client.ping()
-        with (
-            PolicyClient(EMBODIMENT, port=server.port, timeout_s=0.2, timeout_name="server_timeout_s") as client,
-            pytest.raises(ServerError, match="raise server_timeout_s"),
-        ):
-            client.ping()
+        assert re.search(r"no answer in time; .*raise timeout_s$", reason())
+        assert reason(timeout_name="server_timeout_s").endswith("raise server_timeout_s")
 
 
 def test_names_are_looked_up_within_the_time_limit(monkeypatch):

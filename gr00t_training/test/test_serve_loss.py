@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ pytest.importorskip("zmq")
 
 from test_serve import PATIENCE_S, Serving, SumPolicy, make_observation
 
+from gr00t_test_support.waiting import eventually
 from gr00t_training.types import ActionChunk
 
 
@@ -25,9 +25,7 @@ def test_a_server_that_has_gone_is_told_between_two_calls():
         assert client.count_losses() == 0
         port = serving.port
     with client:
-        end_s = time.monotonic() + PATIENCE_S
-        while not client.count_losses() and time.monotonic() < end_s:
-            time.sleep(0.001)
+        eventually(client.count_losses, "loss")
         assert client.count_losses() == client.count_losses() == 1
         with Serving(policy, port=port):
             assert client.infer(make_observation(3.0)).actions["arm"][0, 0] == 3.0
