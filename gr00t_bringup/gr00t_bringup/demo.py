@@ -18,13 +18,13 @@ ROBOT = "sim_arm"
 DRIVER_START_S = 240.0
 
 
-def policy_command(checkpoint: Path) -> list[str | Path]:
-    """Return the command of the policy node on the simulated robot, as policy.launch.py would start it."""
+def policy_command(checkpoint: Path, robot: str = ROBOT) -> list[str | Path]:
+    """Return the command of the policy node on a robot, as policy.launch.py would start it."""
     return [
-        *("policy_node", "--ros-args", "--params-file", robot_file(ROBOT, "policy.yaml")),
+        *("policy_node", "--ros-args", "--params-file", robot_file(robot, "policy.yaml")),
         *("-p", f"checkpoint_path:={checkpoint}", "-p", "autostart:=true"),
-        *("-p", f"topics_file:={robot_file(ROBOT, 'topics.yaml')}"),
-        *("-p", f"limits_file:={robot_file(ROBOT, 'limits.yaml')}"),
+        *("-p", f"topics_file:={robot_file(robot, 'topics.yaml')}"),
+        *("-p", f"limits_file:={robot_file(robot, 'limits.yaml')}"),
     ]
 
 

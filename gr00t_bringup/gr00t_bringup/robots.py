@@ -1,33 +1,109 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Paths of the files of the shipped robots.
+"""Files of robots: of the shipped ones, or of a folder.
 
-They are package data: a share folder exists in ROS installations only.
+Those of the shipped ones are package data: a share folder exists in ROS installations only.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.settings import load_settings, setting
 
 COMPACT_CHECKPOINT = "sim_arm_n1_compact"
 PROFILES_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # of Fast DDS
 
 
+@dataclass(frozen=True)
+class RolloutFile:
+    """`rollout.yaml` of a robot. The simulator has the interface of ros/simulation_node.py; paths are relative."""
+
+    simulator: tuple[str, ...] = setting(
+        description="Command of the simulator; words that are files next to this one become their paths."
+    )
+    tasks: tuple[str, ...] = setting(description="Instructions that the simulator can judge.")
+    image_topic: str = setting(description="Raw images for the videos of the trials.")
+    settled_s: float = setting(
+        0.0, "For so long a task must stay done to count [s]; 0: done once is enough.", ge=0.0, le=60.0
+    )
+    checkpoint: str = setting("", "Folder of a policy that is tried if none is given.")
+
+    def __post_init__(self) -> None:
+        if not self.simulator or not self.tasks:
+            raise ValueError("simulator and tasks need at least one entry")
+
+
+@dataclass(frozen=True)
+class TrialRobot:
+    """A simulated robot."""
+
+    name: str  # of a shipped robot, or the folder of another one
+    simulator: tuple[str, ...]
+    tasks: tuple[str, ...]
+    image_topic: str
+    settled_s: float
+    checkpoint: Path | None
+
+    def file(self, name: str) -> Path:
+        """Return one of its files; ConfigError: it has no such file."""
+        return robot_file(self.name, name)
+
+    def other_task(self, task: str) -> str:
+        """Return the task that follows."""
+        return self.tasks[(self.tasks.index(task) + 1) % len(self.tasks)]
+
+    def check_task(self, task: str) -> str:
+        """Return a task that the simulator can judge.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if task not in self.tasks:
+            raise ValueError(f"'{task}' is no task of {self.name}, expected one of: {'; '.join(self.tasks)}")
+        return task
+
+
 def robot_file(robot: str, name: str) -> Path:
-    """Return the path of a shipped robot's file, such as topics.yaml, limits.yaml, policy.yaml or recorder.yaml.
+    """Return the path of a robot's file, such as topics.yaml, limits.yaml, policy.yaml or recorder.yaml.
+
+    Args:
+        robot: name of a shipped robot, or a folder with the files of another one.
+        name: of the file.
 
     Raises:
         ConfigError: no such robot, or it has no such file.
     """
-    if robot not in shipped_robots():
-        raise ConfigError(f"robot '{robot}': not shipped, expected one of {', '.join(shipped_robots())}")
-    path = _package_folder() / "config" / robot / name
+    if robot in shipped_robots():
+        path = _package_folder() / "config" / robot / name
+    elif (Path(robot) / "topics.yaml").is_file():
+        path = Path(robot).resolve() / name
+    else:
+        known = ", ".join(shipped_robots())
+        raise ConfigError(f"robot '{robot}': not shipped, expected one of {known}, or a folder with topics.yaml")
     if not path.is_file():
         raise ConfigError(f"robot '{robot}' has no file {name}; give the path of your own file")
     return path
+
+
+def load_robot(name: str) -> TrialRobot:
+    """Read how a shipped robot, or that of a folder, is tried.
+
+    Raises:
+        ConfigError: it has no `rollout.yaml`, or a wrong one; names file and line.
+    """
+    path = robot_file(name, "rollout.yaml")
+    given = load_settings(RolloutFile, path)
+    words = (str(path.parent / word) if (path.parent / word).is_file() else word for word in given.simulator)
+    if "/" in given.simulator[0] and not (path.parent / given.simulator[0]).is_file():
+        raise ConfigError(
+            f"{path}: simulator '{given.simulator[0]}' does not exist; install it there as its README says"
+        )
+    checkpoint = (path.parent / given.checkpoint).resolve() if given.checkpoint else None
+    return TrialRobot(name, tuple(words), given.tasks, given.image_topic, given.settled_s, checkpoint)
 
 
 def shipped_robots() -> list[str]:

@@ -13,11 +13,9 @@ from typing import Any
 
 import yaml
 
-from gr00t_bringup.demo import ROBOT, policy_command, sim_command
-from gr00t_bringup.robots import compact_checkpoint, robot_file
+from gr00t_bringup.demo import ROBOT, policy_command
+from gr00t_bringup.robots import TrialRobot, load_robot
 from gr00t_bringup.runner import Runner
-from gr00t_bringup.sim.scene import CUBES
-from gr00t_bringup.sim.task import asked_colour, task_text
 from gr00t_bringup.trials.table import Spec, plan
 from gr00t_training.cli.arguments import add, positive_int
 from gr00t_training.cli.parser import CommandParser
@@ -35,10 +33,12 @@ DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2}  # of policy_nod
 def make_parser() -> CommandParser:
     """Return the parser of the command."""
     parser = CommandParser("gr00t_rollout", description="Try a policy many times through ROS 2, and count successes.")
+    text = "Shipped simulated robot, or a folder with the files of another one."
+    parser.add_argument("--robot", default=ROBOT, metavar="NAME|FOLDER", help=f"{text} (default: {ROBOT})")
     add(
         parser,
         "--checkpoint",
-        "Several are tried in the same scenes and compared (default: the shipped compact policy).",
+        "Several are tried in the same scenes and compared (default: that of the robot).",
         nargs="+",
         default=[],
     )
@@ -46,7 +46,7 @@ def make_parser() -> CommandParser:
     text = "Trials of each task with each checkpoint."
     parser.add_argument("--num-trials", type=positive_int, default=10, metavar="N", help=text)
     add(parser, "--seed", "The first scene; every further trial has the next one.", default=1000)
-    detail = "Several are tried one after another (default: the three of the simulated arm)."
+    detail = "Several are tried one after another (default: all tasks of the robot)."
     add(parser, "--instruction", detail, nargs="+", default=[])
     text = "Give the instruction of the task, or that of another one, which must not succeed."
     parser.add_argument("--instruction-of", choices=(SCENE, OTHER), default=SCENE, help=text)
@@ -68,6 +68,7 @@ def make_parser() -> CommandParser:
 class Rollout:
     """A checked request."""
 
+    robot: TrialRobot | None  # None: a person judges
     specs: list[Spec]
     folder: Path
     has_video: bool
@@ -76,7 +77,7 @@ class Rollout:
     @property
     def is_judged_by_person(self) -> bool:
         """Whether a person judges; robot and policy node run already then."""
-        return self.specs[0].judge == PERSON
+        return self.robot is None
 
 
 def checked(given: argparse.Namespace) -> Rollout:
@@ -92,26 +93,33 @@ def checked(given: argparse.Namespace) -> Rollout:
     for each in given.parameters:
         if not re.fullmatch(r"[a-z_]+:=\S+", each):
             raise ConfigError(f"--parameters: '{printable(each)}' is not NAME:=VALUE without spaces")
-    is_person = given.judge == PERSON
-    if is_person:
+    robot = None
+    if given.judge == PERSON:
         _check_person(given)
-    tasks = given.instruction or [task_text(color) for color in CUBES]
+    else:
+        robot = load_robot(given.robot)
     try:
-        pairs = [(check_instruction(task), task if is_person else _told(task, given.instruction_of)) for task in tasks]
+        if robot is None:
+            pairs = [(check_instruction(task), task) for task in given.instruction]
+        else:
+            tasks = [robot.check_task(check_instruction(task)) for task in given.instruction or robot.tasks]
+            pairs = [(task, task if given.instruction_of == SCENE else robot.other_task(task)) for task in tasks]
     except (TextError, ValueError) as error:
         raise ConfigError(f"--instruction: {error}") from error
     checkpoints = [str(Path(each).resolve()) if Path(each).exists() else each for each in given.checkpoint]
+    if not checkpoints:
+        checkpoints = [RUNNING_POLICY if robot is None else _own_checkpoint(robot)]
     specs = plan(
-        checkpoints or [RUNNING_POLICY if is_person else str(compact_checkpoint())],
+        checkpoints,
         pairs,
         range(given.seed, given.seed + given.num_trials),
-        clock=REAL if is_person else given.clock,
+        clock=REAL if robot is None else given.clock,
         judge=given.judge,
         time_limit_s=given.round_s,
         parameters=" ".join(given.parameters),
     )
     dataset = given.record_to.resolve() if given.record_to else None
-    return Rollout(specs, given.output.resolve(), not given.no_video, dataset)
+    return Rollout(robot, specs, given.output.resolve(), not given.no_video, dataset)
 
 
 def _check_person(given: argparse.Namespace) -> None:
@@ -124,18 +132,20 @@ def _check_person(given: argparse.Namespace) -> None:
         )
 
 
-def _told(task: str, instruction_of: str) -> str:
-    """Return the instruction for a task of the simulated arm."""
-    color = asked_colour(task)
-    colors = list(CUBES)
-    return task if instruction_of == SCENE else task_text(colors[(colors.index(color) + 1) % len(colors)])
+def _own_checkpoint(robot: TrialRobot) -> str:
+    if robot.checkpoint is None:
+        raise ConfigError(f"--checkpoint: {robot.name} comes without a policy; give one")
+    return str(robot.checkpoint)
 
 
-def start_processes(runner: Runner, spec: Spec, dataset: Path | None, folder: Path) -> None:
-    """Start simulated robot, policy node and, for a dataset, a recorder node; for the trials of one checkpoint."""
+def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path | None, folder: Path) -> None:
+    """Start simulator, policy node and, for a dataset, a recorder node; for the trials of one checkpoint."""
     is_stepped = spec.clock == LOCK_STEP
-    timing = policy_timing(spec.parameters.split())
-    sim, policy = list(sim_command()), list(policy_command(Path(spec.checkpoint)))
+    timing = policy_timing(robot, spec.parameters.split())
+    policy = policy_command(Path(spec.checkpoint), robot.name)
+    sim: list[str | Path] = list(robot.simulator)
+    if is_stepped and "--ros-args" not in sim:
+        sim.append("--ros-args")
     if is_stepped:
         sim += _given(
             clock="sim",
@@ -147,26 +157,26 @@ def start_processes(runner: Runner, spec: Spec, dataset: Path | None, folder: Pa
         policy += _given(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)
     for each in spec.parameters.split():
         policy += ["-p", each]
-    runner.start("sim_node", sim)
+    runner.start("simulator", sim)
     runner.start("policy_node", policy)
     if dataset is not None:
         recorder: list[str | Path] = [
             "recorder_node",
             "--ros-args",
             "--params-file",
-            robot_file(ROBOT, "recorder.yaml"),
+            robot.file("recorder.yaml"),
         ]
         recorder += _given(autostart=True, use_sim_time=is_stepped, dataset_path=dataset)
-        runner.start("recorder_node", [*recorder, "-p", f"topics_file:={recorder_topics(folder)}"])
+        runner.start("recorder_node", [*recorder, "-p", f"topics_file:={recorder_topics(robot, folder)}"])
 
 
-def policy_timing(parameters: Sequence[str]) -> dict[str, float]:
-    """Return control rate and query period that a policy node of the simulated arm has with these parameters.
+def policy_timing(robot: TrialRobot, parameters: Sequence[str]) -> dict[str, float]:
+    """Return control rate and query period that a policy node of the robot has with these parameters.
 
     Raises:
         ConfigError: one is no number.
     """
-    shipped = yaml.safe_load(robot_file(ROBOT, "policy.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    shipped = yaml.safe_load(robot.file("policy.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     given: dict[str, Any] = dict(each.split(":=", 1) for each in parameters)
     values = {name: given.get(name, shipped.get(name, default)) for name, default in DEFAULTS.items()}
     try:
@@ -178,13 +188,16 @@ def policy_timing(parameters: Sequence[str]) -> dict[str, float]:
     return timing
 
 
-def recorder_topics(folder: Path) -> Path:
-    """Write a topic map is what the controller gets, from the first row on; return its path."""
-    topics: Any = yaml.safe_load(robot_file(ROBOT, "topics_policy.yaml").read_text(encoding="utf-8"))
+def recorder_topics(robot: TrialRobot, folder: Path) -> Path:
+    """Write a topic map whose action is what the controller gets, from the first row on; return its path."""
+    topics: Any = yaml.safe_load(robot.file("topics_policy.yaml").read_text(encoding="utf-8"))
     topics["streams"]["commands"]["topic"] = "arm_controller/reference"  # also before the first command
     topics["streams"].pop("events")
     for name in ("events", "commands"):
         topics.pop(name)
+    own = robot.file("topics_policy.yaml").parent / topics["embodiment"]
+    if own.is_file():
+        topics["embodiment"] = str(own)
     path = folder / "topics.yaml"
     path.write_text(yaml.safe_dump(topics, sort_keys=False), encoding="utf-8")
     return path

@@ -277,7 +277,7 @@ def test_first_demonstration_waits_for_a_recorder_that_was_started_together_with
     ("arguments", "message"),
     [
         (["-p", "camera_hz:=30"], "camera_hz is 30, expected a divisor of 100"),
-        (["-p", "cube:=pink"], "cube is 'pink', expected one of red, green, blue"),
+        (["-p", "scene_task:=pink"], "task 'pink' names 0 cubes, expected one of red, green, blue"),
         (["-p", "speed:=2.0"], "set clock to sim"),
         (["-p", "use_sim_time:=true"], "nothing would publish /clock"),
         (["-p", "lock_step:=true"], "the wall clock waits for nobody; set clock to sim"),

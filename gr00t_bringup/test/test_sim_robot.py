@@ -78,11 +78,11 @@ def test_every_cube_is_asked_for_and_a_fixed_one_is_kept(robot):
     for seed in range(20):
         robot.reset(seed)
         tasks.add(robot.task)
-        robot.reset(seed, cube="green")
+        robot.reset(seed, task_text("green"))
         assert robot.task == "put the green cube in the bin"
     assert tasks == {task_text(color) for color in CUBES}
-    with pytest.raises(ValueError, match="cube 'pink' does not exist"):
-        robot.reset(0, cube="pink")
+    with pytest.raises(ValueError, match="names 0 cubes"):
+        robot.reset(0, "the pink cube")
 
 
 def test_the_arm_holds_still_without_commands(robot):
@@ -126,7 +126,7 @@ def test_a_refused_command_sets_nothing(robot, name, value, message):
 
 
 def test_success_needs_the_asked_cube_in_the_bin_and_let_go(robot):
-    robot.reset(2, cube="red")
+    robot.reset(2, task_text("red"))
     assert not robot.success()
     _carry(robot, 2, "red")
     x, y = BIN_XY_M
@@ -141,7 +141,7 @@ def test_success_needs_the_asked_cube_in_the_bin_and_let_go(robot):
 
 
 def test_another_cube_in_the_bin_is_no_success(robot):
-    robot.reset(2, cube="green")
+    robot.reset(2, task_text("green"))
     _carry(robot, 2, "red")
     robot.command({"gripper": 0.7})
     robot.step(1.0)
@@ -170,7 +170,7 @@ def test_front_camera_faces_the_robot_with_colors_in_rgb(cameras):
 
 
 def test_wrist_camera_sees_the_grasped_cube_in_the_middle(cameras):
-    cameras.reset(2, cube="red")
+    cameras.reset(2, task_text("red"))
     _carry(cameras, 2, "red")
     image = cameras.render("wrist").astype(int)
     rows, columns = np.nonzero(image[:, :, 0] - image[:, :, 1:].max(axis=2) > 80)

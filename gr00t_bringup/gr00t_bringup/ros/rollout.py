@@ -62,11 +62,11 @@ def _rollout(given: argparse.Namespace, ros: list[str]) -> None:
 
 def _try(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str]) -> None:
     """Carry out trials of one checkpoint."""
-    if asked.is_judged_by_person:
+    if asked.robot is None:
         _drive(asked, specs, table, ros, None)
         return
     with Runner(asked.folder / "logs") as runner:
-        start_processes(runner, specs[0], asked.dataset, asked.folder)
+        start_processes(runner, asked.robot, specs[0], asked.dataset, asked.folder)
         os.environ.update(ros_environment())  # this process is a node as well
         _drive(asked, specs, table, ros, runner)
 
@@ -74,8 +74,10 @@ def _try(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str]) -
 def _drive(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str], runner: Runner | None) -> None:
     # keep the signal handlers of the command: they end it with its processes
     rclpy.init(args=ros, signal_handler_options=SignalHandlerOptions.NO)
-    is_recorded = asked.dataset is not None
-    driver = PersonTrials() if runner is None else SimTrials(keeps_images=asked.has_video, is_recorded=is_recorded)
+    if asked.robot is None:
+        driver: PersonTrials | SimTrials = PersonTrials()
+    else:
+        driver = SimTrials(asked.robot, keeps_images=asked.has_video, is_recorded=asked.dataset is not None)
     try:
 
         def is_ready() -> bool:

@@ -28,14 +28,13 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from gr00t_bringup.robots import TrialRobot
 from gr00t_bringup.ros.task_giver import LATCHED, DemoError, Goal, TaskGiver
-from gr00t_bringup.sim.task import asked_colour
 from gr00t_bringup.trials.boundaries import ChunkTrack, asked_steps, sent_steps
 from gr00t_bringup.trials.grid import HEIGHT, WIDTH
 from gr00t_bringup.trials.table import Spec, Trial
 from gr00t_training.io.text import printable
 
-SETTLED_S = 0.5  # done for so long: the cube does not roll out again
 REST_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 120.0  # of a simulator that waits for a policy
 RETRY_S = 0.5
@@ -142,16 +141,17 @@ class TrialDriver(TaskGiver):
 
 
 class SimTrials(TrialDriver):
-    """Trials on the simulated robot, which resets its scene and judges."""
+    """Trials on a simulated robot, which resets its scene and judges."""
 
-    def __init__(self, *, keeps_images: bool, is_recorded: bool) -> None:
+    def __init__(self, robot: TrialRobot, *, keeps_images: bool, is_recorded: bool) -> None:
         """Subscribe; keep images for videos, and have a recorder node write episodes."""
         super().__init__("rollout")
+        self._settled_ns = robot.settled_s * 1e9
         self._verdict: dict[str, Any] = {"stamp_ns": -1, "success": False, "is_ready": False}
         self._recorder: RecorderStatus | None = None
         self._is_recorded = is_recorded
         if keeps_images:
-            self.create_subscription(Image, "front/image_raw", self._on_image, 5)
+            self.create_subscription(Image, robot.image_topic, self._on_image, 5)
         self.create_subscription(JointState, "arm_controller/reference", self._on_reference, 1000)
         self.create_subscription(String, "sim/verdict", self._on_verdict, 100)
         if is_recorded:
@@ -207,7 +207,7 @@ class SimTrials(TrialDriver):
                 done_ns = None
             elif done_ns is None:
                 done_ns = seen_ns
-            elif seen_ns - done_ns >= SETTLED_S * 1e9:
+            if done_ns is not None and seen_ns - done_ns >= self._settled_ns:
                 return done_ns
             chunks = self.watched.chunks
             limit_ns = (chunks[0].start_ns if chunks else begin_ns) + time_limit_s * 1e9
@@ -215,7 +215,7 @@ class SimTrials(TrialDriver):
                 return done_ns
 
     def _new_scene(self, spec: Spec) -> None:
-        scene = {"scene_seed": spec.seed, "cube": asked_colour(spec.task)}
+        scene = {"scene_seed": spec.seed, "scene_task": spec.task}
         self._set(self.parameters, scene)
         if "seed:=" not in spec.parameters:
             self._set(self.policy_parameters, {"seed": spec.seed})  # the noise of a trial is its own, and repeatable

@@ -29,7 +29,7 @@ from gr00t_bringup.sim.scene import (
     TIMESTEP_S,
     scene_xml,
 )
-from gr00t_bringup.sim.task import CubePose, task_text
+from gr00t_bringup.sim.task import CubePose, asked_colour, task_text
 
 HOME_NOISE_RAD = 0.03
 
@@ -42,7 +42,9 @@ CUBE_DISTANCE_M = 0.075  # between centers: room for an open jaw
 class SimRobot:
     """The arm in its scene."""
 
-    def __init__(self, seed: int = 0, cube: str = "") -> None:
+    joints, cameras = JOINTS, CAMERAS
+
+    def __init__(self, seed: int = 0, task: str = "") -> None:
         """Build the scene and `reset` it."""
         self._lock = threading.Lock()
         self._model = mujoco.MjModel.from_xml_string(scene_xml())
@@ -54,31 +56,30 @@ class SimRobot:
         self._cube_qpos = {color: self._model.joint(f"{color}_cube").qposadr[0] for color in CUBES}
         self._camera_positions = {camera: self._model.camera(camera).pos.copy() for camera in CAMERAS}
         self._color = ""
-        self.reset(seed, cube)
+        self.reset(seed, task)
 
     @property
     def task(self) -> str:
         """Instruction of the current episode."""
         return task_text(self._color)
 
-    def reset(self, seed: int, cube: str = "") -> None:
+    def reset(self, seed: int, task: str = "") -> None:
         """Start an episode: cubes at random places without overlap, the arm near its home pose.
 
         Args:
             seed: chooses places, noise and the asked cube; equal seeds give equal scenes.
-            cube: color of the requested cube; empty: chosen by the seed.
+            task: names the color of the requested cube; empty: chosen by the seed.
 
         Raises:
-            ValueError: there is no such cube.
+            ValueError: it names no cube, or several.
         """
-        if cube and cube not in CUBES:
-            raise ValueError(f"cube '{cube}' does not exist, expected one of {', '.join(CUBES)} or empty")
+        color = asked_colour(task) if task else ""
         rng = np.random.default_rng(seed)
         drawn = str(rng.choice(list(CUBES)))
         positions = home_positions() + rng.uniform(-HOME_NOISE_RAD, HOME_NOISE_RAD, len(JOINTS))
         places = _draw_places(rng, len(CUBES))
         with self._lock:
-            self._color = cube or drawn
+            self._color = color or drawn
             mujoco.mj_resetData(self._model, self._state)
             self._state.qpos[self._joint_qpos] = positions
             self._state.ctrl[:] = positions
