@@ -7,9 +7,9 @@ from gr00t_training.cli.entry import MODEL, ROS, Command, Job
 bench_policy = Command(
     "gr00t_bench_policy",
     "bench-policy",
-    "gr00t_policy_node.ros.bench_policy:main",
+    "gr00t_policy_node.ros.shadow:main",
     Job.RUN,
-    "Replay a bag through the policy node and print its timing.",
+    "Judge a policy on a bag, through its node; the same as 'gr00t evaluate --bag'.",
     needs=(*ROS, MODEL),
 )
 policy_node = Command(

@@ -54,6 +54,18 @@ class KeyRef:
         return f"{self.kind}.{self.key}"
 
 
+class Verdict(str, Enum):
+    """What a check or a test found; the order is from harmless to serious."""
+
+    GO = "go"
+    UNTESTED = "not tested"
+    LOOK = "look"
+    NO_GO = "no-go"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 SOURCE_REF = KeyRef(KeyKind.COMMAND, "source")  # who commands, in a frame's `ages_ns` and `filled`
 
 

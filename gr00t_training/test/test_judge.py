@@ -13,13 +13,14 @@ pytest.importorskip("av")
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey, load_embodiment
-from gr00t_training.judge.judging import judge
+from gr00t_training.judge import judging
+from gr00t_training.judge.judging import BASE, baseline_errors
 from gr00t_training.judge.metrics import errors, gripper_timing, held, smoothness
 from gr00t_training.judge.page import judgement_page, plain
-from gr00t_training.judge.queries import Recording
-from gr00t_training.judge.verdicts import Verdict, change, is_robust, is_used, worst
+from gr00t_training.judge.queries import Recording, answer_queries
+from gr00t_training.judge.verdicts import change, is_robust, is_used, worst
 from gr00t_training.policy.policy_like import PolicyLike
-from gr00t_training.types import ActionChunk, Frame
+from gr00t_training.types import ActionChunk, Frame, Verdict
 
 TOY = Embodiment(
     name="toy",
@@ -102,6 +103,10 @@ class ToyPolicy(PolicyLike):
         rows[:, :2] += self.noise * self.rng.standard_normal((8, 2)).cumsum(axis=0) / 8
         rows = self.change(rows)
         return ActionChunk({"arm": rows[:, :2], "gripper": rows[:, 2:]}, observation.stamp_ns, TOY.step_ns)
+
+
+def judge(policy, recording, name):
+    return judging.judge(policy, recording, name, answer_queries(policy, recording), baseline_errors(recording))
 
 
 def found(judgement, group):
@@ -208,6 +213,23 @@ def test_one_task_leaves_the_language_untested(recording):
     judgement = judge(ToyPolicy(), alone, "one task")
     assert found(judgement, "language")["instruction of another task"].verdict is Verdict.UNTESTED
     assert dataclasses.replace(judgement, findings=[]).verdict is Verdict.GO
+
+
+def test_the_base_checkpoint_is_a_baseline_of_its_own(recording):
+    answers = answer_queries(ToyPolicy(), recording)
+    blind = errors(recording, answer_queries(ToyPolicy(("front",)), recording).chunks)
+    for base, verdict in ((blind, Verdict.GO), (errors(recording, answers.chunks), Verdict.LOOK)):
+        judgement = judging.judge_answers(recording, "own", answers, {**baseline_errors(recording), BASE: base})
+        assert found(judgement, "accuracy")[f"error beside '{BASE}'"].verdict is verdict
+        assert BASE in plain(judgement, recording)["errors"]
+        assert BASE in judgement_page([judgement], recording, "toy")
+
+
+def test_the_state_alone_is_that_of_the_observation(recording):
+    expected = recording.observation(3, 5).state
+    assert {key: values.tolist() for key, values in recording.state(3, 5).items()} == {
+        key: values.tolist() for key, values in expected.items()
+    }
 
 
 @pytest.mark.filterwarnings("error")

@@ -13,10 +13,11 @@ from gr00t_training.checkpoint import new_checkpoint  # noqa: E402
 from gr00t_training.dataset.statistics.compute import KeyStatistics  # noqa: E402
 from gr00t_training.model.families import variants  # noqa: E402
 from gr00t_training.train.memory import MemoryEstimate, SampleSize, estimate_memory  # noqa: E402
-from gr00t_training.train.preflight import Verdict, judge_memory  # noqa: E402
+from gr00t_training.train.preflight import judge_memory  # noqa: E402
 from gr00t_training.train.recipes import read_recipe  # noqa: E402
 from gr00t_training.train.settings import Optimizer, Quantization, TrainerSettings  # noqa: E402
 from gr00t_training.transforms.observation import observation_from_frames  # noqa: E402
+from gr00t_training.types import Verdict  # noqa: E402
 
 HEAD = TrainerSettings(batch_size=32, tune_visual=False)
 # of one 256x256 camera and 34 tokens of text, as the bench makes them

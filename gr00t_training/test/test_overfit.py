@@ -15,7 +15,8 @@ from gr00t_test_support.builders import make_embodiment  # noqa: E402
 from gr00t_training.checkpoint import load_checkpoint, load_model, new_checkpoint  # noqa: E402
 from gr00t_training.dataset.reader import EpisodeDataset  # noqa: E402
 from gr00t_training.dataset.writer import DatasetWriter  # noqa: E402
-from gr00t_training.judge.open_loop import evaluate_episode  # noqa: E402
+from gr00t_training.judge.open_loop import compare_episode  # noqa: E402
+from gr00t_training.judge.queries import Recording, answer_queries  # noqa: E402
 from gr00t_training.model.config import Gr00tConfig  # noqa: E402
 from gr00t_training.model.gr00t import Gr00tModel  # noqa: E402
 from gr00t_training.policy.policy import Policy  # noqa: E402
@@ -74,7 +75,8 @@ def relative_errors(policy, dataset):
     """Return the mean absolute error of each key of each episode, as a share of the key's range."""
     found = []
     for episode in range(2):
-        compared = evaluate_episode(policy, dataset, episode, horizon=4)
+        recording = Recording(dataset, EMBODIMENT, (episode,), 4)
+        compared = compare_episode(recording, answer_queries(policy, recording).chunks, episode)
         for key, truth in compared.truth.items():
             extent = np.ptp(np.concatenate([dataset.action(other, key) for other in range(2)]), axis=0).mean()
             found.append(float(np.abs(compared.predicted[key] - truth).mean() / extent))

@@ -21,8 +21,8 @@ PARAMETERS = {
     ),
     "EpisodeDataset": "path",
     "EvaluationSettings": (
-        "checkpoint server dataset embodiment tokenizer compare episodes steps action_horizon modality_keys tests "
-        "denoising_steps seed device output"
+        "checkpoint server dataset embodiment tokenizer baseline compare episodes steps action_horizon modality_keys "
+        "tests denoising_steps seed device output"
     ),
     "FinetuneSettings": (
         "output dataset data embodiment base_model variant tokenizer statistics resume preflight trainer"

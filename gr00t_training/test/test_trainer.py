@@ -365,12 +365,17 @@ def test_finetune_and_evaluate_as_functions(dataset, tmp_path):
     assert (ended.checkpoint.name, ended.step, ended.is_complete) == ("checkpoint-3", 3, True)
 
     asked = {"checkpoint": ended.checkpoint, "dataset": dataset.path, "device": "cpu"}
-    result = evaluate(EvaluationSettings(**asked, episodes=("0",), steps=2, output=tmp_path / "errors"))
+    compared = {"episodes": ("0",), "steps": 2, "output": tmp_path / "errors", "baseline": stopped.checkpoint}
+    result = evaluate(EvaluationSettings(**asked, **compared))
     assert [(found.episode, found.num_rows) for found in result.episodes] == [(0, 2)]
     assert result.plots == (tmp_path / "errors/episode_000000.png",)
     assert json.loads((tmp_path / "errors/evaluation.json").read_text()) == result.report
     assert result.page == tmp_path / "errors/report.html"
     assert [judgement.name for judgement in result.judgements] == [str(ended.checkpoint)]
+    before = evaluate(EvaluationSettings(**{**asked, **compared, "checkpoint": stopped.checkpoint, "output": None}))
+    base = result.judgements[0].baselines["base checkpoint"]
+    assert base.relative == pytest.approx(before.judgements[0].errors.relative)
+    assert base.relative != result.judgements[0].errors.relative
     trained = prepare_evaluation(EvaluationSettings(**asked)).trained  # all were: there are no others to choose
     assert trained == tuple(range(len(dataset.episodes)))
     plain = evaluate(EvaluationSettings(**asked, episodes=("0",), steps=1, tests=False))
@@ -386,6 +391,10 @@ def test_settings_are_checked_where_they_are_made(tmp_path):
         EvaluationSettings(checkpoint="a", dataset="b", steps=0)
     with pytest.raises(ValueError, match="pass one of --checkpoint and --server"):
         EvaluationSettings(dataset="b")
+    with pytest.raises(ValueError, match="baseline needs the policy's statistics"):
+        EvaluationSettings(server="a:1", dataset="b", baseline="c")
+    with pytest.raises(ValueError, match="baseline is given and the tests are off"):
+        EvaluationSettings(checkpoint="a", dataset="b", baseline="c", tests=False)
     assert starting_trainer(FinetuneSettings(output=tmp_path, variant="n1_compact")).tune_llm
     assert not starting_trainer(FinetuneSettings(output=tmp_path, base_model="a")).tune_llm
 

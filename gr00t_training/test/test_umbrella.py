@@ -104,6 +104,16 @@ def test_absent_packages_are_listed_with_what_installs_them(monkeypatch, capsys)
     assert "'record' is part of gr00t_recorder" in capsys.readouterr().err
 
 
+def test_a_bag_is_judged_by_the_command_of_the_policy_node(plugin, monkeypatch, capsys):
+    node = Command("gr00t_bench_policy", "bench-policy", "plugin_for_test:main", Job.RUN, "")
+    monkeypatch.setattr("gr00t_training.cli.evaluate.discover", lambda: [node])
+    assert main(["evaluate", "--bag=--balls", "3"]) == 0
+    assert capsys.readouterr().out == "3\n"
+    monkeypatch.setattr("gr00t_training.cli.evaluate.discover", list)
+    assert main(["evaluate", "--bag", "x"]) == 2
+    assert "is part of gr00t_policy_node, which is not installed" in capsys.readouterr().err
+
+
 def test_no_word_shows_the_help_and_is_an_error(capsys):
     assert main([]) == 2
     assert capsys.readouterr().out.startswith("usage: gr00t ")

@@ -102,6 +102,11 @@ class BagConversion:
         self._report.is_checked = self._bag.is_checked
         return self._report
 
+    def task_texts(self) -> list[str]:
+        """Return the task of each episode that is kept; empty where neither bag nor settings have one."""
+        spans = enumerate(self.boundaries.spans)
+        return [self._task(span, number) for number, span in spans if not span.is_discarded]
+
     def _catch_up(self, log_ns: int, steps: list[tuple[int, Callable[[], None]]]) -> None:
         """Do everything due before a message of `log_ns`, which may drop samples from before a pause."""
         while steps and steps[0][0] <= log_ns:

@@ -13,7 +13,7 @@ import argparse
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ class BagPlayer(Node):
             self._publishers_by_topic[name] = self.create_publisher(kind, name, OFFERED_QOS)
         if not self._publishers_by_topic:
             raise DatasetError(f"{bag.path}: none of its topics can be played")
+        self.shift_ns = 0  # from stamps of the bag to those that are published; known when playing has begun
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10) if has_clock else None
 
     def wait_for_subscribers(self, timeout_s: float) -> None:
@@ -147,18 +148,28 @@ class BagPlayer(Node):
         if timeout_s > 0:
             self.get_logger().warning(f"no subscriber on {', '.join(waiting)}; playing anyway")
 
-    def play(self, rate: float = 1.0, *, tail_s: float = TAIL_S) -> None:
-        """Publish the whole bag once, `rate` times as fast as recorded, then continue the time for `tail_s`."""
+    def play(
+        self, rate: float = 1.0, *, tail_s: float = TAIL_S, before: Callable[[int], None] = lambda log_ns: None
+    ) -> None:
+        """Publish the whole bag once, then continue the time.
+
+        Args:
+            rate: times as fast as recorded.
+            tail_s: how long the time continues.
+            before: called with the log time of each message when it is due.
+        """
         start_ns, last_ns, start_s, now_ns = 0, 0, 0.0, 0
         for message in self._bag.messages(self._publishers_by_topic):
             if not start_ns:
                 start_ns, start_s, now_ns = message.log_ns, time.monotonic(), self.get_clock().now().nanoseconds
+                self.shift_ns = now_ns - start_ns if self._is_now else 0
             last_ns = message.log_ns
             publisher, payload = self._publishers_by_topic[message.topic], bytes(message.payload)
             if self._is_now:
                 present_ns = now_ns + round((last_ns - start_ns) / rate)
                 payload = _moved(payload, publisher.msg_type, present_ns - last_ns)
             self._wait_until(last_ns, start_ns, start_s, rate)
+            before(last_ns)
             self._publish_clock(last_ns)
             publisher.publish(payload)
         self._wait_until(last_ns + round(tail_s * 1e9), start_ns, start_s, rate)

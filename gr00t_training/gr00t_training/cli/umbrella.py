@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_command(NAME, lambda: print(f"{NAME} {suite_version()}"))
     command = find(commands, words[0])
     if command is None:
-        return run_command(NAME, lambda: _refuse(words[0], commands))
+        return run_command(NAME, lambda: refuse(words[0], commands))
     return command(words[1:], f"{NAME} {command.word}")
 
 
@@ -109,7 +109,12 @@ def _how_to_install(package: str) -> str:
     return f"pip install ./{package}, or colcon build --packages-up-to {package}, in the folder of the suite"
 
 
-def _refuse(word: str, commands: Sequence[Command]) -> None:
+def refuse(word: str, commands: Sequence[Command]) -> None:
+    """Say why a word is no command.
+
+    Raises:
+        ConfigError: always; its package is not installed, or no such word is known.
+    """
     for package, words in _absent(commands).items():
         if word in words:
             raise ConfigError(f"'{word}' is part of {package}, which is not installed; {_how_to_install(package)}")

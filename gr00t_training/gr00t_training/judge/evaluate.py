@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.embodiment import Embodiment, embodiment_or_tag
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import printable
-from gr00t_training.judge.judging import Judgement, judge
-from gr00t_training.judge.open_loop import EpisodeEvaluation, evaluate_episode
+from gr00t_training.judge.judging import BASE, Judgement, baseline_errors, judge
+from gr00t_training.judge.metrics import ErrorTable, errors
+from gr00t_training.judge.open_loop import EpisodeEvaluation, check_keys, compare_episode
+from gr00t_training.judge.output import write_page, write_report
 from gr00t_training.judge.page import judgement_page, plain
-from gr00t_training.judge.queries import Recording
+from gr00t_training.judge.queries import Answers, Recording, answer_queries
 from gr00t_training.judge.report import make_report, plot_evaluation
 from gr00t_training.judge.settings import EvaluationSettings
 from gr00t_training.policy.device import explained_memory
@@ -37,8 +38,6 @@ from gr00t_training.train.output import make_folder
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE = "evaluation.json"
-PAGE_FILE = "report.html"
 DEFAULT_EPISODES = 10
 SHOWN_PLOTS = 3  # on the page; the folder has all
 _LESS_MEMORY = "close other programs, or choose --device cpu"
@@ -72,48 +71,47 @@ class EvaluationRun:
             Gr00tError: an episode cannot be read, out of memory, or a result cannot be written.
         """
         with explained_memory(_LESS_MEMORY):
-            evaluations = tuple(self._evaluate(episode) for episode in self.episodes)
-            recording = self._recording() if self.settings.tests else None
-            if recording and not recording.moves.any():
+            recording = self._recording()
+            answers = answer_queries(self.policy, recording)
+            keys = self.settings.modality_keys
+            evaluations = tuple(compare_episode(recording, answers.chunks, each, keys) for each in self.episodes)
+            is_judged = self.settings.tests
+            if is_judged and not recording.moves.any():
                 logger.warning("%s: no joint moves in these rows; there is nothing to judge", self.dataset.path)
-                recording = None
-            judgements = tuple(self._judge(recording)) if recording else ()
+                is_judged = False
+            judgements = tuple(self._judge(recording, answers)) if is_judged else ()
         report = make_report(evaluations, self.policy.embodiment)
-        if recording:
+        if judgements:
             report["judgements"] = [plain(judgement, recording) for judgement in judgements]
         folder = Path(self.settings.output) if self.settings.output else None
         if folder is None:
             return EvaluationResult(evaluations, judgements, report, (), None)
         plots = _write(folder, evaluations, report, self.policy.embodiment)
         page = None
-        if recording:
+        if judgements:
             subject = f"{self.dataset.path.resolve().name}: may the policy move the robot?"
-            page = folder / PAGE_FILE
-            _write_text(page, judgement_page(judgements, recording, subject, _shown(evaluations, plots)))
+            page = write_page(folder, judgement_page(judgements, recording, subject, _shown(evaluations, plots)))
         return EvaluationResult(evaluations, judgements, report, plots, page)
-
-    def _evaluate(self, episode: int) -> EpisodeEvaluation:
-        self.policy.reset()  # the numbers of an episode do not depend on those before it
-        steps, length = self.settings.steps, self.dataset.episode(episode).length
-        return evaluate_episode(
-            self.policy,
-            self.dataset,
-            episode,
-            steps=None if steps is None else min(steps, length),
-            horizon=self.settings.action_horizon,
-            keys=self.settings.modality_keys,
-        )
 
     def _recording(self) -> Recording:
         embodiment = self.policy.embodiment
         horizon = self.settings.action_horizon or embodiment.action_horizon
         return Recording(self.dataset, embodiment, self.episodes, horizon, self.settings.steps)
 
-    def _judge(self, recording: Recording) -> Iterator[Judgement]:
-        yield judge(self.policy, recording, str(self.settings.checkpoint or self.settings.server))
+    def _judge(self, recording: Recording, answers: Answers) -> Iterator[Judgement]:
+        baselines = {**baseline_errors(recording), **self._base(recording)}
+        yield judge(self.policy, recording, str(self.settings.checkpoint or self.settings.server), answers, baselines)
         for checkpoint in self.settings.compare:  # one after another: two may not fit into memory
             policy = _load(self.settings, checkpoint, self.policy.embodiment)
-            yield judge(policy, recording, checkpoint)
+            yield judge(policy, recording, checkpoint, answer_queries(policy, recording), baselines)
+
+    def _base(self, recording: Recording) -> dict[str, ErrorTable]:
+        """Return the errors of the checkpoint that training started from, in the policy's units."""
+        if not self.settings.baseline:
+            return {}
+        assert isinstance(self.policy, Policy)  # `EvaluationSettings` refuses it with a server
+        policy = self.policy.before_training(self.settings.baseline, tokenizer=self.settings.tokenizer)
+        return {BASE: errors(recording, answer_queries(policy, recording).chunks)}
 
 
 def evaluate(settings: EvaluationSettings) -> EvaluationResult:
@@ -156,6 +154,7 @@ def prepare_evaluation(settings: EvaluationSettings) -> EvaluationRun:
         trained = [episode for episode in trained if episode in set(chosen)]
     if not chosen:
         raise ConfigError(f"{dataset.path}: has no episodes to evaluate; record some")
+    check_keys(policy.embodiment, settings.modality_keys)
     if settings.output:
         make_folder(Path(settings.output))
     return EvaluationRun(settings, policy, dataset, tuple(chosen), tuple(trained))
@@ -205,7 +204,7 @@ def _shown(evaluations: Sequence[EpisodeEvaluation], plots: Sequence[Path]) -> l
 def _write(
     folder: Path, evaluations: tuple[EpisodeEvaluation, ...], report: Mapping[str, Any], embodiment: Embodiment
 ) -> tuple[Path, ...]:
-    _write_text(folder / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_report(folder, report)
     plots = tuple(folder / f"episode_{evaluation.episode:06d}.png" for evaluation in evaluations)
     try:
         for evaluation, path in zip(evaluations, plots, strict=True):
@@ -213,10 +212,3 @@ def _write(
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
     return plots
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path.parent}: cannot be written ({error.strerror}); choose another --output") from error

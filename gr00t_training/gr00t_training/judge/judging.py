@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Judge a policy: ask it along recorded episodes, measure, and say what the numbers mean."""
+"""Judge a policy by its answers along recorded episodes: measure, and say what the numbers mean.
+
+`judge_answers` needs the answers alone; `judge` asks the policy again, with changed inputs.
+"""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +24,12 @@ from gr00t_training.judge.metrics import (
     smoothness,
 )
 from gr00t_training.judge.probes import AGES_S, LEAST_USED, MOST_GROWTH, Probe, probes
-from gr00t_training.judge.queries import Recording, ask
-from gr00t_training.judge.verdicts import Finding, Verdict, change, is_robust, is_used, worst
+from gr00t_training.judge.queries import Answers, Demonstration, Recording, ask
+from gr00t_training.judge.verdicts import Finding, change, is_robust, is_used, worst
 from gr00t_training.policy.policy_like import PolicyLike
+from gr00t_training.types import Verdict
 
+BASE = "base checkpoint"  # name of a baseline
 PROBED_PER_EPISODE = 4  # queries of each episode that are repeated with changed inputs
 NUM_SEEDS = 4
 EXPLAINS = 0.5  # an error that a swap, sign or unit makes this much smaller is due to it
@@ -67,40 +71,65 @@ class Judgement:
         return worst([finding.verdict for finding in self.findings])
 
 
-def judge(policy: PolicyLike, recording: Recording, name: str) -> Judgement:
+def baseline_errors(recording: Demonstration) -> dict[str, ErrorTable]:
+    """Return the errors of the baselines that need no policy."""
+    return {
+        "hold still": errors(recording, held(recording)),
+        "mean action": errors(recording, averaged(recording)),
+    }
+
+
+def judge(
+    policy: PolicyLike, recording: Recording, name: str, answers: Answers, baselines: Mapping[str, ErrorTable]
+) -> Judgement:
     """Judge a policy on recorded episodes.
 
     Args:
         policy: to judge; `reset` starts its noise again.
         recording: episodes it was not trained on.
         name: of the policy, for the report.
+        answers: of the policy to the queries of the recording.
+        baselines: `baseline_errors`, and those of `BASE` if they are known.
 
     Raises:
         Gr00tError: an episode cannot be read, or the policy cannot answer.
     """
-    times, chunks = [], []
-    for query in recording.queries:
-        observation = recording.observation(query.episode, query.row)
-        start_s = time.perf_counter()
-        chunks.append(ask(policy, observation, recording))
-        times.append(time.perf_counter() - start_s)
-    table = errors(recording, chunks)
-    baselines = {
-        "hold still": errors(recording, held(recording)),
-        "mean action": errors(recording, averaged(recording)),
-    }
-    motion = smoothness(recording, chunks)
-    gripper = gripper_timing(recording, chunks)
-    probed = _probed(recording)
-    findings = [*_accuracy(table, baselines), _channels(recording, chunks)]
-    findings += [_run(policy, recording, probe, probed, chunks) for probe in probes(recording)]
+    probed, chunks = _probed(recording), answers.chunks
+    findings = [_run(policy, recording, probe, probed, chunks) for probe in probes(recording)]
     if len(recording.tasks) < 2:
         findings.append(
             Finding("language", "instruction of another task", Verdict.UNTESTED, "-", "all episodes have one task", "")
         )
     ages, late = _latency(policy, recording, probed, chunks)
-    findings += [late, _seeds(policy, recording, probed, chunks), *_motion(recording, motion), *_gripper(gripper)]
-    return Judgement(name, chunks, table, baselines, motion, gripper, findings, ages, float(np.median(times)))
+    findings += [late, _seeds(policy, recording, probed, chunks)]
+    return judge_answers(recording, name, answers, baselines, findings, ages)
+
+
+def judge_answers(
+    recording: Demonstration,
+    name: str,
+    answers: Answers,
+    baselines: Mapping[str, ErrorTable],
+    others: Sequence[Finding] = (),
+    ages: Mapping[float, float] | None = None,
+) -> Judgement:
+    """Judge by the answers alone.
+
+    Args:
+        recording: that the answers are compared with.
+        name: of the policy, for the report.
+        answers: to the queries of the recording.
+        baselines: as for `judge`.
+        others: findings of further tests.
+        ages: see `Judgement`.
+    """
+    chunks = answers.chunks
+    table = errors(recording, chunks)
+    motion = smoothness(recording, chunks)
+    gripper = gripper_timing(recording, chunks)
+    findings = [*_accuracy(table, baselines), _channels(recording, chunks), *others]
+    findings += [*_motion(recording, motion), *_gripper(gripper)]
+    return Judgement(name, chunks, table, baselines, motion, gripper, findings, ages or {}, answers.seconds)
 
 
 def _probed(recording: Recording) -> list[int]:
@@ -143,6 +172,9 @@ def _run(
 def _accuracy(table: ErrorTable, baselines: Mapping[str, ErrorTable]) -> Iterator[Finding]:
     for name, baseline in baselines.items():
         ratio = table.relative / max(baseline.relative, 1e-12)
+        if name == BASE:
+            yield _beside_base(ratio)
+            continue
         verdict = Verdict.GO if ratio <= GOOD_SKILL else Verdict.LOOK if ratio < NO_SKILL else Verdict.NO_GO
         meaning = (
             "" if verdict is Verdict.GO else f"hardly better than the baseline '{name}': train longer, or on more data"
@@ -160,7 +192,15 @@ def _accuracy(table: ErrorTable, baselines: Mapping[str, ErrorTable]) -> Iterato
         )
 
 
-def _channels(recording: Recording, chunks: Sequence[np.ndarray]) -> Finding:
+def _beside_base(ratio: float) -> Finding:
+    is_better = ratio < NO_SKILL
+    meaning = "" if is_better else "no better than the checkpoint that training started from: train longer or otherwise"
+    verdict = Verdict.GO if is_better else Verdict.LOOK
+    threshold = f"below {NO_SKILL:g} training has helped"
+    return Finding("accuracy", f"error beside '{BASE}'", verdict, f"{ratio:.2f} times", meaning, threshold, ratio)
+
+
+def _channels(recording: Demonstration, chunks: Sequence[np.ndarray]) -> Finding:
     """Find channels whose error a swap, a sign or a unit explains."""
     pairs = [
         (chunk[: len(query.truth)], query.truth[: len(chunk)])
@@ -266,16 +306,20 @@ def _seeds(policy: PolicyLike, recording: Recording, probed: Sequence[int], chun
     )
 
 
-def _motion(recording: Recording, motion: Smoothness) -> Iterator[Finding]:
+def _motion(recording: Demonstration, motion: Smoothness) -> Iterator[Finding]:
     boundary = motion.boundary / max(motion.inside, 1e-12)
-    yield _graded(
-        "motion",
-        "step from chunk to chunk",
-        boundary,
-        BOUNDARY,
-        f"{boundary:.1f} times the steps inside",
-        "the robot jerks at every new chunk; use real-time chunking, carry out more of each chunk, or train longer",
-    )
+    step = "step from chunk to chunk"
+    if not motion.boundary:
+        yield Finding("motion", step, Verdict.UNTESTED, "-", "no rows of one chunk follow those of another", "")
+    else:
+        yield _graded(
+            "motion",
+            step,
+            boundary,
+            BOUNDARY,
+            f"{boundary:.1f} times the steps inside",
+            "the robot jerks at every new chunk; use real-time chunking, carry out more of each chunk, or train longer",
+        )
     jitter = motion.jitter / max(motion.recorded_jitter, 1e-12)
     yield _graded(
         "motion",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gr00t_training.judge.queries import Query, Recording
+from gr00t_training.judge.queries import Demonstration, Query
 
 EVENT_TOLERANCE_S = 1.0  # a predicted change of the gripper belongs to a recorded one this near
 
@@ -52,7 +52,7 @@ class GripperTiming:
     errors_s: np.ndarray  # predicted minus recorded time of those found
 
 
-def errors(recording: Recording, chunks: Sequence[np.ndarray]) -> ErrorTable:
+def errors(recording: Demonstration, chunks: Sequence[np.ndarray]) -> ErrorTable:
     """Return the errors of chunks `(H, C)`, one per query."""
     horizon = recording.embodiment.action_horizon
     found = np.full((len(chunks), horizon, len(recording.channels)), np.nan)
@@ -73,35 +73,38 @@ def errors(recording: Recording, chunks: Sequence[np.ndarray]) -> ErrorTable:
     )
 
 
-def held(recording: Recording) -> list[np.ndarray]:
+def held(recording: Demonstration) -> list[np.ndarray]:
     """Return the chunks of the baseline that keeps the robot where it is."""
     horizon = recording.embodiment.action_horizon
     return [np.tile(query.hold, (horizon, 1)) for query in recording.queries]
 
 
-def averaged(recording: Recording) -> list[np.ndarray]:
+def averaged(recording: Demonstration) -> list[np.ndarray]:
     """Return the chunks of the baseline that repeats the mean action."""
     horizon = recording.embodiment.action_horizon
     return [np.tile(recording.mean, (horizon, 1)) for _ in recording.queries]
 
 
-def smoothness(recording: Recording, chunks: Sequence[np.ndarray]) -> Smoothness:
-    """Measure the commands that result from carrying out `recording.horizon` rows of each chunk."""
+def smoothness(recording: Demonstration, chunks: Sequence[np.ndarray]) -> Smoothness:
+    """Measure the commands that result from carrying out the used rows of each chunk."""
     scale = recording.scale
     moves = recording.moves & ~np.array([channel.is_gripper for channel in recording.channels])
     boundaries, insides, jitters, recorded, starts, recorded_starts = [], [], [], [], [], []
     for episode in recording.episodes:
         own = _of_episode(recording, chunks, episode)
-        parts = [(chunk[: min(recording.horizon, len(query.truth))] / scale)[:, moves] for query, chunk in own]
+        used = [chunk[query.used] for query, chunk in own]
+        parts = [(rows / scale)[:, moves] for rows in used if len(rows)]
         boundaries += [np.abs(after[0] - before[-1]) for before, after in itertools.pairwise(parts)]
         insides += [np.abs(np.diff(part, axis=0)) for part in parts]
         jitters += [np.diff(part, n=2, axis=0) for part in parts]
         recorded.append(np.diff((recording.actions[episode] / scale)[:, moves], n=2, axis=0))
+        if not own:
+            continue
         query, chunk = own[0]
         starts.append(chunk[0] - query.hold)
         recorded_starts.append(query.truth[0] - query.hold)
     return Smoothness(
-        boundary=_mean_size(boundaries) if boundaries else 0.0,
+        boundary=_mean_size(boundaries),
         inside=_mean_size(insides),
         jitter=_mean_size(jitters),
         recorded_jitter=_mean_size(recorded),
@@ -110,7 +113,7 @@ def smoothness(recording: Recording, chunks: Sequence[np.ndarray]) -> Smoothness
     )
 
 
-def gripper_timing(recording: Recording, chunks: Sequence[np.ndarray]) -> list[GripperTiming]:
+def gripper_timing(recording: Demonstration, chunks: Sequence[np.ndarray]) -> list[GripperTiming]:
     """Compare when grippers open and close with the recording."""
     results = []
     for place, channel in enumerate(recording.channels):
@@ -122,8 +125,10 @@ def gripper_timing(recording: Recording, chunks: Sequence[np.ndarray]) -> list[G
         times: list[float] = []
         for episode in recording.episodes:
             own = _of_episode(recording, chunks, episode)
-            predicted = np.concatenate([chunk[: min(recording.horizon, len(q.truth)), place] for q, chunk in own])
-            expected = _changes(recording.actions[episode][:, place], middle)
+            if not own:
+                continue
+            predicted = np.concatenate([chunk[query.used, place] for query, chunk in own])
+            expected = _changes(np.concatenate([query.truth[query.used, place] for query, _ in own]), middle)
             found = _changes(predicted, middle)
             total += len(expected)
             for row, is_closing in expected:
@@ -139,7 +144,7 @@ def gripper_timing(recording: Recording, chunks: Sequence[np.ndarray]) -> list[G
     return results
 
 
-def _of_episode(recording: Recording, chunks: Sequence[np.ndarray], episode: int) -> list[tuple[Query, np.ndarray]]:
+def _of_episode(recording: Demonstration, chunks: Sequence[np.ndarray], episode: int) -> list[tuple[Query, np.ndarray]]:
     return [pair for pair in zip(recording.queries, chunks, strict=True) if pair[0].episode == episode]
 
 
@@ -150,5 +155,6 @@ def _changes(values: np.ndarray, middle: float) -> list[tuple[int, bool]]:
 
 
 def _mean_size(parts: Sequence[np.ndarray]) -> float:
-    joined = np.concatenate(list(parts))
+    """Return the mean size of all numbers; zero if there are none, such as where every answer came too late."""
+    joined = np.concatenate(parts) if parts else np.empty(0)
     return float(np.mean(np.abs(joined))) if joined.size else 0.0

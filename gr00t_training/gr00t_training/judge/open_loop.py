@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open-loop evaluation: errors of predicted actions against recorded ones, in the robot's units.
 
-The policy is queried every `horizon` rows, and its first `horizon` actions are compared with the recorded rows, as in
+The policy is asked every `horizon` rows, and its first `horizon` actions are compared with the recorded rows, as in
 the evaluation script of the N1 release. Nothing moves: a small error does not prove that a robot succeeds.
 """
 
@@ -14,12 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gr00t_training.dataset.reader import EpisodeDataset
-from gr00t_training.embodiment import Embodiment, Pose, VectorKey
+from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError
-from gr00t_training.policy.policy_like import PolicyLike
-from gr00t_training.transforms.observation import observation_from_rows
+from gr00t_training.judge.queries import Recording, channel_units
 from gr00t_training.types import KeyKind, KeyRef
-from gr00t_training.upstream.keys import UNKNOWN_UNIT
 
 
 @dataclass(frozen=True)
@@ -71,71 +69,55 @@ class EpisodeEvaluation:
         }
 
 
-def channel_units(name: str, key: VectorKey) -> list[str]:
-    """Return the unit of every channel; a pose has two. Keys with unknown units are not joined."""
-    unit = f"{name} ({UNKNOWN_UNIT})" if key.unit == UNKNOWN_UNIT else key.unit
-    if key.pose is None:
-        return [unit] * key.dim
-    if key.pose is Pose.MATRIX:
-        return [unit if place in (3, 7, 11) else "rotation" for place in range(key.dim)]  # last column, row by row
-    return [unit] * 3 + ["rad" if key.pose is Pose.XYZ_AXIS_ANGLE else "rotation"] * (key.dim - 3)
-
-
-def evaluate_episode(
-    policy: PolicyLike,
-    dataset: EpisodeDataset,
-    episode: int,
-    *,
-    steps: int | None = None,
-    horizon: int | None = None,
-    keys: Sequence[str] = (),
-) -> EpisodeEvaluation:
-    """Compare a policy with one recorded episode.
-
-    Args:
-        policy: to evaluate.
-        dataset: of the policy's robot.
-        episode: index.
-        steps: rows to compare; None: the whole episode.
-        horizon: rows used of a chunk before the next query; None: the whole chunk.
-        keys: action keys to compare; empty: all that the policy produces.
+def check_keys(embodiment: Embodiment, keys: Sequence[str]) -> None:
+    """Refuse keys that the policy does not produce.
 
     Raises:
-        ConfigError: more steps than the episode has, a longer horizon than the chunk, or an unknown key.
-        DatasetError: a key is not in the dataset, or cannot be read.
+        ConfigError: names the key, and those that there are.
     """
-    embodiment = policy.embodiment
+    for key in keys:
+        if key not in embodiment.action_keys:
+            raise ConfigError(f"action.{key}: the policy does not produce it ({', '.join(embodiment.action_keys)})")
+
+
+def compare_episode(
+    recording: Recording, chunks: Sequence[np.ndarray], episode: int, keys: Sequence[str] = ()
+) -> EpisodeEvaluation:
+    """Compare the answers to the queries of an episode with what was recorded.
+
+    Args:
+        recording: with the episode.
+        chunks: `(H, C)` for each query of the recording.
+        episode: index.
+        keys: action keys to compare (`check_keys`); empty: all that the policy produces.
+
+    Raises:
+        DatasetError: a key cannot be read.
+    """
+    dataset, embodiment = recording.dataset, recording.embodiment
+    pairs = zip(recording.queries, chunks, strict=True)
+    predicted = _split(
+        np.concatenate([chunk[query.used] for query, chunk in pairs if query.episode == episode]), embodiment
+    )
+    truth = _split(recording.actions[episode], embodiment)
     keys = tuple(keys) or embodiment.action_keys
-    horizon = embodiment.action_horizon if horizon is None else horizon
-    length = dataset.episode(episode).length
-    steps = length if steps is None else steps
-    _check_request(embodiment, keys, horizon, steps, episode, length)
-    chunks: dict[str, list[np.ndarray]] = {key: [] for key in keys}
-    for row in range(0, steps, horizon):
-        chunk = policy.infer(observation_from_rows(dataset, episode, row, embodiment))
-        for key in keys:
-            chunks[key].append(chunk.actions[key][:horizon])
     return EpisodeEvaluation(
         episode=episode,
         task=dataset.task(episode, 0, embodiment.language),
         fps=embodiment.fps,
-        horizon=horizon,
-        truth={key: dataset.action(episode, key)[:steps] for key in keys},
-        predicted={key: np.concatenate(parts)[:steps] for key, parts in chunks.items()},
-        state={key: dataset.state(episode, key)[:steps] for key in keys if _has_state(dataset, key)},
+        horizon=recording.horizon,
+        truth={key: truth[key] for key in keys},
+        predicted={key: predicted[key] for key in keys},
+        state={
+            key: dataset.state(episode, key)[: recording.length(episode)] for key in keys if _has_state(dataset, key)
+        },
     )
 
 
-def _check_request(
-    embodiment: Embodiment, keys: Sequence[str], horizon: int, steps: int, episode: int, length: int
-) -> None:
-    for key in keys:
-        if key not in embodiment.action_keys:
-            raise ConfigError(f"action.{key}: the policy does not produce it ({', '.join(embodiment.action_keys)})")
-    if not 1 <= horizon <= embodiment.action_horizon:
-        raise ConfigError(f"horizon is {horizon}, a chunk of the policy has {embodiment.action_horizon} ticks")
-    if not 1 <= steps <= length:
-        raise ConfigError(f"steps is {steps}, episode {episode} has {length} rows")
+def _split(rows: np.ndarray, embodiment: Embodiment) -> dict[str, np.ndarray]:
+    """Return the columns `(N, D)` of each action key."""
+    ends = np.cumsum([embodiment.action[key].dim for key in embodiment.action_keys])
+    return dict(zip(embodiment.action_keys, np.split(rows, ends[:-1], axis=1), strict=True))
 
 
 def _has_state(dataset: EpisodeDataset, key: str) -> bool:

@@ -7,14 +7,16 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from gr00t_training.judge.judging import Judgement
-from gr00t_training.judge.queries import Recording
-from gr00t_training.judge.verdicts import Finding, Verdict
+from gr00t_training.judge.judging import BASE, Judgement
+from gr00t_training.judge.queries import Demonstration
+from gr00t_training.judge.verdicts import Finding
+from gr00t_training.types import Verdict
 
 HEADLINES = {
     Verdict.GO: "No test found a reason not to try it, slowly and with limits.",
@@ -22,16 +24,30 @@ HEADLINES = {
     Verdict.NO_GO: "Do not let it move the robot:",
 }
 _ERRORS_TEXT = (
-    '<p class="soft">Mean absolute error of a chunk, beside two baselines that need no policy. Relative errors are in '
+    '<p class="soft">Mean absolute error of a chunk, beside baselines. Relative errors are in '
     "standard deviations of the recorded actions.</p>"
 )
 LINE_COLORS = ("var(--own)", "var(--go)", "var(--nogo)", "var(--look)")
-BASELINE_COLORS = {"hold still": "var(--hold)", "mean action": "var(--mean)"}
+BASELINE_COLORS = {"hold still": "var(--hold)", "mean action": "var(--mean)", BASE: "var(--base)"}
 CHART_WIDTH, CHART_HEIGHT, CHART_LEFT, CHART_BOTTOM = 440, 200, 46, 34
 
 
+@dataclass(frozen=True)
+class Section:
+    """A further table of the page."""
+
+    title: str
+    text: str  # above the table
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def judgement_page(
-    judgements: Sequence[Judgement], recording: Recording, subject: str, plots: Sequence[Path] = ()
+    judgements: Sequence[Judgement],
+    recording: Demonstration,
+    subject: str,
+    plots: Sequence[Path] = (),
+    sections: Sequence[Section] = (),
 ) -> str:
     """Return the page.
 
@@ -40,6 +56,7 @@ def judgement_page(
         recording: that they were judged on.
         subject: one line that names the dataset.
         plots: PNG files of episodes, which become part of the page.
+        sections: further tables.
     """
     style = resources.files("gr00t_training.judge").joinpath("page.css").read_text(encoding="utf-8")
     parts = [
@@ -53,6 +70,7 @@ def judgement_page(
         _error_table(judgements, recording),
         f'<div class="charts">{_horizon_chart(judgements, recording)}{_age_chart(judgements)}</div>',
         _task_table(judgements),
+        *(_section(section) for section in sections),
     ]
     if plots:
         parts += ["<h2>Episodes</h2>", *(_picture(path) for path in plots)]
@@ -63,13 +81,13 @@ def judgement_page(
     )
 
 
-def _facts(recording: Recording) -> str:
+def _facts(recording: Demonstration) -> str:
     rows = sum(recording.length(episode) for episode in recording.episodes)
     count = len(recording.episodes)
     tasks = len(recording.tasks)
     return _text(
         f"{count} episode{'s' * (count != 1)}, {rows} rows at {recording.embodiment.fps:g} Hz, {tasks} "
-        f"task{'s' * (tasks != 1)}; asked {len(recording.queries)} times, every {recording.horizon} rows"
+        f"task{'s' * (tasks != 1)}; {recording.asked}"
     )
 
 
@@ -107,7 +125,7 @@ def _result(finding: Finding | None) -> str:
     return f'<span class="badge {_tone(finding.verdict)}">{_text(str(finding.verdict))}</span> {_text(finding.shown)}'
 
 
-def _error_table(judgements: Sequence[Judgement], recording: Recording) -> str:
+def _error_table(judgements: Sequence[Judgement], recording: Demonstration) -> str:
     tables = {judgement.name: judgement.errors for judgement in judgements} | dict(judgements[0].baselines)
     head = "".join(f'<th class="number">{_text(name)}</th>' for name in tables)
     rows = []
@@ -131,7 +149,7 @@ def _task_table(judgements: Sequence[Judgement]) -> str:
     return "<h2>Tasks, relative error</h2>" + _table(f"<th>instruction</th>{head}", rows)
 
 
-def _horizon_chart(judgements: Sequence[Judgement], recording: Recording) -> str:
+def _horizon_chart(judgements: Sequence[Judgement], recording: Demonstration) -> str:
     step_s = 1 / recording.embodiment.fps
     lines = [
         (judgement.name, LINE_COLORS[place % len(LINE_COLORS)], judgement.errors.horizon)
@@ -178,6 +196,18 @@ def _chart(title: str, x_label: str, lines: Sequence[tuple[str, str, np.ndarray,
     )
 
 
+def _section(section: Section) -> str:
+    """Return a table; columns behind the first are numbers if there are several."""
+    kind = ' class="number"' if len(section.head) > 2 else ""
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        first, *others = map(_text, cells)
+        return f"<{tag}>{first}</{tag}>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for cell in others)
+
+    table = _table(row("th", section.head), [f"<tr>{row('td', cells)}</tr>" for cells in section.rows])
+    return f'<h2>{_text(section.title)}</h2><p class="soft">{_text(section.text)}</p>{table}'
+
+
 def _picture(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return f'<p><img alt="{_text(path.stem)}" src="data:image/png;base64,{data}"></p>'
@@ -195,7 +225,7 @@ def _text(text: str) -> str:
     return html.escape(text)
 
 
-def plain(judgement: Judgement, recording: Recording) -> Mapping[str, object]:
+def plain(judgement: Judgement, recording: Demonstration) -> Mapping[str, object]:
     """Return a judgement as plain JSON values."""
     names = [str(channel) for channel in recording.channels]
     tables = {judgement.name: judgement.errors, **judgement.baselines}

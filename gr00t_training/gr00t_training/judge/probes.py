@@ -161,8 +161,8 @@ def _other_state(recording: Recording, query: Query) -> Observation:
     other = episodes[(episodes.index(query.episode) + 1) % len(episodes)]
     length = recording.length(other)
     share = query.row / recording.length(query.episode)
-    foreign = recording.observation(other, int((share + 0.5) % 1.0 * (length - 1)))
-    return dataclasses.replace(recording.observation(query.episode, query.row), state=foreign.state)
+    foreign = recording.state(other, int((share + 0.5) % 1.0 * (length - 1)))
+    return dataclasses.replace(recording.observation(query.episode, query.row), state=foreign)
 
 
 def _offset_state(recording: Recording, query: Query) -> Observation:
@@ -185,4 +185,4 @@ def _late_state(recording: Recording, query: Query) -> Observation | None:
     if query.row < late:
         return None
     own = recording.observation(query.episode, query.row)
-    return dataclasses.replace(own, state=recording.observation(query.episode, query.row - late).state)
+    return dataclasses.replace(own, state=recording.state(query.episode, query.row - late))

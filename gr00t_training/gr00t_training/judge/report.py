@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gr00t_training.embodiment import Embodiment
-from gr00t_training.judge.open_loop import EpisodeEvaluation, channel_units
+from gr00t_training.judge.open_loop import EpisodeEvaluation
+from gr00t_training.judge.queries import channel_units
 
 TRUTH_COLOR, PREDICTED_COLOR, STATE_COLOR = "black", "tab:orange", "tab:blue"
 PLOT_COLUMNS = 3

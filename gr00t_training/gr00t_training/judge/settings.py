@@ -25,7 +25,10 @@ class EvaluationSettings:
     dataset: str | Path = setting(description=DATASET, metavar="FOLDER")
     embodiment: str | Path | None = setting(None, f"{EMBODIMENT} Or a tag, of a checkpoint with several.")
     tokenizer: str | Path | None = setting(None, TOKENIZER, metavar="FILE")
-    compare: tuple[str, ...] = setting((), "More checkpoints to judge, such as the base.", metavar="CHECKPOINT")
+    baseline: str | Path | None = setting(
+        None, "Checkpoint that training started from: a further baseline.", metavar="CHECKPOINT"
+    )
+    compare: tuple[str, ...] = setting((), "More checkpoints to judge.", metavar="CHECKPOINT")
     episodes: tuple[str, ...] = setting(
         (), f"{EPISODES_HELP} They are compared (default: the first ten that were not trained on).", metavar="LIST"
     )
@@ -43,4 +46,8 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.server is None):
             raise ValueError("pass one of --checkpoint and --server")
+        if self.baseline and self.server:
+            raise ValueError("baseline needs the policy's statistics, which a server does not tell; pass --checkpoint")
+        if self.baseline and not self.tests:
+            raise ValueError("baseline is given and the tests are off; leave out --no-tests or --baseline")
         check_bounds(self)

@@ -6,24 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
+from gr00t_training.types import Verdict
+
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-
-
-class Verdict(str, Enum):
-    """Result of a test; the order is from harmless to serious."""
-
-    GO = "go"
-    UNTESTED = "not tested"
-    LOOK = "look"
-    NO_GO = "no-go"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)

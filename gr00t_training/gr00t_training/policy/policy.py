@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model
+from gr00t_training.checkpoint.description import TrainedEmbodiment
 from gr00t_training.checkpoint.metadata_fit import check_metadata_fit
+from gr00t_training.checkpoint.reading import load_to_fine_tune
 from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import CheckpointError, ConfigError
@@ -116,6 +118,24 @@ class Policy(PolicyLike):
             check_metadata_fit(checkpoint)
         model = load_model(checkpoint, device=place, dtype=dtype, attention=attention)
         return cls(checkpoint, model, denoising_steps=denoising_steps, seed=seed, uses_graphs=uses_graphs)
+
+    def before_training(self, base: str | Path, *, tokenizer: str | Path | None = None) -> Policy:
+        """Return the policy that training starts from: weights of `base`, embodiment and statistics of this one.
+
+        Args:
+            base: checkpoint, as for `from_checkpoint`; its embodiments do not matter.
+            tokenizer: as for `from_checkpoint`.
+
+        Raises:
+            CheckpointError: the folder is incomplete or damaged.
+            ConfigError: the embodiment does not fit the model.
+        """
+        trained = TrainedEmbodiment(self.embodiment, self.statistics)
+        checkpoint = load_to_fine_tune(base, [trained], tokenizer=tokenizer)
+        torch.manual_seed(self._seed)  # of weights that `base` does not have
+        like = next(self._model.parameters())
+        model = load_model(checkpoint, device=like.device, dtype=like.dtype)
+        return Policy(checkpoint, model, denoising_steps=self.denoising_steps, seed=self._seed)
 
     @property
     def statistics(self) -> Statistics:

@@ -14,7 +14,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ from gr00t_training.train.memory import GIB, MemoryEstimate, SampleSize, estimat
 from gr00t_training.train.preflight_picture import DrawnSample, draw_samples
 from gr00t_training.train.run_folder import OTHER_BYTES, checkpoint_bytes
 from gr00t_training.train.settings import TrainerSettings
-from gr00t_training.types import KeyKind
+from gr00t_training.types import KeyKind, Verdict
 
 PICTURE_FILE = "preflight.png"
 SHORT_FRAMES, LONG_FRAMES = 3_000, 60_000  # of all cameras that are decoded: a second or two, and half a minute
@@ -52,14 +51,6 @@ LESS_MEMORY = "try --accumulate, --checkpoint-activations, --lora-rank 32, --opt
 FRAMES_PER_TEXT = 60  # an episode's instruction costs as much as decoding these
 MANY_FRAMES = 10_000  # from which processes that share them repay their start
 _SHOWN = 3  # items of one kind
-
-
-class Verdict(str, Enum):
-    """What a check found."""
-
-    GO = "go"
-    LOOK = "look"
-    NO_GO = "no-go"
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Command `gr00t_bench_policy`: replay a bag through the real policy node and print what it reports.
+"""`gr00t evaluate --bag`, also `gr00t_bench_policy`: judge a policy on a bag, through the real policy node.
 
 The node runs as a separate process, in a ROS domain that nothing else uses and in shadow mode: it infers and limits
 as on the robot, but sends no commands. The bag is played in real time, its stamps moved to the present, so that
-ages and latencies are those of a robot that sends what was recorded. ROS arguments set further parameters of the node:
+ages and latencies are those of a robot that sends what was recorded. Its chunks are compared with what the
+demonstration did. ROS arguments set further parameters of the node:
 
-    gr00t_bench_policy BAG --checkpoint checkpoint --topics topics.yaml --limits limits.yaml --instruction "lift it" \\
+    gr00t evaluate --bag BAG --checkpoint checkpoint --topics topics.yaml --limits limits.yaml --output evaluation \\
         --ros-args -p execution:=real_time_chunking
 """
 
@@ -23,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
+from gr00t_msgs.msg import ActionChunk as ActionChunkMsg
 from gr00t_msgs.msg import Count, PolicyStatus
 from gr00t_msgs.msg import Quantiles as QuantilesMsg
 from lifecycle_msgs.msg import Transition
@@ -31,27 +34,41 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
 from rclpy.utilities import try_shutdown
+from std_msgs.msg import String
 
 from gr00t_policy_node.observing import input_map
-from gr00t_policy_node.timing import Quantiles, Stage, format_table
+from gr00t_policy_node.ros.task_server import LATCHED
+from gr00t_policy_node.shadow.comparing import ShadowChunk, compare
+from gr00t_policy_node.shadow.replay import Replay, findings, format_replay, sections
+from gr00t_policy_node.timing import Quantiles
+from gr00t_recorder.bag.boundaries import absolute_topic
+from gr00t_recorder.bag.demonstrations import RecordedEpisode, read_demonstrations
 from gr00t_recorder.bag.reader import Bag
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_recorder.ros.play_bag import BagPlayer
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
-from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
 from gr00t_training.cli.arguments import add
-from gr00t_training.cli.command import run_command
+from gr00t_training.cli.command import run_command, shown_name
 from gr00t_training.cli.parser import CommandParser
-from gr00t_training.errors import ConfigError, Gr00tError
+from gr00t_training.embodiment import Embodiment
+from gr00t_training.errors import ConfigError, DatasetError, Gr00tError
 from gr00t_training.io.text import check_instruction
+from gr00t_training.judge.judging import baseline_errors, judge_answers
+from gr00t_training.judge.output import PAGE_FILE, REPORT_FILE, lines, write_page, write_report
+from gr00t_training.judge.page import judgement_page, plain
+from gr00t_training.train.output import make_folder
 
+NAME = "gr00t_bench_policy"
 EXIT_NEVER_RAN = 1
 START_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 1800.0  # weights may come over a network
 SUBSCRIBE_TIMEOUT_S = 30.0
 STATUS_PERIODS_S = 2.5  # after which the 1 Hz status has reported everything
 STATUS_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+CHUNK_DEPTH = 100
 PLAIN_COUNTS = (
     "refused_observations",
     "refused_chunks",
@@ -68,33 +85,16 @@ STATE_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Replay:
-    """What a node reported during a bag."""
-
-    duration_s: float  # of the bag
-    chunks: int
-    state_s: dict[str, float]  # state -> how long it lasted
-    reasons: dict[str, int]  # of holds and stops, as reported -> how often
-    stages: tuple[Quantiles, ...]  # [s], of the last minute
-    jitter: tuple[Quantiles, ...]
-    counts: dict[str, dict[str, int]]  # "holds", "stops", "clamps", "gates" and "others" -> name -> count
-
-    @property
-    def has_run(self) -> bool:
-        """Whether the policy ever moved the robot, or would have."""
-        return self.state_s.get("running", 0.0) > 0.0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay a bag, print the table and return the exit code: 0, 1 when the policy never ran, 2 after an error."""
-    return run_command("gr00t_bench_policy", lambda: _run(arguments))
+    return run_command(NAME, lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     parser = CommandParser(
-        prog="gr00t_bench_policy",
-        description="Replay a bag through the policy node in shadow mode and print stages, ages, holds and smoothness.",
+        prog=NAME,
+        description="Judge a policy on a bag: play it to the policy node in shadow mode, compare the chunks with the "
+        "demonstration, and print stages, ages, holds and smoothness.",
         epilog="Further parameters of the node: --ros-args -p name:=value or --params-file FILE.",
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="Bag folder or storage file.")
@@ -103,45 +103,102 @@ def _run(arguments: Sequence[str] | None) -> int:
     source.add_argument("--server", metavar="HOST:PORT", help="Policy server.")
     add(parser, "--topics", required=True)
     parser.add_argument("--limits", type=Path, required=True, metavar="FILE", help="Joint limits (YAML).")
-    add(parser, "--instruction", required=True)
+    add(parser, "--instruction", "Default: the tasks of the bag's episodes.")
     add(parser, "--device")
-    text = "Write the results to this file, too."
-    parser.add_argument("--json-file", type=Path, metavar="FILE", help=text)
-    parser.add_old_spelling("--json", "--json-file")
+    add(parser, "--output", f"{PAGE_FILE} and {REPORT_FILE}.")
     options, ros_args = parse_with_ros_args(parser, arguments)
-    check_instruction(options.instruction, "--instruction")
-    replay = replay_bag(options, ros_args)
+    if options.instruction:
+        check_instruction(options.instruction, "--instruction")
+    if options.output:
+        make_folder(options.output)
+    topic_map, embodiment = load_topic_map(options.topics)
+    with Bag(options.bag) as bag:
+        demonstrated = _demonstrations(bag, topic_map, embodiment, options.instruction)
+        replay, chunks = replay_bag(bag, input_map(topic_map), demonstrated.episodes, options, ros_args)
     print(format_replay(replay))
-    if options.json_file:
-        options.json_file.write_text(json.dumps(dataclasses.asdict(replay), indent=1) + "\n")
+    name = str(options.checkpoint or options.server)
+    report: dict[str, Any] = {"node": dataclasses.asdict(replay)}
+    compared = compare(embodiment, demonstrated.episodes, chunks)
+    if compared is None:
+        why = demonstrated.fault or "no chunk lies within an episode"
+        print(f"\nnot compared with the demonstration: {why}")
+        report["not_compared"] = why
+    else:
+        recording, answers = compared
+        chunk_s = embodiment.action_horizon / embodiment.fps
+        others = list(findings(replay, chunk_s))
+        judgement = judge_answers(recording, name, answers, baseline_errors(recording), others)
+        print("\n".join(lines(judgement)))
+        report["judgements"] = [plain(judgement, recording)]
+        if options.output:
+            subject = f"{options.bag.resolve().name}: may the policy move the robot?"
+            page = judgement_page([judgement], recording, subject, sections=sections(replay))
+            print(f"saved {write_page(options.output, page)}")
+    if options.output:
+        write_report(options.output, report)
     if replay.has_run:
         return 0
-    print("gr00t_bench_policy: the policy never ran; the reasons are above", file=sys.stderr)
+    print(f"{shown_name(NAME)}: the policy never ran; the reasons are above", file=sys.stderr)
     return EXIT_NEVER_RAN
 
 
-def replay_bag(options: argparse.Namespace, ros_args: Sequence[str] = ()) -> Replay:
-    """Run node and player; `options` as `main` parses them, `ros_args` for the node.
+@dataclass(frozen=True)
+class _Demonstrated:
+    """Episodes of a bag; none where it has no actions."""
+
+    episodes: Sequence[RecordedEpisode]
+    fault: str = ""  # why there are none
+
+
+def _demonstrations(bag: Bag, topic_map: TopicMap, embodiment: Embodiment, instruction: str | None) -> _Demonstrated:
+    """Read what the policy is compared with; without it, the node can still be measured with an instruction."""
+    try:
+        episodes = read_demonstrations(bag, topic_map, embodiment, instruction or "")
+    except DatasetError as error:
+        if not instruction:
+            raise
+        return _Demonstrated((), str(error))
+    if not episodes and not instruction:
+        raise DatasetError(f"{bag.path}: no episode is complete; pass --instruction to measure the node alone")
+    return _Demonstrated(episodes, "" if episodes else f"{bag.path}: no episode is complete")
+
+
+def replay_bag(
+    bag: Bag,
+    inputs: TopicMap,
+    episodes: Sequence[RecordedEpisode],
+    options: argparse.Namespace,
+    ros_args: Sequence[str] = (),
+) -> tuple[Replay, list[ShadowChunk]]:
+    """Run node and player.
+
+    Args:
+        bag: open.
+        inputs: what the policy needs of the topic map.
+        episodes: whose tasks the node gets, unless an instruction is given.
+        options: as `main` parses them.
+        ros_args: for the node.
 
     Raises:
-        Gr00tError: bag, topic map or limits cannot be read or do not fit, or the node ends or cannot be configured.
+        Gr00tError: topic map, limits or bag cannot be read or do not fit, or the node ends or cannot be configured.
     """
-    topics = input_map(load_topic_map(options.topics)[0])
-    names = sorted({f"/{stream.topic.lstrip('/')}" for stream in topics.streams.values()})
+    names = sorted({absolute_topic(stream.topic) for stream in inputs.streams.values()})
     domain = next_domain()
-    with tempfile.TemporaryDirectory(prefix="gr00t_bench_policy_") as folder, Bag(options.bag) as bag:
+    tasks = [] if options.instruction else [(each.frames[0].tick_ns, each.task) for each in episodes]
+    with tempfile.TemporaryDirectory(prefix="gr00t_shadow_") as folder:
         parameters = Path(folder) / "parameters.yaml"
-        parameters.write_text(json.dumps({"/**": {"ros__parameters": _parameters(options)}}))
+        first = options.instruction or episodes[0].task
+        parameters.write_text(json.dumps({"/**": {"ros__parameters": _parameters(options, first)}}))
         arguments = [*(ros_args or ["--ros-args"]), "--params-file", parameters]
         rclpy.init(args=[], domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
         try:
             player = BagPlayer(bag, names, is_now=True)
             with (
                 NodeProcess("gr00t_policy_node.ros.policy_node", *arguments, domain=domain) as process,
-                spinning_node("gr00t_bench_policy", domain) as node,
+                spinning_node("gr00t_shadow", domain) as node,
             ):
                 try:
-                    return _Bench(process, node).run(player)
+                    return _Shadow(process, node, tasks).run(player)
                 except Gr00tError as error:  # raised from here it would bring the node's whole log along
                     failure = error
             raise failure
@@ -149,13 +206,13 @@ def replay_bag(options: argparse.Namespace, ros_args: Sequence[str] = ()) -> Rep
             try_shutdown()
 
 
-def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+def _parameters(options: argparse.Namespace, instruction: str) -> dict[str, Any]:
     model = {"server": options.server} if options.server else {"checkpoint_path": options.checkpoint}
     return {
         **model,
         "topics_file": str(options.topics),
         "limits_file": str(options.limits),
-        "instruction": options.instruction,
+        "instruction": instruction,
         "device": options.device,
         "dry_run": True,
         "autostart": False,
@@ -163,29 +220,44 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _Bench:
+class _Shadow:
     """One policy node, from its start to the last status."""
 
-    def __init__(self, process: NodeProcess, node: Node) -> None:
+    def __init__(self, process: NodeProcess, node: Node, tasks: Sequence[tuple[int, str]]) -> None:
+        """Subscribe; `tasks`: log time [ns] from which the policy gets an instruction."""
         self._process = process
         self._statuses: list[PolicyStatus] = []
+        self._chunks: list[ActionChunkMsg] = []
+        self._tasks = list(tasks)
+        self._task = tasks[0][1] if tasks else ""
         self._clock = node.get_clock()
         self._change = node.create_client(ChangeState, "/policy/change_state")
         node.create_subscription(PolicyStatus, "/policy/status", self._statuses.append, STATUS_QOS)
+        node.create_subscription(ActionChunkMsg, "/policy/action_chunk", self._chunks.append, CHUNK_DEPTH)
+        self._instruction = node.create_publisher(String, "/policy/instruction", LATCHED)
 
-    def run(self, player: BagPlayer) -> Replay:
+    def run(self, player: BagPlayer) -> tuple[Replay, list[ShadowChunk]]:
         """Configure, activate, play, deactivate."""
         self._wait(self._change.service_is_ready, START_TIMEOUT_S, "start")
         self._transit(Transition.TRANSITION_CONFIGURE, "not configured")
         player.wait_for_subscribers(SUBSCRIBE_TIMEOUT_S)
         start_s = self._now_s()
         self._transit(Transition.TRANSITION_ACTIVATE, "not activated")
-        player.play(tail_s=0.0)
+        player.play(tail_s=0.0, before=self._instruct)
         end_s = self._now_s()
         self._transit(Transition.TRANSITION_DEACTIVATE, "not deactivated")
         until_s = self._now_s() + STATUS_PERIODS_S
         self._wait(lambda: bool(self._statuses) and _stamp_s(self._statuses[-1]) > until_s, START_TIMEOUT_S, "report")
-        return _replay(list(self._statuses), start_s, end_s)
+        chunks = [_chunk(message, player.shift_ns) for message in list(self._chunks)]
+        return _replay(list(self._statuses), start_s, end_s), chunks
+
+    def _instruct(self, log_ns: int) -> None:
+        """Give the task of the episode that has begun, if it is another one."""
+        while self._tasks and self._tasks[0][0] <= log_ns:
+            task = self._tasks.pop(0)[1]
+            if task != self._task:
+                self._task = task
+                self._instruction.publish(String(data=task))
 
     def _transit(self, transition: int, failure: str) -> None:
         future = self._change.call_async(ChangeState.Request(transition=Transition(id=transition)))
@@ -211,6 +283,17 @@ class _Bench:
 
     def _now_s(self) -> float:
         return self._clock.now().nanoseconds / 1e9
+
+
+def _chunk(message: ActionChunkMsg, shift_ns: int) -> ShadowChunk:
+    """Return a chunk with the times of the bag; `shift_ns`: from those to the message's."""
+    start_ns = Time.from_msg(message.header.stamp).nanoseconds - shift_ns
+    return ShadowChunk(
+        rows=np.array(message.data, np.float64).reshape(message.horizon, -1),
+        start_ns=start_ns,
+        arrival_ns=start_ns + round(message.observation_latency * 1e9),
+        step_ns=message.step.sec * 1_000_000_000 + message.step.nanosec,
+    )
 
 
 def _replay(statuses: Sequence[PolicyStatus], start_s: float, end_s: float) -> Replay:
@@ -246,32 +329,6 @@ def _reasons(statuses: Sequence[PolicyStatus]) -> dict[str, int]:
             counts[text] = counts.get(text, 0) + 1
         before = form
     return counts
-
-
-def format_replay(replay: Replay) -> str:
-    """Return the results for people."""
-    shares = {name: duration_s / replay.duration_s for name, duration_s in replay.state_s.items()}
-    states = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0)
-    late = next((found for found in replay.stages if found.name == Stage.TICK_LATENESS.value), Quantiles(""))
-    head = f"{replay.duration_s:.1f} s of the bag: {replay.chunks} chunks ({replay.chunks / replay.duration_s:.1f}/s)"
-    lines = [
-        f"{head}, {states or 'no state reported'}",
-        f"control ticks late by {1e3 * late.p99:.2f} ms at p99, {1e3 * late.worst:.2f} ms at worst",
-        "",
-        "stages and ages of the last minute [ms]",
-        format_table(replay.stages, scale=1e3),
-        "",
-        "smoothness of the chunks",
-        format_table(replay.jitter),
-        "",
-        *(f"{kind:8}{_count_text(replay.counts[kind])}" for kind in ("holds", "stops", "gates", "clamps", "others")),
-    ]
-    lines += ["", *(f"{count:>4} x {reason}" for reason, count in replay.reasons.items())] if replay.reasons else []
-    return "\n".join(lines)
-
-
-def _count_text(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
 
 
 def _counts(counts: Sequence[Count]) -> dict[str, int]:
