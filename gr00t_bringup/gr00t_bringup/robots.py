@@ -7,6 +7,7 @@ Those of the shipped ones are package data: a share folder exists in ROS install
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,10 +32,18 @@ class RolloutFile:
         0.0, "For so long a task must stay done to count [s]; 0: done once is enough.", ge=0.0, le=60.0
     )
     checkpoint: str = setting("", "Folder of a policy that is tried if none is given.")
+    sentences: Mapping[str, tuple[str, ...]] = setting(
+        default_factory=dict, description="Task -> other sentences for it, in the same order for every task."
+    )
 
     def __post_init__(self) -> None:
         if not self.simulator or not self.tasks:
             raise ValueError("simulator and tasks need at least one entry")
+        lengths = {task: len(texts) for task, texts in self.sentences.items()}
+        if lengths and (set(lengths) != set(self.tasks) or len(set(lengths.values())) > 1):
+            raise ValueError(
+                f"sentences has {lengths}, expected the same number for each of the {len(self.tasks)} tasks"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,14 +56,23 @@ class TrialRobot:
     image_topic: str
     settled_s: float
     checkpoint: Path | None
+    sentences: Mapping[str, tuple[str, ...]]
 
     def file(self, name: str) -> Path:
         """Return one of its files; ConfigError: it has no such file."""
         return robot_file(self.name, name)
 
     def other_task(self, task: str) -> str:
-        """Return the task that follows."""
-        return self.tasks[(self.tasks.index(task) + 1) % len(self.tasks)]
+        """Return the task that follows, in the same sentence.
+
+        Raises:
+            ValueError: the simulator cannot judge this one.
+        """
+        for place, own in enumerate(self.tasks):
+            texts = self._texts(own)
+            if task in texts:
+                return self._texts(self.tasks[(place + 1) % len(self.tasks)])[texts.index(task)]
+        raise ValueError(f"'{task}' is no task of {self.name}, expected one of: {'; '.join(self.tasks)}")
 
     def check_task(self, task: str) -> str:
         """Return a task that the simulator can judge.
@@ -62,9 +80,11 @@ class TrialRobot:
         Raises:
             ValueError: it cannot.
         """
-        if task not in self.tasks:
-            raise ValueError(f"'{task}' is no task of {self.name}, expected one of: {'; '.join(self.tasks)}")
+        self.other_task(task)
         return task
+
+    def _texts(self, task: str) -> tuple[str, ...]:
+        return (task, *self.sentences.get(task, ()))
 
 
 def robot_file(robot: str, name: str) -> Path:
@@ -103,7 +123,7 @@ def load_robot(name: str) -> TrialRobot:
             f"{path}: simulator '{given.simulator[0]}' does not exist; install it there as its README says"
         )
     checkpoint = (path.parent / given.checkpoint).resolve() if given.checkpoint else None
-    return TrialRobot(name, tuple(words), given.tasks, given.image_topic, given.settled_s, checkpoint)
+    return TrialRobot(name, tuple(words), given.tasks, given.image_topic, given.settled_s, checkpoint, given.sentences)
 
 
 def shipped_robots() -> list[str]:

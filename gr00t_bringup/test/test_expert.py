@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gr00t_bringup.sim.expert import plan_demonstration
-from gr00t_bringup.sim.kinematics import JOINTS, forward, home_positions
+from gr00t_bringup.sim.kinematics import JOINTS, ToolPose, forward, home_positions, inverse
 from gr00t_bringup.sim.robot import SimRobot
 from gr00t_bringup.sim.scene import BIN_XY_M
 from gr00t_bringup.sim.task import asked_colour
@@ -94,3 +94,15 @@ def test_a_cube_out_of_reach_is_reported_when_the_movement_gets_there():
     plan = plan_demonstration(home_positions(), (0.40, 0.0), 0.0, seed=0)
     with pytest.raises(ValueError, match="the arm reaches"):
         _samples(plan)
+
+
+def test_a_tool_between_the_cubes_opens_and_rises_before_it_turns():
+    low = home_positions()
+    low[:5] = inverse(ToolPose(0.3, 0.2, 0.02, math.pi / 2, 0.0))
+    plan = plan_demonstration(low, (0.18, -0.04), 0.0, seed=0)
+    assert [point.phase for point in plan.way_points][:3] == ["rise", "approach", "descend"]
+    rise_s = plan.way_points[0].duration_s
+    np.testing.assert_allclose(plan.sample(rise_s / 2)[0], 0.3, atol=1e-9)  # pan
+    position, _ = forward(plan.sample(rise_s)[:5])
+    assert position[2] > 0.07
+    assert plan.sample(rise_s)[5] > 0.6  # jaws

@@ -46,6 +46,8 @@ def test_instruction_of_another_task_names_another_cube() -> None:
     for spec in asked("--instruction-of", "other").specs:
         assert spec.instruction != spec.task
         assert spec.instruction.startswith("put the ")
+    (spec,) = asked("--instruction-of", "other", "--num-trials", "1", "--instruction", "throw away the blue cube").specs
+    assert (spec.task, spec.instruction) == ("throw away the blue cube", "throw away the red cube")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import os
 import numpy as np
 import pytest
 
+from gr00t_bringup.robots import load_robot
 from gr00t_bringup.sim.expert import plan_demonstration
 from gr00t_bringup.sim.kinematics import ARM_JOINTS, JOINT_LIMITS_RAD, JOINTS, ToolPose, home_positions, inverse
 from gr00t_bringup.sim.robot import CUBE_DISTANCE_M, HOME_NOISE_RAD, SimRobot
 from gr00t_bringup.sim.scene import BIN_INNER_M, BIN_XY_M, CAMERAS, CUBE_M, CUBES
-from gr00t_bringup.sim.task import CubePose, asked_colour, task_text
+from gr00t_bringup.sim.task import PHRASES, CubePose, asked_colour, task_text
 from gr00t_training.errors import ConfigError
 
 
@@ -236,3 +237,25 @@ def test_a_task_names_exactly_one_cube():
 def test_yaw_of_a_cube_pose():
     quaternion = np.array([0.0, 0.0, math.sin(0.35), math.cos(0.35)])
     assert CubePose(np.zeros(3), quaternion).yaw_rad == pytest.approx(0.7)
+
+
+def test_yaw_of_a_cube_that_fell_on_another_face_is_that_of_a_horizontal_edge():
+    """Turned by 0.7 about z after its x axis was turned up: y is horizontal, at 0.7 and a quarter turn."""
+    up = np.array([0.0, -math.sin(math.pi / 4), 0.0, math.cos(math.pi / 4)])  # about y
+    turn = np.array([0.0, 0.0, math.sin(0.35), math.cos(0.35)])
+    x, y, z, w = up
+    _, _, tz, tw = turn
+    quaternion = np.array([tw * x - tz * y, tw * y + tz * x, tw * z + tz * w, tw * w - tz * z])
+    yaw = CubePose(np.zeros(3), quaternion).yaw_rad
+    assert math.remainder(yaw - 0.7, math.pi / 2) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_every_phrase_names_its_cube_and_can_be_tried():
+    robot = load_robot("sim_arm")
+    for number, phrase in enumerate(PHRASES):
+        for color, other in (("red", "green"), ("green", "blue"), ("blue", "red")):
+            text = task_text(color, number)
+            assert asked_colour(text) == color
+            assert robot.check_task(text) == text
+            assert robot.other_task(text) == phrase.format(color=other)
+    assert {len(texts) + 1 for texts in robot.sentences.values()} == {len(PHRASES)}

@@ -22,6 +22,7 @@ OPEN_RAD = 0.70
 SQUEEZE_RAD = 0.10  # beyond the cube (0.345): the servo presses
 ABOVE_HEIGHT_M = 0.075
 GRASP_HEIGHT_M = 0.017  # jaw tips 5 mm above the table
+LOW_HEIGHT_M = 0.06  # below it the jaws would push cubes aside
 CARRY_HEIGHT_M = 0.115
 CARRY_RADIUS_M = 0.200  # lifting pulls in: the full reach shrinks with height
 DROP_HEIGHT_M = 0.068  # jaw tips just above the rim of the bin
@@ -81,6 +82,8 @@ def plan_demonstration(
 ) -> Demonstration:
     """Plan to put the cube at `cube_xy_m` in the bin, from the joint positions `(6,)` in the order of `JOINTS`.
 
+    A tool between the cubes, as after a failed grasp, opens and rises first.
+
     Args:
         positions_rad: where the arm is.
         cube_xy_m: the cube's center in the base frame.
@@ -99,7 +102,12 @@ def plan_demonstration(
     lift = replace(grasp, height_m=carry_height, radius_m=min(grasp.radius_m, CARRY_RADIUS_M))
     bin_x, bin_y = BIN_XY_M
     drop = _over((bin_x + rng.uniform(-0.01, 0.01), bin_y + rng.uniform(-0.01, 0.01)), DROP_HEIGHT_M)
+    arm = np.asarray(positions_rad, dtype=np.float64)
+    start = WayPoint("start", tool_pose(arm[: len(ARM_JOINTS)]), float(arm[len(ARM_JOINTS)]), 0.0)
+    is_low = start.tool.height_m < LOW_HEIGHT_M
+    rise = (("rise", replace(start.tool, height_m=above.height_m), OPEN_RAD, 0.7),) if is_low else ()
     script = (
+        *rise,
         ("approach", above, OPEN_RAD, 1.5),
         ("descend", grasp, OPEN_RAD, 0.9),
         ("grasp", grasp, SQUEEZE_RAD, 0.5),
@@ -112,8 +120,6 @@ def plan_demonstration(
     way_points = tuple(
         WayPoint(phase, tool, gripper, duration * rng.uniform(0.9, 1.1)) for phase, tool, gripper, duration in script
     )
-    arm = np.asarray(positions_rad, dtype=np.float64)
-    start = WayPoint("start", tool_pose(arm[: len(ARM_JOINTS)]), float(arm[len(ARM_JOINTS)]), 0.0)
     return Demonstration(start, way_points)
 
 
