@@ -31,6 +31,7 @@ setup(
         "gr00t_training",
         "numpy>=1.26",
         "pytest",
+        "websockets>=13",
     ],
     extras_require={},
     zip_safe=False,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,7 +44,12 @@ SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 
 
 def create_app(
-    operator: Operator, board: Board, pictures: Board, access: Access, on_start: Callable[[], None]
+    operator: Operator,
+    board: Board,
+    pictures: Board,
+    access: Access,
+    files: APIRouter,
+    on_start: Callable[[], None],
 ) -> FastAPI:
     """Return the application.
 
@@ -53,6 +58,7 @@ def create_app(
         board: state for all pages.
         pictures: newest JPEG by camera.
         access: who may open the page.
+        files: what pages fetch.
         on_start: called in the event loop before the first request.
     """
 
@@ -68,6 +74,7 @@ def create_app(
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(_Guard, access=access)
+    app.include_router(files)
 
     @app.get("/")
     def page(request: Request) -> Response:

@@ -61,6 +61,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWER_TIMEOUT_S = 5.0
 SAVE_TIMEOUT_S = 120.0  # of an episode
 FACTS_PERIOD_S = 2.0
+WRITING = ("active", "inactive", "activating", "deactivating")  # states in which a recorder has its dataset open
 STOP_REPEATS = 3
 POLICY_PARAMETERS = (
     *("checkpoint_path", "server", "dry_run", "topics_file", "limits_file", "urdf_file", "teleop", "execution"),
@@ -113,6 +114,8 @@ class RosRobot:
         self.checkpoint = ""
         self.on_policy: Callable[[PolicyView], None] = lambda view: None  # called in the thread of the executor
         self.on_joints: Callable[[tuple[JointRow, ...]], None] = lambda rows: None
+        self.on_recorder: Callable[[str], None] = lambda path: None  # of an active one, at each change of its episodes
+        self._recorded: tuple[str, int] = ("", 0)
         self._goal: Any = None  # handle of the running task
         self._files: tuple[str, str, str] = ("", "", "")
         self._facts: dict[str, dict[str, Any]] = {"policy": {}, "recorder": {}}
@@ -270,6 +273,12 @@ class RosRobot:
 
     def _on_recorder(self, status: RecorderStatus) -> None:
         self._board.post("recorder", recorder_section(status))
+        self._note_recording(status.dataset_path, status.episodes)
+
+    def _note_recording(self, path: str, num_episodes: int) -> None:
+        if (path, num_episodes) != self._recorded:
+            self._recorded = (path, num_episodes)
+            self.on_recorder(path)
 
     def _on_chunk(self, chunk: ActionChunk) -> None:
         if self._board.num_readers:
@@ -282,6 +291,8 @@ class RosRobot:
         for name, _ in self._nodes:
             if not self._states[name].service_is_ready():
                 self._set_facts(name, {"lifecycle": "absent"})
+                if name == "recorder":
+                    self._note_recording("", 0)
                 if name == "policy" and self.policy is not None:
                     self.policy = None
                     self._board.post("policy", None)
@@ -293,8 +304,12 @@ class RosRobot:
             asked.add_done_callback(partial(self._on_parameters, name, names))
 
     def _on_state(self, name: str, future: Any) -> None:
-        if future.exception() is None:
-            self._set_facts(name, {"lifecycle": future.result().current_state.label})
+        if future.exception() is not None:
+            return
+        label = future.result().current_state.label
+        self._set_facts(name, {"lifecycle": label})
+        if name == "recorder" and label not in WRITING:
+            self._note_recording("", 0)
 
     def _on_parameters(self, name: str, names: tuple[str, ...], future: Any) -> None:
         if future.exception() is not None:

@@ -10,7 +10,9 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import rclpy
@@ -21,22 +23,30 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from gr00t_console.access import MIN_TOKEN, Access
+from gr00t_console.actions import add_actions
 from gr00t_console.board import Board
+from gr00t_console.datasets import Shelf
 from gr00t_console.joints import JointRow
 from gr00t_console.operator import Operator
 from gr00t_console.ros.bridge import BridgeSettings, RosRobot
 from gr00t_console.ros.previews import MAX_RATE_HZ, MIN_RATE_HZ
+from gr00t_console.routes import make_router
+from gr00t_console.runs import Runs
 from gr00t_console.server import create_app, new_token
+from gr00t_console.trial_desk import TrialDesk
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_training.cli.arguments import add
 from gr00t_training.cli.command import run_command
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.files import read_text
+from gr00t_training.io.text import check_instruction
 from gr00t_training.serve.access import bind_address, find_token
 
 NAME = "gr00t_console"
 PORT = 8600
 JOG_SHARE = 0.15  # of max_velocity, while a joint's button is held
+TASKS_LIMIT = 2**20  # [bytes]
 LAST_ANSWERS_S = 1  # for open requests at the end
 
 
@@ -62,6 +72,14 @@ def _parser() -> CommandParser:
     add(parser, "--topics", "(default: that of the nodes)")
     text = "Joint limits (YAML) (default: those of the policy node)."
     parser.add_argument("--limits", type=Path, metavar="FILE", help=text)
+    text = "Datasets to show, or folders with datasets; that of the recorder is shown anyway."
+    parser.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="FOLDER", help=text)
+    text = "Folders of fine-tunes, or folders with some."
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help=text)
+    text = "Table of the trials that are judged at the page."
+    parser.add_argument("--trials", type=Path, default=Path("trials.csv"), metavar="FILE", help=text)
+    text = "Task texts to offer, one per line; those of the recorder's dataset are offered anyway."
+    parser.add_argument("--task-list", type=Path, metavar="FILE", help=text)
     text = "Pictures of a camera per second."
     parser.add_argument("--picture-rate", type=_rate, default=5.0, metavar="X", help=text)
     return parser
@@ -80,13 +98,25 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
         listener = opened.enter_context(_listen(options.host, options.port))
         token = _token(options, listener)
         board, pictures = Board(), Board()
+        shelf, desk, runs = Shelf(options.datasets), TrialDesk(options.trials), Runs(options.runs)
+        tasks = _tasks(options.task_list)
         settings = BridgeSettings(
             options.policy, options.recorder, options.topics, options.limits, options.picture_rate
         )
+        reading = opened.enter_context(ThreadPoolExecutor(1, "datasets"))
         robot = opened.enter_context(_robot(ros, board, pictures, settings))
         operator = Operator(robot, board)
+        add_actions(operator, robot, board, shelf, desk)
         robot.on_joints = lambda rows: operator.set_jog_speeds(_jog_speeds(rows))
-        app = create_app(operator, board, pictures, Access(token), on_start=lambda: _announce(listener, token))
+        robot.on_policy = lambda view: desk.observe(view, time.monotonic())
+
+        def on_recorder(path: str) -> None:
+            reading.submit(_show_tasks, board, shelf, tasks, path)
+
+        robot.on_recorder = on_recorder
+        app = create_app(
+            operator, board, pictures, Access(token), make_router(shelf, desk, runs), lambda: _announce(listener, token)
+        )
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -123,6 +153,21 @@ def _token(options: argparse.Namespace, listener: socket.socket) -> str | None:
         return token
     address = str(listener.getsockname()[0])
     return None if address.startswith("127.") or address == "::1" else new_token()
+
+
+def _tasks(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    lines = read_text(file, ConfigError, TASKS_LIMIT).splitlines()
+    return [check_instruction(line.strip(), f"{file}:{i}") for i, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _show_tasks(board: Board, shelf: Shelf, tasks: Sequence[str], path: str) -> None:
+    """Post the tasks with their numbers of episodes; `path` is the dataset of an active recorder, or empty."""
+    shelf.set_recording(path)
+    counts = dict.fromkeys(tasks, 0) | dict(shelf.task_counts(path) if path else [])
+    board.post("tasks", list(counts.items()))
+    board.post("datasets_changed", {"at_s": time.monotonic()})
 
 
 def _announce(listener: socket.socket, token: str | None) -> None:

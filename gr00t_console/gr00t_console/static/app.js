@@ -5,11 +5,14 @@ import { element, text } from "./dom.js";
 import * as robot from "./robot.js";
 import * as collect from "./collect.js";
 import * as policy from "./policy.js";
+import * as trials from "./trials.js";
+import * as data from "./data.js";
+import * as train from "./train.js";
 
 const BEAT_MS = 250; // the server gives up after a second
 const RETRY_MS = 500;
 const TOAST_MS = 6000;
-const modules = { robot, collect, policy };
+const modules = { robot, collect, policy, trials, data, train };
 export const state = { joints: {}, history: new Map(), pictures: new Map(), isMine: false, isConnected: false };
 let socket, tab = "robot", number = 0, you = "";
 const waiting = new Map();

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Collect tab: record episodes, mark them, watch streams and disk.
 import { ask } from "./app.js";
-import { bytes, duration, element, facts, figures, fill, panel, streamTable } from "./dom.js";
+import { makePlayer } from "./episode.js";
+import { bytes, duration, element, facts, figures, fill, panel, streamTable, transitions } from "./dom.js";
 
-const parts = {}, buttons = {};
+const parts = {}, buttons = {}, player = makePlayer({ hasCurves: false });
+let changed = null;
 const KEYS = { s: "start", k: "keep", d: "discard", r: "redo", y: "success", n: "failure", i: "invalid" };
 
 export function build(root) {
@@ -20,12 +22,12 @@ export function build(root) {
     element("div", { class: "stack" },
       panel("Task", parts.tasks, element("div", { class: "field" }, element("label", { for: "task" }, "Task of the next episodes"), parts.task),
         element("div", { class: "row" }, element("button", { type: "button", onclick: () => ask("set_task", { task: parts.task.value }) }, "Set task"))),
-      panel("Disk", parts.disk)),
+      panel("Recorder", parts.disk)),
     element("div", { class: "stack first" },
       panel("Episode", parts.head, element("div", { class: "big" }, button("start", "Start", "primary", "s"), button("keep", "Keep", "", "k"), button("discard", "Discard", "danger", "d"), button("redo", "Redo", "", "r"), button("back", "Take last back", "danger"))),
       panel("Marks", parts.marks, element("div", { class: "field" }, element("label", { for: "note" }, "Note"), parts.note),
         element("button", { type: "button", onclick: () => mark({ note: parts.note.value }) }, "Save note")),
-      panel("Streams", parts.streams))));
+      panel("Last episode", parts.last = element("p", { class: "empty" }, "None yet."), player.root), panel("Streams", parts.streams))));
 }
 
 const actions = {
@@ -58,11 +60,28 @@ export function draw(state) {
   buttons.failure.setAttribute("aria-pressed", String(recorder?.success === false));
   buttons.invalid.setAttribute("aria-pressed", String(recorder?.valid === false));
   fill(parts.head, recorder && { ...recorder, streams: 0, disk_free: 0, disk_duration: 0 }, () => recorder ? head(recorder) : element("p", { class: "empty" }, "No recorder. Start recorder_node."));
-  fill(parts.disk, recorder && [recorder.disk_free, Math.round(recorder.disk_duration / 10), recorder.dataset_path], () => recorder ? facts([["free", bytes(recorder.disk_free)], ["room for", duration(recorder.disk_duration)], ["dataset", recorder.dataset_path]]) : element("p", { class: "empty" }, "–"));
+  const node = state.recorder_node || {};
+  fill(parts.disk, recorder && [Math.round(recorder.disk_free / 1e8), Math.round(recorder.disk_duration / 60), recorder.dataset_path, node.lifecycle, state.isMine], () => recorder ? [facts([["recorder", node.lifecycle], ["free", bytes(recorder.disk_free)], ["room for", duration(recorder.disk_duration)], ["dataset", recorder.dataset_path]]), transitions("recorder", node.lifecycle, state.isMine, ask)] : element("p", { class: "empty" }, "–"));
   fill(parts.streams, recorder?.streams || [], () => recorder ? streamTable(recorder.streams) : element("p", { class: "empty" }, "–"));
   fill(parts.tasks, [state.tasks, recorder?.task, state.isMine], () => (state.tasks || []).map(([name, count]) => element("li", {}, element("button", { type: "button", disabled: !state.isMine,
     "aria-pressed": String(name === recorder?.task), onclick: () => ask("set_task", { task: name }) }, element("span", {}, name), element("span", { class: "num" }, String(count))))));
+  if (state.datasets_changed && state.datasets_changed.at_s !== changed) {
+    changed = state.datasets_changed.at_s;
+    showLast(recorder);
+  }
   if (document.activeElement !== parts.task && recorder?.task && !parts.task.value) parts.task.value = recorder.task;
+}
+
+async function showLast(recorder) {
+  const all = await (await fetch("/api/datasets")).json();
+  const own = recorder && all.find((each) => each.path === recorder.dataset_path || each.path.endsWith(recorder.dataset_path));
+  if (!own) return;
+  const answer = await fetch(`/api/datasets/${own.id}`);
+  if (!answer.ok) return;
+  const dataset = await answer.json(), last = dataset.episodes.at(-1);
+  parts.last.hidden = Boolean(last);
+  player.root.hidden = !last;
+  if (last) player.show(dataset, last.index);
 }
 
 function head(recorder) {

@@ -66,6 +66,12 @@ export function bytes(count) {
   return count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB` : `${(count / 1e6).toFixed(0)} MB`;
 }
 
+/** Buttons for the lifecycle transitions that are possible; `ask` sends the request. */
+export function transitions(node, lifecycle, isMine, ask) {
+  const possible = { unconfigured: ["configure"], inactive: ["activate", "cleanup"], active: ["deactivate"] }[lifecycle] || [];
+  return element("div", { class: "row" }, possible.map((name) => element("button", { type: "button", disabled: !isMine, onclick: () => ask("lifecycle", { node, transition: name }) }, name === "cleanup" ? "Clean up" : name[0].toUpperCase() + name.slice(1))));
+}
+
 /** A table of streams: rate, age against its limit, losses. */
 export function streamTable(streams) {
   const kind = { ok: "ok", waiting: "wait" };
@@ -78,7 +84,7 @@ export function streamTable(streams) {
 }
 
 /** Draw curves over time into a canvas; series are {points: [[t, value]], color, isDashed}. */
-export function plot(canvas, series, { from, to, low = null, high = null, now = null } = {}) {
+export function plot(canvas, series, { from, to, low = null, high = null, now = null, least = 0 } = {}) {
   const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
   if (!width) return;
   if (canvas.width !== Math.round(width * ratio)) [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -89,7 +95,7 @@ export function plot(canvas, series, { from, to, low = null, high = null, now = 
   const values = series.flatMap((each) => each.points.map((point) => point[1])).filter(Number.isFinite);
   if (!values.length) return;
   let [bottom, top] = [Math.min(...values), Math.max(...values)];
-  const margin = Math.max((top - bottom) * 0.12, 1e-3 + Math.abs(top) * 0.01);
+  const margin = Math.max((top - bottom) * 0.12, (least - (top - bottom)) / 2, Math.abs(top) * 1e-3, 1e-9);
   [bottom, top] = [bottom - margin, top + margin];
   const x = (time) => ((time - from) / (to - from || 1)) * width;
   const y = (value) => height - ((value - bottom) / (top - bottom)) * height;

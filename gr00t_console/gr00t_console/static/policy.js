@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy tab: start, stop, take over; what the policy predicts; latency, holds and clamps.
 import { ask } from "./app.js";
-import { element, facts, figures, fill, fixed, panel, path, plot, table, text } from "./dom.js";
+import { element, facts, figures, fill, fixed, panel, path, plot, table, text, transitions } from "./dom.js";
 import { jointRows, updateJoints } from "./robot.js";
 
 const parts = {}, buttons = {};
@@ -76,10 +76,9 @@ export function draw(state) {
 
 function drawNode(state, node) {
   fill(parts.node, [node, state.isMine], () => {
-    const change = { unconfigured: ["configure"], inactive: ["activate", "cleanup"], active: ["deactivate"] }[node.lifecycle] || [];
     return [facts([["lifecycle", node.lifecycle], ["device", node.device], ["control rate", node.control_rate_hz ? `${node.control_rate_hz} Hz` : ""], ["execution", node.execution],
       ["teleop", node.teleop], ["topic map", path(node.topics_file)], ["limits", path(node.limits_file)]]),
-      element("div", { class: "row" }, change.map((name) => element("button", { type: "button", disabled: !state.isMine, onclick: () => ask("lifecycle", { node: "policy", transition: name }) }, name[0].toUpperCase() + name.slice(1))))];
+      transitions("policy", node.lifecycle, state.isMine, ask)];
   });
 }
 
@@ -116,6 +115,6 @@ function drawChunk(state) {
     const series = [{ points: past, color: "--series-1" }];
     if (isFresh) series.push({ points: chunk.rows.map((values, k) => [chunk.start_s + k * chunk.step_s, values[i]]), color: "--series-2", isDashed: true });
     text(box.querySelector(".num"), past.length ? fixed(past.at(-1)[1], 3) : "");
-    plot(box.querySelector("canvas"), series, { from: now - PAST_S, to, low: row?.low, high: row?.high, now });
+    plot(box.querySelector("canvas"), series, { from: now - PAST_S, to, low: row?.low, high: row?.high, now, least: 0.02 });
   });
 }

@@ -25,7 +25,6 @@ from gr00t_training.settings import parse_settings
 from gr00t_training.train.settings import TrainerSettings
 
 STATE_FILE = "trainer_state.pt"
-LOG_FOLDER = "logs"
 LOCK_FILE = "run.lock"
 _LOCK_CHARACTERS = 200  # of the file that are read
 OTHER_BYTES = 16 * 2**20  # of a checkpoint in addition to its tensors: tokenizer, statistics, digests

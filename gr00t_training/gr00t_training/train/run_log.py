@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gr00t_training.io.text import duration_text
+from gr00t_training.train.run_names import LAST_STEP
 from gr00t_training.train.settings import TrainerSettings
 from gr00t_training.train.trackers import NONE, open_trackers
 
@@ -67,6 +68,7 @@ class RunLog:
             title=folder.resolve().parent.name,
             config=dataclasses.asdict(settings),
         )
+        self.entry(start, {LAST_STEP: stop})  # who reads the curves knows how long the run takes
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=stop, initial=start, dynamic_ncols=True, bar_format=_BAR)

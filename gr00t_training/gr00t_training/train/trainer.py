@@ -49,7 +49,6 @@ from gr00t_training.train.device_images import DeviceImages
 from gr00t_training.train.distributed import Processes
 from gr00t_training.train.optimizer import load_optimizer, make_optimizer, schedule
 from gr00t_training.train.run_folder import (
-    LOG_FOLDER,
     RunState,
     check_room,
     checkpoint_bytes,
@@ -59,6 +58,7 @@ from gr00t_training.train.run_folder import (
     write_settings,
 )
 from gr00t_training.train.run_log import RunLog
+from gr00t_training.train.run_names import LOG_FOLDER
 from gr00t_training.train.settings import Quantization, Shuffle, TrainerSettings
 from gr00t_training.train.sharding import like, local, read_optimizer, save_optimizer
 from gr00t_training.train.step import (
