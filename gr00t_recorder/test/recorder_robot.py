@@ -15,7 +15,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
-from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
+from gr00t_test_support.ros.nodes import call, parameter_arguments
+from gr00t_test_support.waiting import eventually
 
 SIZE = (64, 96)
 FPS = 10
@@ -32,14 +33,22 @@ class Robot:
         self._joints = node.create_publisher(JointState, "/joint_states", 10)
         self._command = node.create_publisher(JointState, "/leader", 10)
         self._camera = node.create_publisher(Image, "/image", 10)
-        self.task = node.create_publisher(String, "/task", 10)
+        self._task = node.create_publisher(String, "/task", 10)
         self._events = node.create_publisher(String, "/events", 10)
         self.start_ns = node.get_clock().now().nanoseconds
         node.create_timer(0.02, self._move)
         node.create_timer(1 / FPS, self._look)
 
     def mark(self, **members):
-        self._events.publish(String(data=json.dumps(members)))
+        self._publish_once(self._events, json.dumps(members))
+
+    def name_task(self, text):
+        self._publish_once(self._task, text)
+
+    def _publish_once(self, publisher, text):
+        """Publish to a recorder that listens: it has its topics one after the other."""
+        eventually(publisher.get_subscription_count, lambda: f"a subscription to {publisher.topic_name}")
+        publisher.publish(String(data=text))
 
     def _move(self):
         now = self._node.get_clock().now()

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from gr00t_msgs.msg import CommandSource, ErrorCode
 
 from gr00t_recorder.bag.convert_cli import main as convert
-from gr00t_test_support.ros.nodes import eventually
+from gr00t_test_support.waiting import eventually
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.types import Commander
 

@@ -12,7 +12,8 @@ pytest.importorskip("rclpy")
 from recorder_robot import MODULE, Recorder, Robot, topics
 
 from gr00t_recorder.ros.processes import next_domain, spinning_node
-from gr00t_test_support.ros.nodes import LaunchedNode, eventually, parameter_arguments
+from gr00t_test_support.ros.nodes import LaunchedNode, parameter_arguments
+from gr00t_test_support.waiting import eventually
 from gr00t_training.dataset.reader import EpisodeDataset
 
 __all__ = ["topics"]
