@@ -3,13 +3,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One round of corrections on the simulated robot: roll out, take over, fine-tune, roll out again.
 
-    python3 -m bench.corrections --output out/corrections --attempts 40 --trials 40 --max-steps 300
+    python3 -m bench.corrections --output out/camera --camera-shift 0 0.025 0
+    python3 -m bench.corrections --output out/light --light 0.5
 
-The front camera stands elsewhere than in training (`--camera-shift`), so that the shipped policy errs. In the
+The front camera stands elsewhere than in training, or the room is darker, so that the shipped policy errs. In the
 attempts the scripted expert is the person: it engages as a device of the controller when the policy makes no
 progress, and has control until the cube is in the bin. Rows say who commanded. The policy is fine-tuned by
-`gr00t_finetune` on the rows by the person, and on attempts that went well without one. Both policies are then tried
-without a person on the same seeds, which no attempt had.
+`gr00t_finetune` on the rows by the person, on attempts that went well without one, and on demonstrations in the scene
+of training, without which it forgets that scene. Both policies are then tried without a person in both scenes, on the
+same seeds, which neither attempts nor demonstrations had. The same command continues an interrupted round.
 
 The controller with its arbiter, guard and limits, the dataset writer and the training are those of the suite; robot,
 policy and controller run in lock step in one process, without ROS and without latency, so that the load of the
@@ -20,14 +22,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +60,23 @@ TRIAL_S = 10.0  # the shipped policy needs about 6 s
 ATTEMPT_S = 26.0  # with the person's time
 LIFTED_M = CUBE_M / 2 + 0.02
 LIFTED_BY_S, PLACED_BY_S = 5.0, 9.0  # a person takes over when the policy has not lifted, or placed, the cube by then
-FIRST_ATTEMPT, FIRST_TRIAL = 100_000, 200_000  # seeds
+FIRST_ATTEMPT, FIRST_TRIAL, FIRST_DEMONSTRATION = 100_000, 200_000, 300_000  # seeds
+# shares of the samples: as many of the scene of training as of corrections; few attempts go well without a person
+DEMONSTRATIONS_WEIGHT, CORRECTIONS_WEIGHT, ALONE_WEIGHT = 2, 2, 1
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What differs from the scene of training."""
+
+    camera_shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the front camera
+    light: float = 1.0  # brightness of all lights, relative
+
+    def __str__(self) -> str:
+        return f"front camera moved by {list(self.camera_shift_m)} m, light times {self.light:g}"
+
+
+TRAINING = Scene()
 
 
 @dataclass(frozen=True)
@@ -69,12 +90,28 @@ class Trial:
     takeover_s: float | None  # None: the policy alone
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of the round whose result is kept, so that the same command continues after an interruption."""
+
+    folder: Path
+    name: str
+
+    def of(self, work: Callable[[], Any]) -> Any:
+        """Return the result, as plain JSON values; `work` makes it if there is none."""
+        path = self.folder / f"{self.name}.json"
+        if not path.exists():
+            result = work()
+            path.write_text(json.dumps(result, indent=1))
+        return json.loads(path.read_text())
+
+
 class Expert:
     """The person: takes over when the policy makes no progress, and plans again until the cube is in the bin."""
 
-    def __init__(self, robot: SimRobot, color: str, seed: int) -> None:
-        """Watch for the cube of this color."""
-        self._robot, self._color, self._seed = robot, color, seed
+    def __init__(self, robot: SimRobot, color: str, seed: int, *, begins: bool = False) -> None:
+        """Watch for the cube of this color; `begins`: without waiting for a policy."""
+        self._robot, self._color, self._seed, self._begins = robot, color, seed, begins
         self._was_lifted = False
         self._plan: Demonstration | None = None
         self._planned_s = 0.0
@@ -88,7 +125,7 @@ class Expert:
         """
         cube = self._robot.cube_poses()[self._color]
         self._was_lifted |= bool(cube.position_m[2] > LIFTED_M)
-        is_late = now_s > (PLACED_BY_S if self._was_lifted else LIFTED_BY_S)
+        is_late = self._begins or now_s > (PLACED_BY_S if self._was_lifted else LIFTED_BY_S)
         if self.engaged_s is None and not is_late:
             return None
         self.engaged_s = now_s if self.engaged_s is None else self.engaged_s
@@ -101,25 +138,35 @@ class Expert:
 
 
 class Workplace:
-    """The robot in the changed scene, the controller, and a policy."""
+    """The robot in a scene, the controller, and a policy."""
 
-    def __init__(self, checkpoint: Path, camera_shift: Sequence[float]) -> None:
+    def __init__(self, checkpoint: Path, scene: Scene) -> None:
         """Load the policy and build the scene."""
         torch.set_num_threads(1)
         self.embodiment = load_embodiment(ROBOT)
         self._limits = load_settings(LimitsFile, robot_file(ROBOT, "limits.yaml"))
         self._policy = Policy.from_checkpoint(checkpoint, device="cpu")
         self._robot = SimRobot()
-        self._robot.shift_camera("front", camera_shift)
+        self._robot.shift_camera("front", scene.camera_shift_m)
+        self._robot.set_light(scene.light)
 
-    def run(self, seed: int, *, with_person: bool, writer: DatasetWriter | None = None) -> Trial:
-        """Perform the task of a seed; with a writer it is recorded, whatever comes of it."""
+    def run(
+        self, seed: int, *, with_person: bool, demonstrates: bool = False, writer: DatasetWriter | None = None
+    ) -> Trial:
+        """Perform the task of a seed; with a writer it is recorded, whatever comes of it.
+
+        Args:
+            seed: of the scene.
+            with_person: the expert takes over where the policy makes no progress.
+            demonstrates: it does so from the first tick on.
+            writer: of the dataset.
+        """
         robot, rows = self._robot, round(1 / self.embodiment.fps / CONTROL_S)
         robot.reset(seed)
         self._policy.reset()
         controller = Controller(self.embodiment, self._limits.joints, CONTROL_S)
         controller.start(robot.task)
-        expert = Expert(robot, asked_colour(robot.task), seed)
+        expert = Expert(robot, asked_colour(robot.task), seed, begins=demonstrates)
         episode = writer.start_episode(robot.task) if writer else None
         num_ticks = round((ATTEMPT_S if with_person else TRIAL_S) / CONTROL_S)
         is_done, tick = False, 0
@@ -179,48 +226,57 @@ class Workplace:
         return Frame(now_ns, state, action, images, command_source=source)
 
 
-def run_trials(checkpoint: Path, shift: Sequence[float], seeds: Sequence[int]) -> list[Trial]:
+def run_trials(checkpoint: Path, scene: Scene, seeds: Sequence[int]) -> list[Trial]:
     """Try a policy alone on each seed."""
-    place = Workplace(checkpoint, shift)
+    place = Workplace(checkpoint, scene)
     try:
         return [place.run(seed, with_person=False) for seed in seeds]
     finally:
         place.close()
 
 
-def try_policy(checkpoint: Path, given: argparse.Namespace) -> list[Trial]:
+def try_policy(checkpoint: Path, scene: Scene, given: argparse.Namespace) -> list[Trial]:
     """Try a policy alone on the seeds of all trials, in several processes."""
     seeds = range(FIRST_TRIAL, FIRST_TRIAL + given.trials)
     parts = [seeds[start :: given.jobs] for start in range(given.jobs)]
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-        started = [pool.submit(run_trials, checkpoint, given.camera_shift, part) for part in parts]
+        started = [pool.submit(run_trials, checkpoint, scene, part) for part in parts]
         return sorted((trial for each in started for trial in each.result()), key=lambda trial: trial.seed)
 
 
-def record_attempts(folder: Path, given: argparse.Namespace) -> list[Trial]:
-    """Record attempts of the policy that the expert corrects; return what came of each episode."""
-    place = Workplace(given.checkpoint, given.camera_shift)
+def record(
+    folder: Path, checkpoint: Path, scene: Scene, seeds: Sequence[int], *, demonstrates: bool = False
+) -> list[Trial]:
+    """Record attempts of the policy that the expert corrects, or its demonstrations; return what came of each."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a round that was interrupted
+    place = Workplace(checkpoint, scene)
     try:
         with DatasetWriter(folder, place.embodiment, has_source=True) as writer:
-            seeds = range(FIRST_ATTEMPT, FIRST_ATTEMPT + given.attempts)
-            return [place.run(seed, with_person=True, writer=writer) for seed in seeds]
+            return [place.run(seed, with_person=True, demonstrates=demonstrates, writer=writer) for seed in seeds]
     finally:
         place.close()
 
 
 def finetune(output: Path, attempts: Sequence[Trial], given: argparse.Namespace) -> Path:
-    """Fine-tune on the attempts by the suite's command; return the checkpoint."""
+    """Fine-tune on attempts and demonstrations by the suite's command; return the checkpoint."""
+    trained = output / "run" / f"checkpoint-{given.max_steps}"
+    if trained.exists():
+        return trained
+    shutil.rmtree(output / "run", ignore_errors=True)
     corrected = [i for i, trial in enumerate(attempts) if trial.takeover_s is not None]
     alone = [i for i, trial in enumerate(attempts) if trial.success and trial.takeover_s is None]
-    lines = [f"  - {{dataset: attempts, episodes: {corrected}, marks: success, interventions: only}}"]
-    lines += [f"  - {{dataset: attempts, episodes: {alone}}}"] if alone else []
+    weight = f"marks: success, weight: {CORRECTIONS_WEIGHT}"
+    lines = [f"  - {{dataset: attempts, episodes: {corrected}, interventions: only, {weight}}}"]
+    lines += [f"  - {{dataset: attempts, episodes: {alone}, weight: {ALONE_WEIGHT}}}"] if alone else []
+    if given.demonstrations:
+        lines += [f"  - {{dataset: demonstrations, marks: success, weight: {DEMONSTRATIONS_WEIGHT}}}"]
     (output / "corrections.yaml").write_text("datasets:\n" + "\n".join(lines) + "\n")
     command = [sys.executable, "-m", "gr00t_training.cli.finetune", "--data", output / "corrections.yaml"]
     command += ["--base-model", given.checkpoint, "--statistics", "base", "--output", output / "run"]
     command += ["--max-steps", given.max_steps, "--save-steps", given.max_steps, "--batch-size", given.batch_size]
     command += ["--learning-rate", given.learning_rate, "--device", given.device, "--report-to", "none"]
     subprocess.run([str(word) for word in command], check=True)
-    return output / "run" / f"checkpoint-{given.max_steps}"
+    return trained
 
 
 def paired_p(before: Sequence[Trial], after: Sequence[Trial]) -> float:
@@ -240,40 +296,56 @@ def line(name: str, trials: Sequence[Trial]) -> str:
 def main() -> None:
     """Parse, run the round, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("out/corrections"), help="New folder.")
+    parser.add_argument("--output", type=Path, default=Path("out/corrections"), help="Folder of the round.")
     parser.add_argument("--checkpoint", type=Path, default=compact_checkpoint(), help="Policy to correct.")
-    parser.add_argument(
-        "--camera-shift", type=float, nargs=3, default=(0.0, 0.025, 0.0), help="Of the front camera [m]."
-    )
+    parser.add_argument("--camera-shift", type=float, nargs=3, default=(0.0, 0.0, 0.0), help="Of the front camera [m].")
+    parser.add_argument("--light", type=float, default=1.0, help="Brightness of all lights, relative.")
     parser.add_argument("--attempts", type=int, default=40, help="With the expert as a person.")
-    parser.add_argument("--trials", type=int, default=40, help="Of each policy, alone.")
+    parser.add_argument("--demonstrations", type=int, default=40, help="In the scene of training; 0: none.")
+    parser.add_argument("--trials", type=int, default=60, help="Of each policy in each scene, alone.")
     parser.add_argument("--max-steps", type=int, default=300, help="Of the training.")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--device", default="cpu", help="Of the training.")
     parser.add_argument("--jobs", type=int, default=1, help="Processes of the trials.")
     given = parser.parse_args()
+    changed = Scene(tuple(given.camera_shift), given.light)
+    if changed == TRAINING:
+        parser.error("give --camera-shift or --light: in the scene of training there is nothing to correct")
     output = given.output.resolve()
-    output.mkdir(parents=True)  # an existing folder has another round
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {name: str(value) for name, value in vars(given).items() if name not in ("jobs", "device")}
+    if Phase(output, "settings").of(lambda: settings) != settings:
+        parser.error(f"{output} has another round; use another --output")
     started_s = time.monotonic()
 
     def note(text: str) -> None:
         print(f"{time.monotonic() - started_s:7.0f} s  {text}", flush=True)
 
-    note(f"front camera moved by {list(given.camera_shift)} m")
-    before = try_policy(given.checkpoint, given)
-    note(line("before, alone", before))
-    attempts = record_attempts(output / "attempts", given)
+    def trials_of(name: str, work: Callable[[], list[Trial]]) -> list[Trial]:
+        found = Phase(output, name).of(lambda: [asdict(trial) for trial in work()])
+        return [Trial(**each) for each in found]
+
+    note(str(changed))
+    scenes = {"changed": changed, "training": TRAINING}
+    before, after = {}, {}
+    for name, scene in scenes.items():
+        before[name] = trials_of(f"before_{name}", partial(try_policy, given.checkpoint, scene, given))
+        note(line(f"before, scene {name}", before[name]))
+    seeds = range(FIRST_ATTEMPT, FIRST_ATTEMPT + given.attempts)
+    attempts = trials_of("attempts", partial(record, output / "attempts", given.checkpoint, changed, seeds))
     taken = [trial for trial in attempts if trial.takeover_s is not None]
     note(line("attempts with a person", attempts) + f", {len(taken)} taken over")
+    if given.demonstrations:
+        seeds = range(FIRST_DEMONSTRATION, FIRST_DEMONSTRATION + given.demonstrations)
+        demonstrate = partial(record, output / "demonstrations", given.checkpoint, TRAINING, seeds, demonstrates=True)
+        note(line("demonstrations", trials_of("demonstrations", demonstrate)))
     trained = finetune(output, attempts, given)
     note(f"fine-tuned for {given.max_steps} steps")
-    after = try_policy(trained, given)
-    note(line("after, alone", after))
-    note(f"difference on the same seeds: p = {paired_p(before, after):.4f} (McNemar, exact, two-sided)")
-    rounds = {"before": before, "attempts": attempts, "after": after}
-    found = {name: [asdict(trial) for trial in trials] for name, trials in rounds.items()}
-    (output / "trials.json").write_text(json.dumps({"camera_shift_m": list(given.camera_shift), **found}, indent=1))
+    for name, scene in scenes.items():
+        after[name] = trials_of(f"after_{name}", partial(try_policy, trained, scene, given))
+        p = paired_p(before[name], after[name])
+        note(line(f"after, scene {name}", after[name]) + f", p = {p:.2g} (McNemar, exact, two-sided)")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,16 @@ POLICY_SOURCES = ("checkpoint_path", "server")
 TELEOP_MODES = ("never", "task", "always")  # of policy_node
 NO_POLICY = "always"  # the mode in which persons need none
 URDF_SOURCES = ("urdf_file", "urdf_topic")
+TRIAL_OPTIONS = (
+    "instruction",
+    "num_trials",
+    "round_s",
+    "output",
+    "joy_topic",
+    "joy_begin",
+    "joy_success",
+    "joy_failure",
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,33 @@ def simulation_settings(
     is_simulated = {**_values(file), **overrides}.get("clock") == "sim"
     own = {} if file is None else _own_section(file.path, expert_node)
     return simulation, NodeSettings(None, {**own, "episodes": int(episodes), "use_sim_time": is_simulated})
+
+
+def rollout_settings(
+    given: Mapping[str, str], policy_node: str, recorder_node: str
+) -> tuple[NodeSettings, NodeSettings | None, list[str]]:
+    """Return the parameters of policy_node, those of recorder_node if trials are kept, and options of gr00t_rollout.
+
+    Raises:
+        ConfigError: as `policy_settings`, or the instruction is missing.
+    """
+    if not given["instruction"]:
+        raise ConfigError("missing: instruction; give the task of the trials with instruction:=")
+    robot, params = given["robot"], given["params_file"]
+    file = _parameters_file(given, robot, "policy.yaml", policy_node)
+    own = {**given, **dict.fromkeys(("instruction", "dry_run", "autostart", "task", "bag", "joy_topic"), "")}
+    if robot and given["dataset_path"] and not (given["topics_file"] or _has(_values(file), "topics_file")):
+        own["topics_file"] = str(robot_file(robot, "topics_policy.yaml"))
+    policy = policy_settings(own, policy_node)
+    known = {**_values(file), **policy.overrides}
+    options = ["--judge=person", f"--checkpoint={known.get('checkpoint_path') or known.get('server') or 'none'}"]
+    options += [f"--{name.replace('_', '-')}={value}" for name, value in _texts(given, *TRIAL_OPTIONS).items()]
+    if not given["dataset_path"]:
+        return policy, None, options
+    recorder = recorder_settings({**own, "params_file": "", "topics_file": str(known["topics_file"])}, recorder_node)
+    section = _own_section(Path(params).expanduser(), recorder_node) if params else {}
+    options.append(f"--record-to={recorder.overrides['dataset_path']}")
+    return policy, NodeSettings(recorder.file, {**section, **recorder.overrides}), options
 
 
 def _own_section(path: Path, node: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gr00t_bringup.demo import ROBOT, policy_command
 from gr00t_bringup.robots import TrialRobot, load_robot
 from gr00t_bringup.runner import Runner
 from gr00t_bringup.trials.table import Spec, plan
+from gr00t_recorder.episodes.buttons import Command
 from gr00t_training.cli.arguments import add, positive_int
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError
@@ -27,7 +28,7 @@ SIM, PERSON = "sim", "person"
 SCENE, OTHER = "task", "other"
 MAX_STALL_S = 600.0  # of the clock: it stands while a model infers
 RUNNING_POLICY = "running policy node"  # instead of a checkpoint, where a person judges
-DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2}  # of policy_node
+DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2, "answer_delay_ticks": 0}  # of policy_node
 
 
 def make_parser() -> CommandParser:
@@ -57,11 +58,26 @@ def make_parser() -> CommandParser:
     add(parser, "--round-s", default=20.0)
     text = "Parameters of the policy node, such as execution:=real_time_chunking."
     parser.add_argument("--parameters", nargs="+", default=[], metavar="NAME:=VALUE", help=text)
-    text = "Record every trial as an episode of this dataset, marked with its success."
+    text = (
+        "Record every trial as an episode of this dataset, marked with its success; a person's recorder runs already."
+    )
     parser.add_argument("--record-to", type=Path, metavar="FOLDER", help=text)
+    text = "Joystick of the person who judges (sensor_msgs/msg/Joy)."
+    parser.add_argument("--joy-topic", default="", metavar="TOPIC", help=text)
+    for name, what in (("begin", "begins a trial"), ("success", "says success"), ("failure", "says failure")):
+        text = f"Button that {what}; -1: none."
+        parser.add_argument(f"--joy-{name}", type=int, default=-1, metavar="INDEX", help=text)
     text = "Write no videos of the trials."
     parser.add_argument("--no-video", action="store_true", help=text)
     return parser
+
+
+@dataclass(frozen=True)
+class Joystick:
+    """Topic and buttons by which a person may answer; an empty topic: none."""
+
+    topic: str
+    buttons: Mapping[Command, int]  # index; -1: none
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class Rollout:
     folder: Path
     has_video: bool
     dataset: Path | None
+    joystick: Joystick
 
     @property
     def is_judged_by_person(self) -> bool:
@@ -119,16 +136,16 @@ def checked(given: argparse.Namespace) -> Rollout:
         parameters=" ".join(given.parameters),
     )
     dataset = given.record_to.resolve() if given.record_to else None
-    return Rollout(robot, specs, given.output.resolve(), not given.no_video, dataset)
+    return Rollout(robot, specs, given.output.resolve(), not given.no_video, dataset, _joystick(given))
 
 
 def _check_person(given: argparse.Namespace) -> None:
     if not given.instruction:
         raise ConfigError("--judge person: give the task texts of your robot with --instruction")
-    if given.instruction_of == OTHER or given.parameters or given.record_to or len(given.checkpoint) > 1:
+    if given.instruction_of == OTHER or given.parameters or len(given.checkpoint) > 1:
         raise ConfigError(
-            "--judge person: robot and policy run already, so that --instruction-of other, --parameters, --record-to "
-            "and several checkpoints have no effect; leave them out, and start the recorder yourself"
+            "--judge person: robot and policy run already, so that --instruction-of other, --parameters and several "
+            "checkpoints have no effect; leave them out"
         )
 
 
@@ -136,6 +153,17 @@ def _own_checkpoint(robot: TrialRobot) -> str:
     if robot.checkpoint is None:
         raise ConfigError(f"--checkpoint: {robot.name} comes without a policy; give one")
     return str(robot.checkpoint)
+
+
+def _joystick(given: argparse.Namespace) -> Joystick:
+    indices = {Command.START: given.joy_begin, Command.SUCCESS: given.joy_success, Command.FAILURE: given.joy_failure}
+    has_button = max(indices.values()) >= 0
+    if has_button != bool(given.joy_topic):
+        missing = "--joy-topic" if has_button else "a button, such as --joy-success 0,"
+        raise ConfigError(f"--joy-topic and buttons belong together: {missing} is missing; give both")
+    if given.joy_topic and given.judge != PERSON:
+        raise ConfigError("--joy-topic: the simulated robot judges itself; leave it out, or add --judge person")
+    return Joystick(given.joy_topic, indices)
 
 
 def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path | None, folder: Path) -> None:
@@ -152,7 +180,9 @@ def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path
             speed=0.0 if dataset is None else 1.0,  # a recorder keeps pace with a real robot
             lock_step=True,
             lock_step_control_s=1.0 / timing["control_rate_hz"],
-            lock_step_query_s=timing["inference_period_s"],
+            lock_step_query_s=max(
+                timing["inference_period_s"], timing["answer_delay_ticks"] / timing["control_rate_hz"]
+            ),
         )
         policy += _given(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)
     for each in spec.parameters.split():
@@ -171,7 +201,7 @@ def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path
 
 
 def policy_timing(robot: TrialRobot, parameters: Sequence[str]) -> dict[str, float]:
-    """Return control rate and query period that a policy node of the robot has with these parameters.
+    """Return control rate, query period and delay that a policy node of the robot has with these parameters.
 
     Raises:
         ConfigError: one is no number.

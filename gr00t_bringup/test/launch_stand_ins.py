@@ -64,6 +64,10 @@ class OpaqueFunction:
         return self._function(context)
 
 
+class Shutdown:
+    """Given as `on_exit`: launch ends with the node."""
+
+
 class Node:
     """Takes what `launch_ros.actions.Node` takes."""
 
@@ -72,6 +76,7 @@ class Node:
         self._name, self._namespace, self._arguments = name, namespace, more.pop("arguments")
         self.additional_env = more.pop("additional_env")
         self.timeouts_s = float(more.pop("sigterm_timeout")), float(more.pop("sigkill_timeout"))
+        self.ends_launch = isinstance(more.pop("on_exit"), sys.modules["launch.actions"].Shutdown)
         assert more == {"output": "screen"}
 
     def visit(self, context: LaunchContext) -> None:
@@ -105,6 +110,7 @@ def launch_modules() -> Iterator[None]:
         modules["launch"].LaunchContext, modules["launch"].LaunchDescription = LaunchContext, LaunchDescription
         modules["launch.actions"].DeclareLaunchArgument = DeclareLaunchArgument
         modules["launch.actions"].OpaqueFunction = OpaqueFunction
+        modules["launch.actions"].Shutdown = Shutdown
         modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration
     before = {name: sys.modules.get(name) for name in (*modules, "gr00t_bringup.ros.launching")}
     sys.modules.update(modules)

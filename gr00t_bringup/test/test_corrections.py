@@ -39,7 +39,7 @@ def test_intervals_and_p_values_are_the_published_ones() -> None:
 def test_the_expert_takes_over_from_a_policy_that_errs_and_brings_the_cube_into_the_bin(tmp_path: Path) -> None:
     """With the front camera 20 cm away the policy sees nothing that it knows."""
     try:
-        place = bench.Workplace(compact_checkpoint(), (0.0, 0.2, 0.0))
+        place = bench.Workplace(compact_checkpoint(), bench.Scene(camera_shift_m=(0.0, 0.2, 0.0)))
         with DatasetWriter(tmp_path / "attempts", place.embodiment, has_source=True) as writer:
             trial = place.run(100_000, with_person=True, writer=writer)
     except ConfigError as error:

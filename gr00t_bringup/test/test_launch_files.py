@@ -28,6 +28,7 @@ from gr00t_training.errors import ConfigError
 BASE = {
     "policy.launch.py": {"topics_file": "own_topics.yaml", "limits_file": "own.yaml", "checkpoint_path": "own_policy"},
     "record.launch.py": {"topics_file": "own_topics.yaml", "dataset_path": "own_data"},
+    "rollout.launch.py": {"topics_file": "own_topics.yaml", "limits_file": "own.yaml", "checkpoint_path": "own_policy"},
     "sim.launch.py": {},
 }
 # argument: the parameter's value in the file; the words of the command line, and the parameter's value then
@@ -55,17 +56,29 @@ TABLE: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "autostart": (False, "True", True),
         "use_sim_time": (True, "False", False),
     },
+    # its policy node takes all arguments as that of policy.launch.py does
+    "rollout.launch.py": {"device": ("cpu", "cuda:1", "cuda:1"), "use_sim_time": (True, "false", False)},
     "sim.launch.py": {"use_sim_time": (True, "false", False)},
 }
+TRIALS = {"instruction", "num_trials", "round_s", "output", "joy_topic", "joy_begin", "joy_success", "joy_failure"}
+POLICY = {"checkpoint_path", "server", "topics_file", "limits_file", "urdf_file", "urdf_topic", "teleop"}
+# what else a file needs on the command line
+NEEDED = {"rollout.launch.py": ["instruction:=fold the towel"]}
 # arguments that are not parameters; each has its own tests below
 OTHERS = {
     "policy.launch.py": {"robot", "params_file", "namespace", "log_level"},
     "record.launch.py": {"robot", "params_file", "namespace", "log_level"},
+    "rollout.launch.py": {"robot", "dataset_path", "params_file", "namespace", "log_level", *TRIALS, *POLICY},
     "sim.launch.py": {"expert_episodes", "params_file", "namespace", "log_level"},
 }
 EXCLUDES = {"server": "checkpoint_path"}
 ROWS = [(file, argument) for file, table in TABLE.items() for argument in table]
-NODES = {"policy.launch.py": "policy", "record.launch.py": "recorder", "sim.launch.py": "sim"}
+NODES = {
+    "policy.launch.py": "policy",
+    "record.launch.py": "recorder",
+    "rollout.launch.py": "policy",
+    "sim.launch.py": "sim",
+}
 
 
 def received(command: list[str]) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def parameters_file(folder: Path, sections: dict[str, dict[str, Any]]) -> str:
 
 
 def parameters_of(file: str, *words: str) -> dict[str, Any]:
-    return received(launch(file, *words)[0].command())
+    return received(launch(file, *NEEDED.get(file, []), *words)[0].command())
 
 
 @pytest.mark.parametrize("file", sorted(TABLE))
@@ -130,11 +143,11 @@ def test_command_line_wins_over_the_file_and_absence_over_nothing(
 @pytest.mark.parametrize("file", sorted(TABLE))
 def test_nothing_but_what_was_given_goes_over_a_file(file: str, tmp_path: Path) -> None:
     complete = {**BASE[file], "autostart": False}
-    (node,) = launch(file, parameters_file(tmp_path, {"/**": complete}))
+    node, *_ = launch(file, parameters_file(tmp_path, {"/**": complete}), *NEEDED.get(file, []))
     assert node.parameters == [str(tmp_path / "parameters.yaml")]
     words = [f"{name}:={value}" for name, value in BASE[file].items()]
     if file != "sim.launch.py":  # which has a separate file
-        (node,) = launch(file, *words)
+        node, *_ = launch(file, *words, *NEEDED.get(file, []))
         assert node.parameters == [{**BASE[file], "autostart": True}]
 
 
@@ -194,6 +207,7 @@ MISSING = [
     ("policy.launch.py", ["robot:=gr1_arms_only"], "missing: checkpoint_path or server; "),
     ("record.launch.py", [], "missing: dataset_path; topics_file; "),
     ("record.launch.py", ["robot:=sim_arm"], "missing: dataset_path; "),
+    ("rollout.launch.py", ["instruction:=wave"], "missing: topics_file; limits_file, urdf_file or urdf_topic; check"),
 ]
 
 
@@ -225,6 +239,7 @@ def test_unknown_words_are_no_booleans(argument: str, word: str) -> None:
         ("policy.launch.py", ["teleop:=sometimes"], r"teleop.*sometimes.*always"),
         ("record.launch.py", ["bag:=some"], r"bag.*some.*configured"),
         ("policy.launch.py", ["log_level:=loud"], r"log_level.*loud.*debug"),
+        ("rollout.launch.py", ["robot:=sim_arm"], r"launch.py: missing: instruction; give the task of the trials"),
         ("sim.launch.py", ["expert_episodes:=-1"], r"expert_episodes': '-1' is not a whole number"),
         ("sim.launch.py", ["expert_episodes:=2.5"], r"expert_episodes': '2.5' is not a whole number"),
         ("policy.launch.py", ["server:=a:1", "checkpoint_path:=b"], r"'checkpoint_path' and 'server' are both given"),
@@ -375,6 +390,40 @@ def test_simulation_and_expert_share_a_clock(tmp_path: Path) -> None:
     sim, expert = launch("sim.launch.py", "expert_episodes:=3", file)
     assert received(sim.command())["seed"] == 2
     assert {"pause_s": 0.5, "seed": 7, "episodes": 3}.items() <= received(expert.command()).items()
+
+
+def test_trials_end_the_launch_and_are_recorded_where_asked(tmp_path: Path) -> None:
+    policy, trials = launch("rollout.launch.py", "robot:=so101", "checkpoint_path:=run/c1", "instruction:=-fold it")
+    assert policy.parameters[-1]["topics_file"] == str(robot_file("so101", "topics.yaml"))
+    assert "instruction" not in policy.parameters[-1]  # trials give it
+    assert trials.command()[:4] == ["gr00t_rollout", "--judge=person", "--checkpoint=run/c1", "--instruction=-fold it"]
+    assert (policy.ends_launch, trials.ends_launch) == (False, True)
+    words = [
+        "robot:=so101",
+        "server:=gpu:5555",
+        "instruction:=fold",
+        "num_trials:=20",
+        "joy_topic:=joy",
+        "joy_success:=1",
+    ]
+    file = parameters_file(tmp_path, {"policy": {"seed": 3}, "recorder": {"min_free_disk_gb": 9.0}})
+    policy, recorder, trials = launch("rollout.launch.py", *words, f"dataset_path:={tmp_path}", file)
+    attempts = str(robot_file("so101", "topics_policy.yaml"))
+    assert received(policy.command())["topics_file"] == attempts
+    assert {"topics_file": attempts, "dataset_path": str(tmp_path), "min_free_disk_gb": 9.0}.items() <= received(
+        recorder.command()
+    ).items()
+    assert "joy_topic" not in received(recorder.command())  # the buttons are those of the trials
+    given = {
+        "--checkpoint=gpu:5555",
+        "--num-trials=20",
+        "--joy-topic=joy",
+        "--joy-success=1",
+        f"--record-to={tmp_path}",
+    }
+    assert given <= set(trials.command())
+    with pytest.raises(ConfigError, match=r"robot 'gr1_arms_only' has no file topics_policy\.yaml"):
+        launch("rollout.launch.py", "robot:=gr1_arms_only", "server:=a:1", "instruction:=fold", "dataset_path:=data")
 
 
 def test_own_fast_dds_profile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,23 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
+from gr00t_msgs.msg import RecorderStatus
+from sensor_msgs.msg import Joy
+from std_srvs.srv import Trigger
+
 from gr00t_bringup.demo import policy_command
-from gr00t_bringup.robots import compact_checkpoint, load_robot
+from gr00t_bringup.robots import compact_checkpoint, load_robot, robot_file
 from gr00t_bringup.rollout import checked, make_parser, policy_timing, recorder_topics
+from gr00t_bringup.ros.task_giver import LATCHED
 from gr00t_bringup.trials.table import Trial
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_recorder.topics.bindings import load_topic_map
+from gr00t_test_support.ros.nodes import Peer, parameter_arguments
 from gr00t_training.dataset.media.video import VideoReader
 from gr00t_training.dataset.quality import Marks
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import ConfigError
+from gr00t_training.types import Commander
 
 RUN_S = 300
 ARM = load_robot("sim_arm")
@@ -59,6 +66,12 @@ def test_instruction_of_another_task_names_another_cube() -> None:
         (["--instruction", "wave"], "--instruction: 'wave' is no task of sim_arm, expected one of: put the red"),
         (["--judge", "person"], "give the task texts of your robot with --instruction"),
         (["--judge", "person", "--instruction", "wave", "--parameters", "seed:=1"], "robot and policy run already"),
+        (
+            ["--joy-topic", "joy"],
+            "--joy-topic and buttons belong together: a button, such as --joy-success 0, is missing",
+        ),
+        (["--joy-success", "1"], "belong together: --joy-topic is missing; give both"),
+        (["--joy-topic", "joy", "--joy-success", "1"], "judges itself; leave it out, or add --judge person"),
     ],
 )
 def test_wrong_request_is_told(words: list[str], message: str) -> None:
@@ -67,7 +80,7 @@ def test_wrong_request_is_told(words: list[str], message: str) -> None:
 
 
 def test_simulator_waits_for_what_the_policy_node_is_set_to() -> None:
-    assert policy_timing(ARM, []) == {"control_rate_hz": 50.0, "inference_period_s": 0.4}
+    assert policy_timing(ARM, []) == {"control_rate_hz": 50.0, "inference_period_s": 0.4, "answer_delay_ticks": 0.0}
     assert policy_timing(ARM, ["control_rate_hz:=100", "seed:=1"])["control_rate_hz"] == 100.0
     with pytest.raises(ConfigError, match="--parameters: could not convert string to float: 'often'"):
         policy_timing(ARM, ["inference_period_s:=often"])
@@ -99,9 +112,10 @@ def test_trials_can_be_repeated_and_go_on_where_they_ended(tmp_path: Path) -> No
     run(second, "--num-trials", "1", "--seed", "1000", "--no-video")
     output = run(second, "--num-trials", "2", "--seed", "1000", "--no-video")
     assert "== 2 trials, 1 of them done before" in output
-    # in lock-step neither the machine nor the trials before matter; the node may answer once more after the success
+    # in lock-step neither the machine nor the trials before matter; the node may command once more after the success
     moved, again = (
-        [(each.spec, each.success, each.time_s, each.sent) for each in rows(folder)] for folder in (first, second)
+        [(each.spec, each.success, each.time_s, each.chunks, each.sent) for each in rows(folder)]
+        for folder in (first, second)
     )
     assert moved == again
     for trial in rows(first):
@@ -126,22 +140,30 @@ def test_trials_are_kept_as_episodes_with_their_success(tmp_path: Path) -> None:
         for index in (0, 1)
     ]
     assert [(each.is_success, each.note) for each in marks] == [(True, "rollout"), (False, "rollout")]
+    for index in (0, 1):
+        assert Commander.POLICY in dataset.column(index, "command_source")
+        assert not dataset.interventions(index).any()
 
 
 @pytest.mark.slow
-def test_person_judges_a_robot_that_runs_already(tmp_path: Path) -> None:
+def test_person_judges_a_robot_that_runs_already_by_keys_services_and_buttons(tmp_path: Path) -> None:
     domain = next_domain()
-    words = ["--judge", "person", "--instruction", "put the red cube in the bin", "--round-s", "2"]
-    words += ["--output", str(tmp_path)]
-    policy = map(str, policy_command(compact_checkpoint())[1:])
-    # each prompt, and the key that answers it
-    keys = [("press Enter", "\n"), ("running:", "s"), ("press Enter", "\n"), ("was it done?", "f")]
-    keys += [("press Enter", "q")]
+    words = ["--judge", "person", "--instruction", "put the red cube in the bin", "--round-s", "15"]
+    words += ["--output", str(tmp_path), "--record-to", str(tmp_path / "dataset")]
+    words += ["--joy-topic", "joy", "--joy-failure", "1"]
+    topics = robot_file("sim_arm", "topics_policy.yaml")
+    shipped = map(str, policy_command(compact_checkpoint())[1:])
+    policy = [f"topics_file:={topics}" if word.startswith("topics_file") else word for word in shipped]
+    recorder = parameter_arguments(
+        topics_file=topics, dataset_path=tmp_path / "dataset", min_free_disk_gb=0.0, autostart=True
+    )
     terminal, end = pty.openpty()
     try:
         with (
             NodeProcess("gr00t_bringup.ros.sim_node", domain=domain),
             NodeProcess("gr00t_policy_node.ros.policy_node", *policy, domain=domain),
+            NodeProcess("gr00t_recorder.ros.recorder_node", *recorder, domain=domain),
+            Peer(domain) as peer,
             subprocess.Popen(
                 [sys.executable, "-c", "from gr00t_bringup.ros.rollout import main; main()", *words],
                 env={**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
@@ -152,18 +174,42 @@ def test_person_judges_a_robot_that_runs_already(tmp_path: Path) -> None:
             ) as rollout,
         ):
             assert rollout.stdout is not None
+            joystick = peer.node.create_publisher(Joy, "joy", 10)
+            recorder_status = peer.listen(RecorderStatus, "recorder/status", LATCHED)
+
+            def press(key: str) -> None:
+                os.write(terminal, key.encode())
+
+            def say(answer: str) -> None:
+                if answer == "success":
+                    peer.until(lambda: recorder_status[-1].state == RecorderStatus.RECORDING, "recording")
+                assert peer.call(Trigger, f"rollout/{answer}").success
+
+            def push() -> None:
+                peer.until(joystick.get_subscription_count, "rollout listens to the joystick")
+                for is_down in (0, 1):
+                    joystick.publish(Joy(buttons=[0, is_down]))
+
+            # each prompt, and how the person answers
+            answers = [("press Enter", lambda: press("\n")), ("running:", lambda: say("success"))]
+            answers += [("press Enter", lambda: say("begin")), ("was it done?", push)]
+            answers += [("press Enter", lambda: press("q"))]
             shown = []
             for line in rollout.stdout:
                 shown.append(line)
-                if keys and keys[0][0] in line:
-                    os.write(terminal, keys.pop(0)[1].encode())
-            assert rollout.wait(RUN_S) == 0
+                if answers and answers[0][0] in line:
+                    answers.pop(0)[1]()
+            assert rollout.wait(RUN_S) == 0, "".join(shown)
     finally:
         os.close(terminal)
         os.close(end)
-    assert not keys, "".join(shown)
+    assert not answers, "".join(shown)
     assert [(each.success, each.outcome) for each in rows(tmp_path)] == [
         (True, "judged"),
         (False, "time limit reached"),
     ]
     assert "ended; the same command continues\n" in shown
+    dataset = EpisodeDataset(tmp_path / "dataset")
+    kept = [each.success for each in rows(tmp_path) if not each.note]  # a slow machine may command nothing in time
+    assert kept[:1] == [True]
+    assert [dataset.quality(index).marks.is_success for index in range(len(dataset.episodes))] == kept

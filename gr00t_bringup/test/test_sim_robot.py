@@ -208,6 +208,19 @@ def test_a_shifted_camera_sees_another_image_and_goes_back(cameras):
             cameras.shift_camera(camera, shift)
 
 
+def test_half_the_light_makes_darker_images_and_goes_back(cameras):
+    cameras.reset(5)
+    before = cameras.images()
+    cameras.set_light(0.5)
+    for camera, image in cameras.images().items():
+        assert 0.4 < image.mean() / before[camera].mean() < 0.9
+    cameras.set_light(1.0)
+    assert np.array_equal(cameras.images()["front"], before["front"])
+    for brightness in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="expected a brightness of 0 or more"):
+            cameras.set_light(brightness)
+
+
 def test_an_unknown_camera_is_refused(cameras):
     with pytest.raises(ValueError, match="no camera 'top'"):
         cameras.render("top")

@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from gr00t_msgs.action import RunPolicy
 from gr00t_msgs.msg import ActionChunk, ErrorCode, PolicyStatus
@@ -260,6 +261,17 @@ def test_run_policy_ends_by_its_time_limit_or_by_cancel(robot: Robot) -> None:
     handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="")), "goal")
     refused = robot.result(handle.get_result_async(), "result").result
     assert refused.error_code == ErrorCode.EMPTY_TEXT
+
+
+def test_reset_ends_a_goal_that_nobody_canceled(robot: Robot) -> None:
+    client = ActionClient(robot.node, RunPolicy, "policy/run_policy")
+    robot.until(client.server_is_ready, "action server")
+    handle = robot.result(client.send_goal_async(RunPolicy.Goal(instruction="lift the cube")), "goal")
+    robot.until_state(PolicyStatus.RUNNING)
+    assert robot.call(Trigger, "policy/reset").success
+    ended = robot.result(handle.get_result_async(), "result")
+    assert (ended.status, ended.result.error_code) == (GoalStatus.STATUS_ABORTED, ErrorCode.CANCELLED)
+    robot.until_state(PolicyStatus.IDLE)
     client.destroy()
 
 

@@ -282,6 +282,8 @@ def test_a_gamepad_moves_a_robot_without_a_policy(files: dict[str, Path], tmp_pa
         buttons = [1, 0]  # disengages
         robot.until_source(CommandSource.NONE)
         assert not targets[-1].is_engaged
+        robot.teleop.publish(TeleopTarget(source="gamepad"))  # a second one of this name
+        robot.until(lambda: "another device is named 'gamepad'" in teleop.output, "refusal")
         # a task has nobody to do it
         robot.instruct()
         assert "this node has no policy" in robot.until_state(PolicyStatus.HOLDING, "no policy").reason

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from gr00t_policy_node.teleop.devices import GamepadDevice, KeyboardDevice, LeaderDevice
+from gr00t_policy_node.control.person import Request
+from gr00t_policy_node.teleop.devices import GamepadDevice, KeyboardDevice, LeaderDevice, PoseDevice, ToolPose
 from gr00t_policy_node.teleop.engagement import Engagement
 from gr00t_policy_node.teleop.teleop_file import (
     Axis,
@@ -17,8 +19,10 @@ from gr00t_policy_node.teleop.teleop_file import (
     Keyboard,
     Leader,
     LeaderJoint,
+    PoseTool,
     TeleopFile,
 )
+from gr00t_training.embodiment import Rotation
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import parse_settings
 
@@ -105,13 +109,46 @@ def test_a_button_toggles_or_is_held_and_nobody_is_engaged_before_they_say_so() 
     assert by_word.set(False) and not by_word.set(False) and by_word.set(True)
 
 
+UP, TURNED = np.array([1.0, 0, 0, 0]), np.array([0.5**0.5, 0, 0, 0.5**0.5])  # w x y z; a quarter turn about z
+POSITION, QUATERNION = ("x", "y", "z"), ("qw", "qx", "qy", "qz")
+
+
+def test_poses_of_a_tool_are_where_the_robot_must_be() -> None:
+    tool = PoseDevice(PoseTool(position=POSITION, rotation=("rx", "ry", "rz"), rotation_form=Rotation.AXIS_ANGLE))
+    request = tool.request(ToolPose(np.array([0.1, 0.2, 0.3]), TURNED), None, is_engaged=True)
+    assert request.names == ["x", "y", "z", "rx", "ry", "rz"]
+    assert request.positions == pytest.approx([0.1, 0.2, 0.3, 0.0, 0.0, np.pi / 2])
+    with pytest.raises(ValueError, match="a pose is not finite"):
+        tool.request(ToolPose(np.array([np.nan, 0, 0]), UP), None, is_engaged=True)
+    with pytest.raises(ValueError, match="has no length"):
+        tool.request(ToolPose(np.zeros(3), np.zeros(4)), None, is_engaged=True)
+
+
+def test_a_tool_moves_the_robot_from_where_both_were_when_the_person_engaged() -> None:
+    settings = PoseTool(position=POSITION, rotation=QUATERNION, robot_topic="pose", scale=0.5)
+    tool, robot = PoseDevice(settings), ToolPose(np.array([1.0, 0.0, 0.5]), UP)
+    held = ToolPose(np.array([5.0, 5.0, 5.0]), TURNED)
+    assert tool.request(held, robot, is_engaged=False) == Request()
+    with pytest.raises(ValueError, match="the robot's pose on 'pose' is missing or old"):
+        tool.request(held, None, is_engaged=True)
+    assert tool.request(held, robot, is_engaged=True).positions == pytest.approx([1.0, 0.0, 0.5, 1, 0, 0, 0])
+    moved = ToolPose(np.array([5.2, 5.0, 4.8]), UP)  # and turned back by a quarter turn
+    expected = [1.1, 0.0, 0.4, 0.5**0.5, 0, 0, -(0.5**0.5)]
+    # the robot's pose has changed since, which is what it was asked for
+    elsewhere = ToolPose(np.array([9.0, 9.0, 9.0]), TURNED)
+    assert tool.request(moved, elsewhere, is_engaged=True).positions == pytest.approx(expected)
+    assert tool.request(moved, elsewhere, is_engaged=False) == Request()
+    again = tool.request(moved, elsewhere, is_engaged=True).positions  # engaged anew: nothing jumps
+    assert again == pytest.approx([9.0, 9.0, 9.0, *TURNED])
+
+
 LEADER = "name: leader\nleader: {joints: {j0: {}}}\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: leader\n", "found none of them, expected one of leader, gamepad and keyboard"),
+        ("name: leader\n", "found none of them, expected one of leader, gamepad, keyboard and pose"),
         (LEADER + "gamepad: {axes: {j0: {axis: 0, rate: 1.0}}}\n", "found leader, gamepad, expected one"),
         ("name: ' '\nleader: {joints: {j0: {}}}\n", "name is empty"),
         ("name: a\nleader: {joints: {}}\n", "'joints' is empty"),
@@ -121,6 +158,11 @@ LEADER = "name: leader\nleader: {joints: {j0: {}}}\n"
         ("name: a\nkeyboard: {keys: {ab: {channel: j0, rate: 1.0}}}\n", "found keys ['ab'], expected single"),
         ("name: a\nleader: {joints: {j0: {scal: 2.0}}}\n", "teleop.yaml:2: leader.joints.j0: unknown key 'scal'"),
         ("name: a\ngamepad: {axes: {j0: {axis: 0}}}\n", "missing key 'rate'"),
+        ("name: a\npose: {position: [x, y]}\n", "'position' names 2 channels, expected 3, for x, y and z"),
+        (
+            "name: a\npose: {position: [x, y, z], rotation: [r]}\n",
+            "names 1 channels, expected none, or 4 for quaternion",
+        ),
     ],
 )
 def test_what_is_wrong_in_the_file_is_said_with_its_line(text: str, message: str) -> None:

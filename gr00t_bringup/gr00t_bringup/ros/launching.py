@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -62,8 +62,27 @@ def describe(
     )
 
 
-def suite_node(given: Mapping[str, str], package: str, executable: str, name: str, settings: NodeSettings) -> Node:
-    """Return a node of the suite with the common arguments applied; it ends when launch does, however launch ends."""
+def suite_node(
+    given: Mapping[str, str],
+    package: str,
+    executable: str,
+    name: str,
+    settings: NodeSettings,
+    *,
+    options: Sequence[str] = (),
+    ends_launch: bool = False,
+) -> Node:
+    """Return a node of the suite with the common arguments applied; it ends when launch does, however launch ends.
+
+    Args:
+        given: the common arguments.
+        package: of the executable.
+        executable: of the node.
+        name: of the node.
+        settings: its parameters.
+        options: of its command line.
+        ends_launch: all other nodes end with it.
+    """
     level = given["log_level"]
     return Node(
         package=package,
@@ -71,9 +90,10 @@ def suite_node(given: Mapping[str, str], package: str, executable: str, name: st
         name=name,
         namespace=given["namespace"],
         parameters=settings.parameters,
-        arguments=["--ros-args", "--log-level", level] if level else [],
+        arguments=[*options, *(["--ros-args", "--log-level", level] if level else [])],
         additional_env={**_profile(), **parent_environment()},
         output="screen",
+        on_exit=Shutdown() if ends_launch else None,
         sigterm_timeout=SIGTERM_AFTER_S,
         sigkill_timeout=SIGKILL_AFTER_S,
     )

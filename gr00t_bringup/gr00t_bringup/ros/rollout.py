@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -16,14 +15,14 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
 
 from gr00t_bringup.rollout import Rollout, checked, make_parser, start_processes
-from gr00t_bringup.ros.trial_driver import PersonTrials, QuitError, SimTrials
+from gr00t_bringup.ros.person_trials import PersonTrials, QuitError
+from gr00t_bringup.ros.trial_driver import SimTrials
 from gr00t_bringup.runner import Runner, ros_environment
 from gr00t_bringup.trials.grid import write_grid, write_video
 from gr00t_bringup.trials.summary import write_summary
 from gr00t_bringup.trials.table import Spec, Trial, TrialTable
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_training.cli.command import run_command
-from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import printable
 
 START_TIMEOUT_S = 300.0
@@ -38,8 +37,6 @@ def main(args: list[str] | None = None) -> int:
 
 def _rollout(given: argparse.Namespace, ros: list[str]) -> None:
     asked = checked(given)
-    if asked.is_judged_by_person and not sys.stdin.isatty():
-        raise ConfigError("--judge person: standard input is not a terminal; run it in one")
     asked.folder.mkdir(parents=True, exist_ok=True)
     table = TrialTable(asked.folder / "trials.csv")
     missing = table.missing(asked.specs)
@@ -75,9 +72,10 @@ def _drive(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str],
     # keep the signal handlers of the command: they end it with its processes
     rclpy.init(args=ros, signal_handler_options=SignalHandlerOptions.NO)
     if asked.robot is None:
-        driver: PersonTrials | SimTrials = PersonTrials()
+        driver: PersonTrials | SimTrials = PersonTrials(asked.dataset, asked.joystick)
     else:
-        driver = SimTrials(asked.robot, keeps_images=asked.has_video, is_recorded=asked.dataset is not None)
+        driver = SimTrials(asked.robot, asked.dataset, keeps_images=asked.has_video)
+    recorder = "" if asked.dataset is None else ", idle recorder"
     try:
 
         def is_ready() -> bool:
@@ -85,7 +83,7 @@ def _drive(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str],
                 runner.check()
             return driver.is_ready()
 
-        driver.wait_for("robot and active policy node", is_ready, START_TIMEOUT_S)
+        driver.wait_for(f"robot, active policy node{recorder}", is_ready, START_TIMEOUT_S)
         for number, spec in enumerate(specs, start=1):
             if runner is not None:
                 runner.check()
@@ -95,6 +93,7 @@ def _drive(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str],
             table.add(trial)
             print(f"{number} of {len(specs)}: {_described(trial)}", flush=True)
     finally:
+        driver.close()
         driver.destroy_node()
         try_shutdown()
 

@@ -1,26 +1,19 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Carry out one trial after another: on the simulated robot, or on any robot with a person as the judge."""
+"""Carry out one trial after another, and record them if asked; here on the simulated robot, which judges itself."""
 
 from __future__ import annotations
 
 import json
-import os
-import select
-import sys
-import termios
-import time
-import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from gr00t_msgs.msg import ActionChunk, CommandSource, EpisodeMarks, RecorderStatus
-from gr00t_msgs.srv import StartEpisode, StopEpisode
+from gr00t_msgs.msg import ActionChunk, CommandSource
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.time import Time
@@ -29,22 +22,16 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gr00t_bringup.robots import TrialRobot
-from gr00t_bringup.ros.task_giver import LATCHED, DemoError, Goal, TaskGiver
+from gr00t_bringup.ros.task_giver import DemoError, Goal, TaskGiver
+from gr00t_bringup.ros.trial_recorder import ANSWER_TIMEOUT_S, TrialRecorder
 from gr00t_bringup.trials.boundaries import ChunkTrack, asked_steps, sent_steps
 from gr00t_bringup.trials.grid import HEIGHT, WIDTH
 from gr00t_bringup.trials.table import Spec, Trial
 from gr00t_training.io.text import printable
 
 REST_TIMEOUT_S = 60.0
-ANSWER_TIMEOUT_S = 120.0  # of a simulator that waits for a policy
-RETRY_S = 0.5
 STARTING_HOLD = "waiting"  # each task begins with it
 IMAGES_PER_SHOWN = 2  # 20 Hz to the 10 Hz of a trial's video
-KEYS = {"s": True, "f": False}
-
-
-class QuitError(Exception):
-    """The person wants no more trials."""
 
 
 @dataclass
@@ -58,23 +45,36 @@ class Watched:
     num_images: int = 0
 
     def until(self, end_ns: int) -> Watched:
-        """Return what belongs to the time up to `end_ns`: how soon the policy stops then says nothing of it."""
+        """Return what belongs to the time before `end_ns`: how soon the policy stops then says nothing of it."""
         count = int(np.searchsorted(self.times_ns, end_ns, side="right"))
-        chunks = [chunk for chunk in self.chunks if chunk.taken_ns <= end_ns]
+        chunks = [chunk for chunk in self.chunks if chunk.taken_ns < end_ns]
         return Watched(chunks, self.times_ns[:count], self.references[:count], self.images, self.num_images)
 
 
 class TrialDriver(TaskGiver):
     """Watches a policy node; what a trial is follows from the subclass."""
 
-    def __init__(self, name: str) -> None:
-        """Subscribe to what the policy does."""
-        super().__init__(name)
+    def __init__(self, dataset: Path | None) -> None:
+        """Subscribe to what the policy does.
+
+        Args:
+            dataset: a recorder node writes each trial to it; None: trials are not recorded.
+        """
+        super().__init__("rollout")
         self.watched = Watched()
+        self.recorder = None if dataset is None else TrialRecorder(self, dataset)
         self._source: CommandSource | None = None
         self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 20)
         self.create_subscription(CommandSource, "policy/command_source", self._on_source, 20)
         self.release = self.create_client(Trigger, "policy/reset")
+
+    def is_ready(self) -> bool:
+        """Whether the policy node is active and has no task, and a recorder that is needed is idle.
+
+        Raises:
+            DemoError: the recorder writes to another dataset.
+        """
+        return self.has_policy() and (self.recorder is None or self.recorder.is_idle())
 
     def run(self, spec: Spec) -> Trial:
         """Carry out a trial.
@@ -83,6 +83,9 @@ class TrialDriver(TaskGiver):
             DemoError: robot or policy node do not answer.
         """
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what is not of ROS."""
 
     def _begin(self) -> str:
         """Forget the trial before, end what the policy node does; return the date and time."""
@@ -99,6 +102,7 @@ class TrialDriver(TaskGiver):
         else:
             goal.cancel()
             goal.outcome()
+        self.wait_for("status without a task", lambda: self.status and not self.status.instruction, REST_TIMEOUT_S)
         self._wait_for_rest()
         return outcome
 
@@ -129,6 +133,14 @@ class TrialDriver(TaskGiver):
             **known,
         )
 
+    def _abandon(self, goal: Goal) -> None:
+        """End the task of a trial that does not count, whatever has happened, and take back its episode."""
+        with suppress(DemoError):
+            self._end(goal)
+        if self.recorder is not None:
+            with suppress(DemoError):
+                self.recorder.drop()
+
     def _on_chunk(self, message: ActionChunk) -> None:
         start_ns = Time.from_msg(message.header.stamp).nanoseconds
         rows = np.array(message.data, np.float64).reshape(message.horizon, -1)
@@ -143,44 +155,42 @@ class TrialDriver(TaskGiver):
 class SimTrials(TrialDriver):
     """Trials on a simulated robot, which resets its scene and judges."""
 
-    def __init__(self, robot: TrialRobot, *, keeps_images: bool, is_recorded: bool) -> None:
-        """Subscribe; keep images for videos, and have a recorder node write episodes."""
-        super().__init__("rollout")
+    def __init__(self, robot: TrialRobot, dataset: Path | None, *, keeps_images: bool) -> None:
+        """Subscribe; keep images for videos."""
+        super().__init__(dataset)
         self._settled_ns = robot.settled_s * 1e9
         self._verdict: dict[str, Any] = {"stamp_ns": -1, "success": False, "is_ready": False}
-        self._recorder: RecorderStatus | None = None
-        self._is_recorded = is_recorded
         if keeps_images:
             self.create_subscription(Image, robot.image_topic, self._on_image, 5)
         self.create_subscription(JointState, "arm_controller/reference", self._on_reference, 1000)
         self.create_subscription(String, "sim/verdict", self._on_verdict, 100)
-        if is_recorded:
-            self.create_subscription(RecorderStatus, "recorder/status", self._on_recorder, LATCHED)
-        self.start_episode = self.create_client(StartEpisode, "recorder/start_episode")
-        self.stop_episode = self.create_client(StopEpisode, "recorder/stop_episode")
         self.reset = self.create_client(Trigger, "sim/reset")
         self.parameters = self.create_client(SetParameters, "sim/set_parameters")
         self.policy_parameters = self.create_client(SetParameters, "policy/set_parameters")
 
     def is_ready(self) -> bool:
         """Whether robot, policy and recorder are there."""
-        has_robot = self.reset.service_is_ready() and self._verdict["stamp_ns"] >= 0
-        return has_robot and self.has_policy() and (not self._is_recorded or self._is_recorder_idle())
+        return self.reset.service_is_ready() and self._verdict["stamp_ns"] >= 0 and super().is_ready()
 
     def run(self, spec: Spec) -> Trial:
         """Carry out a trial in a new scene."""
         begun = self._begin()
         before = self._counts()
         self._new_scene(spec)
-        if self._is_recorded:
-            self._start_recording(spec.instruction)
+        if self.recorder is not None:
+            self.recorder.start_soon(spec.instruction)
         goal = self.give(spec.instruction)
-        begin_ns = self._verdict["stamp_ns"]
-        done_ns = self._watch(goal, begin_ns, spec.time_limit_s)
-        ended_ns = self._verdict["stamp_ns"]
-        outcome = self._end(goal)
-        if self._is_recorded:
-            self._stop_recording(is_success=done_ns is not None)
+        try:
+            begin_ns = self._verdict["stamp_ns"]
+            done_ns = self._watch(goal, begin_ns, spec.time_limit_s)
+            ended_ns = self._verdict["stamp_ns"]
+            outcome = self._end(goal)
+            if self.recorder is not None:
+                self.recorder.stop()
+                self.recorder.judge(is_success=done_ns is not None)
+        except BaseException:  # also Ctrl-C
+            self._abandon(goal)
+            raise
         seen = self.watched
         self.wait_for(
             "reference of the controller", lambda: seen.times_ns and seen.times_ns[-1] >= ended_ns, ANSWER_TIMEOUT_S
@@ -233,26 +243,6 @@ class SimTrials(TrialDriver):
     def _await_verdict(self, stamp_ns: int) -> None:
         self.wait_for("simulated robot", lambda: self._verdict["stamp_ns"] >= stamp_ns, ANSWER_TIMEOUT_S)
 
-    def _start_recording(self, task: str) -> None:
-        end_s = time.monotonic() + ANSWER_TIMEOUT_S
-        while True:
-            self.wait_for("idle recorder", self._is_recorder_idle, ANSWER_TIMEOUT_S)
-            answer = self.call(self.start_episode, StartEpisode.Request(task=task))
-            if not answer.error_code:
-                return
-            if time.monotonic() > end_s:
-                raise DemoError(f"recorder: {printable(answer.error_msg)}")
-            self.spin_for(RETRY_S)  # it may be behind: in lock-step nobody waits for it
-
-    def _stop_recording(self, *, is_success: bool) -> None:
-        marks = EpisodeMarks(success=EpisodeMarks.YES if is_success else EpisodeMarks.NO, note="rollout")
-        answer = self.call(self.stop_episode, StopEpisode.Request(keep=True, marks=marks))
-        if answer.error_code:
-            raise DemoError(f"recorder: {printable(answer.error_msg)}")
-
-    def _is_recorder_idle(self) -> bool:
-        return self._recorder is not None and self._recorder.state == RecorderStatus.IDLE
-
     def _on_verdict(self, message: String) -> None:
         self._verdict = json.loads(message.data)
 
@@ -265,74 +255,6 @@ class SimTrials(TrialDriver):
         if self.watched.num_images % IMAGES_PER_SHOWN == 0:
             image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
             self.watched.images.append(cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
-
-    def _on_recorder(self, message: RecorderStatus) -> None:
-        self._recorder = message
-
-
-class PersonTrials(TrialDriver):
-    """Trials on a robot that runs already; a person prepares each scene, and says by a key how it ended."""
-
-    def __init__(self) -> None:
-        """Subscribe."""
-        super().__init__("rollout")
-
-    def is_ready(self) -> bool:
-        """Whether the policy node is active and has no task."""
-        return self.has_policy()
-
-    def run(self, spec: Spec) -> Trial:
-        """Carry out a trial.
-
-        Raises:
-            QuitError: the person has ended the trials; this one does not count.
-        """
-        begun = self._begin()
-        before = self._counts()
-        print(f"\ntrial {spec.seed}: {printable(spec.task)}", flush=True)
-        with single_keys():
-            print("prepare the scene, then press Enter (q: quit)", flush=True)
-            while (key := self._key()) not in ("\n", "\r"):
-                if key == "q":
-                    raise QuitError
-            goal = self.give(spec.instruction)
-            start_s = time.monotonic()
-            print("running: s success, f failure, q quit", flush=True)
-            success = None
-            while success is None and not goal.is_over and time.monotonic() - start_s < spec.time_limit_s:
-                success = self._verdict_of(goal)
-            time_s = time.monotonic() - start_s
-            outcome = self._end(goal) or ("time limit reached" if success is None else "judged")
-            if success is None:
-                print(f"{outcome}; was it done? s success, f failure, q quit", flush=True)
-            while success is None:
-                success = self._verdict_of(goal)
-        return self._trial(spec, begun, before, success=success, time_s=time_s, outcome=outcome)
-
-    def _verdict_of(self, goal: Goal) -> bool | None:
-        key = self._key()
-        if key == "q":
-            if not goal.is_over:
-                self._end(goal)
-            raise QuitError
-        return KEYS.get(key)
-
-    def _key(self) -> str:
-        """Return the key that was pressed, empty if none was; takes messages meanwhile."""
-        self.spin(0.02)
-        ready, _, _ = select.select([sys.stdin], [], [], 0.0)
-        return os.read(sys.stdin.fileno(), 1).decode(errors="ignore").lower() if ready else ""
-
-
-@contextmanager
-def single_keys() -> Iterator[None]:
-    """Read keys without Enter, while inside; the terminal is restored."""
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _total(counts: Any) -> int:

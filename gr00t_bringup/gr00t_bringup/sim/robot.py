@@ -55,6 +55,10 @@ class SimRobot:
         self._joint_dof = [self._model.joint(name).dofadr[0] for name in JOINTS]
         self._cube_qpos = {color: self._model.joint(f"{color}_cube").qposadr[0] for color in CUBES}
         self._camera_positions = {camera: self._model.camera(camera).pos.copy() for camera in CAMERAS}
+        headlight = self._model.vis.headlight
+        self._lights = [
+            (each, each.copy()) for each in (headlight.ambient, headlight.diffuse, self._model.light_diffuse)
+        ]
         self._color = ""
         self.reset(seed, task)
 
@@ -102,6 +106,18 @@ class SimRobot:
         with self._lock:
             self._model.camera(camera).pos[:] = self._camera_positions[camera] + shift
             mujoco.mj_forward(self._model, self._state)
+
+    def set_light(self, brightness: float) -> None:
+        """Set the brightness of all lights, relative to how the scene was built.
+
+        Raises:
+            ValueError: it is negative, or no finite number.
+        """
+        if not 0.0 <= brightness < math.inf:
+            raise ValueError(f"light is {brightness:g}, expected a brightness of 0 or more")
+        with self._lock:
+            for light, built in self._lights:
+                light[:] = built * brightness
 
     def command(self, targets_rad: Mapping[str, float]) -> None:
         """Set joint targets; joints not named keep theirs, values beyond a joint's limits are clipped.

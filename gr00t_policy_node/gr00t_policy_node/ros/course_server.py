@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,11 @@ from gr00t_msgs.action import MoveTo, ReplayMotion
 from gr00t_msgs.msg import ErrorCode
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
-from rclpy.task import Future
 
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.control.course import CourseCause, CourseEnd, CourseError
 from gr00t_policy_node.ros.diagnostics import STATES
+from gr00t_policy_node.ros.waiting_goal import WaitingGoal
 from gr00t_recorder.ros.clock_watch import create_steady_timer
 
 GOAL_PERIOD_S = 0.1
@@ -113,9 +112,8 @@ class CourseServer:
         except CourseError as error:
             handle.abort()
             return kind.Result(error_code=ERROR_CODES[error.cause], error_msg=str(error))
-        self._goal = _Goal(handle, kind, number, time.monotonic(), limited)
+        self._goal = _Goal(handle, kind, number, limited)
         self._on_change()
-        # one executor thread: the goal waits as a coroutine, the timer below ends it
         return await self._goal.result
 
     def _watch_goal(self) -> None:
@@ -135,21 +133,14 @@ class CourseServer:
     def _end(self, error_code: int, error_msg: str) -> None:
         goal, self._goal = self._goal, None
         assert goal is not None
-        result = goal.kind.Result(error_code=error_code, error_msg=error_msg, duration=time.monotonic() - goal.start_s)
+        result = goal.kind.Result(error_code=error_code, error_msg=error_msg)
         if hasattr(result, "limited_commands"):
             result.limited_commands = self._controller.report().limited_commands - goal.limited_before
-        if error_code == ErrorCode.NONE:
-            goal.handle.succeed()
-        elif error_code == ErrorCode.CANCELLED and goal.handle.is_cancel_requested:
-            goal.handle.canceled()
-        else:
-            goal.handle.abort()
-        goal.result.set_result(result)
+        goal.end(result, is_success=error_code == ErrorCode.NONE)
         self._on_change()
 
 
-class _Goal:
-    def __init__(self, handle: ServerGoalHandle, kind: Any, number: int, start_s: float, limited_before: int) -> None:
-        self.handle, self.kind, self.number = handle, kind, number
-        self.start_s, self.limited_before = start_s, limited_before
-        self.result: Future = Future()
+class _Goal(WaitingGoal):
+    def __init__(self, handle: ServerGoalHandle, kind: Any, number: int, limited_before: int) -> None:
+        super().__init__(handle)
+        self.kind, self.number, self.limited_before = kind, number, limited_before

@@ -42,6 +42,13 @@ class PolicyParameters:
         0.2, "Shortest time between policy queries [s]; in simulated time between their observations.", ge=0.0, le=10.0
     )
     control_rate_hz: float = setting(50.0, "Rate of commands [Hz].", ge=1.0, le=1000.0, read_only=True)
+    answer_delay_ticks: int = setting(
+        0,
+        "Control ticks from an observation until its answer may count: measures what latency costs; 0 on a robot.",
+        ge=0,
+        le=1000,
+        read_only=True,
+    )
     execution: ExecutionMode = setting(
         ExecutionMode.RECEDING_HORIZON,
         "receding_horizon: the newest chunk; temporal_ensemble: mean of all that cover the time; real_time_chunking: "

@@ -21,6 +21,7 @@ from rclpy.time import Time
 
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.control.state import HoldCause
+from gr00t_policy_node.inference.delay import DelayedAnswers
 from gr00t_policy_node.inference.loop import InferenceLoop
 from gr00t_policy_node.observing import Observer
 from gr00t_policy_node.ros.course_server import CourseServer
@@ -80,6 +81,8 @@ class PolicyRuntime:
         self._noise_seed = -1  # of a task that has just begun; -1: the noise goes on
         self._client = policy if isinstance(policy, PolicyClient) else None
         self._losses = 0  # of its server
+        self._delay_ns = round(settings.answer_delay_ticks * 1e9 / settings.control_rate_hz)
+        self._delayed = DelayedAnswers()
         self._is_active = self._was_asked = False
         self._clock_watch = ClockWatch(node, settings.max_clock_stall_s)
         with ExitStack() as opened:  # closes what exists when the rest fails
@@ -100,7 +103,7 @@ class PolicyRuntime:
                 on_refusal=self._on_refusal,
                 on_failure=self._controller.fail,
                 continue_from=self._continuation,
-                period_s=settings.inference_period_s,
+                period_s=max(settings.inference_period_s, self._delay_ns / 1e9),  # one query at a time
                 is_paced_by_stamp=bool(node.get_parameter("use_sim_time").value),
             )
             opened.callback(self._loop.close)
@@ -225,9 +228,9 @@ class PolicyRuntime:
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, latency_s: float) -> None:
         answered_s = time.perf_counter()
-        if not self._controller.offer(chunk, observation.instruction, self._now_ns()):
+        if not self._offer(chunk, observation.instruction):
             return
-        age_s = (self._now_ns() - chunk.start_ns) / 1e9
+        age_s = max(self._now_ns() - chunk.start_ns, self._delay_ns) / 1e9
         self._sequence += 1
         message = self._chunk_codec.encode(chunk)
         message.sequence = self._sequence
@@ -244,10 +247,19 @@ class PolicyRuntime:
         timers.add(Stage.QUERY, published_s - begun_s)
         timers.add(Stage.OBSERVATION_TO_CHUNK, age_s)
 
+    def _offer(self, chunk: ActionChunk, instruction: str) -> bool:
+        """Give a chunk to the controller, now or when its delay is over; False when it is not executed."""
+        now_ns, due_ns = self._now_ns(), chunk.start_ns + self._delay_ns
+        if due_ns <= now_ns or not self._delay_ns:
+            return self._controller.offer(chunk, instruction, now_ns)
+        self._delayed.add(now_ns, due_ns, lambda: self._controller.offer(chunk, instruction, due_ns))
+        return True
+
     def _continuation(self, observation: Observation) -> Continuation | None:
         """Return the chunk that the next one must continue; None in other modes."""
+        self._delayed.release(observation.stamp_ns)
         (latency_s,) = self._timers.quantiles(Stage.OBSERVATION_TO_CHUNK, EXPECTED_LATENCY)
-        return self._controller.continuation(observation.stamp_ns, latency_s)
+        return self._controller.continuation(observation.stamp_ns, max(latency_s, self._delay_ns / 1e9))
 
     def _on_refusal(self, reason: str) -> None:
         self._observer.count_refusal()
@@ -258,6 +270,7 @@ class PolicyRuntime:
 
     def _begin_task(self) -> None:
         self._observer.begin_task()
+        self._delayed.clear()
         self._noise_seed = read(self._node, PolicyParameters).seed
 
     def _on_control_timer(self) -> None:
@@ -286,6 +299,7 @@ class PolicyRuntime:
             self._was_asked = is_asked
         self._notice_loss()
         now_ns = self._now_ns()
+        self._delayed.release(now_ns)
         is_commanded = self._controller.is_commanded
         fault, cause = self._input_fault(now_ns) if is_commanded else ("", HoldCause.INPUT)
         output_fault = self._outputs.fault(now_ns) if is_commanded else ""

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,13 +13,13 @@ from gr00t_msgs.srv import SetInstruction
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.task import Future
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.control.state import ControlState
 from gr00t_policy_node.ros.diagnostics import STATES
+from gr00t_policy_node.ros.waiting_goal import WaitingGoal
 from gr00t_policy_node.timing import Stage, StageTimers
 from gr00t_recorder.ros.clock_watch import create_steady_timer
 from gr00t_recorder.ros.error_codes import TEXT_CODES
@@ -155,8 +154,7 @@ class TaskServer:
         if refusal.error_code:
             handle.abort()
             return RunPolicy.Result(error_code=refusal.error_code, error_msg=refusal.error_msg)
-        self._goal = _Goal(handle, time.monotonic(), self._controller.report().chunks)
-        # one executor thread: the goal waits as a coroutine, the timer below ends it
+        self._goal = _Goal(handle, self._controller.report().chunks)
         result = await self._goal.result
         assert result is not None
         return result
@@ -165,7 +163,7 @@ class TaskServer:
         goal, report = self._goal, self._controller.report()
         if goal is None:
             return
-        elapsed_s, time_limit_s = time.monotonic() - goal.start_s, goal.handle.request.time_limit
+        elapsed_s, time_limit_s = goal.duration_s, goal.handle.request.time_limit
         if goal.handle.is_cancel_requested:
             self._end(ErrorCode.CANCELLED, "")
         elif report.state is ControlState.STOPPED:
@@ -185,19 +183,12 @@ class TaskServer:
         assert goal is not None
         self._controller.finish("no instruction")
         result = RunPolicy.Result(error_code=error_code, error_msg=error_msg)
-        result.duration = time.monotonic() - goal.start_s
         result.chunks = self._controller.report().chunks - goal.chunks_before
-        if error_code == ErrorCode.CANCELLED:
-            goal.handle.canceled()
-        elif error_code == ErrorCode.TIME_LIMIT:
-            goal.handle.succeed()
-        else:
-            goal.handle.abort()
-        goal.result.set_result(result)
+        goal.end(result, is_success=error_code == ErrorCode.TIME_LIMIT)
         self._on_change()
 
 
-class _Goal:
-    def __init__(self, handle: ServerGoalHandle, start_s: float, chunks_before: int) -> None:
-        self.handle, self.start_s, self.chunks_before = handle, start_s, chunks_before
-        self.result: Future = Future()
+class _Goal(WaitingGoal):
+    def __init__(self, handle: ServerGoalHandle, chunks_before: int) -> None:
+        super().__init__(handle)
+        self.chunks_before = chunks_before

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Let a person command the robot through the policy node: leader arm, gamepad or keyboard in, `TeleopTarget` out.
+"""Let a person command the robot through the policy node: leader arm, gamepad, keyboard or poses in, targets out.
 
 Each message of the device becomes one target, so a device that falls silent makes this node silent, which holds the
 robot. Nothing is sent before the person has engaged once: a restart of this node alone gives control to nobody.
@@ -9,7 +9,10 @@ robot. Nothing is sent before the person has engaged once: a restart of this nod
 from __future__ import annotations
 
 import time
+from collections import deque
 
+import numpy as np
+from geometry_msgs.msg import PoseStamped
 from gr00t_msgs.msg import PolicyStatus, TeleopTarget
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -21,24 +24,27 @@ from std_srvs.srv import SetBool
 from gr00t_policy_node.control.person import Request
 from gr00t_policy_node.ros.keyboard_input import KeyboardInput
 from gr00t_policy_node.ros.teleop_parameters import TeleopParameters
-from gr00t_policy_node.teleop.devices import GamepadDevice, KeyboardDevice, LeaderDevice
+from gr00t_policy_node.teleop.devices import GamepadDevice, KeyboardDevice, LeaderDevice, PoseDevice, ToolPose
 from gr00t_policy_node.teleop.engagement import Engagement
-from gr00t_policy_node.teleop.teleop_file import Gamepad, Keyboard, Leader, TeleopFile
+from gr00t_policy_node.teleop.teleop_file import Gamepad, Keyboard, Leader, PoseTool, TeleopFile
 from gr00t_recorder.ros.node_help import NodeCommand
 from gr00t_recorder.ros.parameters import declare
 from gr00t_recorder.ros.spin import run_node
 from gr00t_recorder.topics.codecs import stamp_of
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.text import printable
 from gr00t_training.settings import load_settings
 
 COMMAND = NodeCommand(
     name="teleop_node",
     node_name="teleop",
-    purpose="Take over from a policy by hand: leader arm, gamepad or keyboard in, targets for policy_node out.",
+    purpose="Take over from a policy by hand: leader arm, gamepad, keyboard or poses in, targets for policy_node out.",
     settings=TeleopParameters,
 )
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+MAX_ROBOT_AGE_S = 0.5  # of the robot's pose when a person engages
+MAX_SENT = 1000  # own targets are heard long before so many others
 
 
 class TeleopNode(Node):
@@ -57,8 +63,10 @@ class TeleopNode(Node):
         self._file = file = load_settings(TeleopFile, parameters.teleop_file)
         self._engagement = Engagement(file.engage_button, file.engage_by)
         self._keyboard: KeyboardInput | None = None
-        self._has_control = False
+        self._has_control = self._has_namesake = False
+        self._sent_ns: deque[int] = deque(maxlen=MAX_SENT)  # stamps of the newest targets
         self._targets = self.create_publisher(TeleopTarget, f"{parameters.policy}/teleop", 10)
+        self.create_subscription(TeleopTarget, f"{parameters.policy}/teleop", self._on_target, SENSOR_QOS)
         self.create_subscription(PolicyStatus, f"{parameters.policy}/status", self._on_status, LATCHED)
         self.create_subscription(Bool, "~/engage", self._on_engage_topic, SENSOR_QOS)
         self.create_service(SetBool, "~/engage", self._on_engage_service)
@@ -68,6 +76,8 @@ class TeleopNode(Node):
             self._listen_to_leader(file.leader)
         if file.gamepad is not None:
             self._listen_to_gamepad(file.gamepad)
+        if file.pose is not None:
+            self._listen_to_tool(file.pose)
         if file.keyboard is not None:
             self._listen_to_keyboard(file.keyboard, parameters.keyboard_rate_hz)
 
@@ -101,6 +111,30 @@ class TeleopNode(Node):
                 self._refuse(str(error))
 
         self.create_subscription(Joy, settings.topic, on_message, SENSOR_QOS)
+
+    def _listen_to_tool(self, settings: PoseTool) -> None:
+        device = PoseDevice(settings)
+        robot: list[tuple[ToolPose, float]] = []  # the newest pose, and when it arrived
+
+        def on_robot(message: PoseStamped) -> None:
+            robot[:] = [(_tool_pose(message), time.monotonic())]
+
+        def on_message(message: PoseStamped) -> None:
+            frame, expected = message.header.frame_id, settings.frame_id
+            if expected and frame != expected:
+                self._refuse(f"a pose is in frame '{printable(frame)}', expected '{expected}'; transform it there")
+                return
+            known = [pose for pose, arrived_s in robot if time.monotonic() - arrived_s < MAX_ROBOT_AGE_S]
+            try:
+                is_engaged = self._engagement.is_engaged
+                request = device.request(_tool_pose(message), next(iter(known), None), is_engaged=is_engaged)
+                self._send(request, stamp_of(message) or self._now_ns())
+            except ValueError as error:
+                self._refuse(str(error))
+
+        self.create_subscription(PoseStamped, settings.topic, on_message, SENSOR_QOS)
+        if settings.robot_topic:
+            self.create_subscription(PoseStamped, settings.robot_topic, on_robot, SENSOR_QOS)
 
     def _listen_to_keyboard(self, settings: Keyboard, rate_hz: float) -> None:
         device, self._keyboard = KeyboardDevice(settings), KeyboardInput()
@@ -145,11 +179,22 @@ class TeleopNode(Node):
         if silence:
             self._refuse(silence)
             return
+        if self._has_namesake:
+            name = printable(self._file.name)
+            self._refuse(
+                f"another device is named '{name}'; give each its own 'name' in teleop_file, then restart both"
+            )
+            return
         message = TeleopTarget(source=self._file.name, is_engaged=self._engagement.is_engaged)
         message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
         message.names, message.positions = list(request.names), list(request.positions)
         message.rate_names, message.rates = list(request.rate_names), list(request.rates)
+        self._sent_ns.append(stamp_ns)
         self._targets.publish(message)
+
+    def _on_target(self, message: TeleopTarget) -> None:
+        """Notice another device of this name: the policy node takes both for one."""
+        self._has_namesake |= message.source == self._file.name and stamp_of(message) not in self._sent_ns
 
     def _refuse(self, reason: str) -> None:
         self.get_logger().warning(f"{reason}; no target is sent", throttle_duration_sec=5.0)
@@ -160,10 +205,25 @@ class TeleopNode(Node):
             self._has_control = has_control
             self.get_logger().info("in control" if has_control else "not in control")
         if self._engagement.is_engaged and message.teleop_fault:
-            self.get_logger().warning(message.teleop_fault, throttle_duration_sec=5.0)
+            self.get_logger().warning(message.teleop_fault + self._remedy(message), throttle_duration_sec=5.0)
+
+    def _remedy(self, message: PolicyStatus) -> str:
+        tool = self._file.pose
+        names = () if tool is None else (*tool.position, *tool.rotation)
+        if not any(f"channel '{name}' is not commanded" in message.teleop_fault for name in names):
+            return ""
+        return (
+            "; poses need a robot whose action has Cartesian channels: where it takes joints only, use a leader arm, "
+            "a gamepad or a keyboard"
+        )
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
+
+
+def _tool_pose(message: PoseStamped) -> ToolPose:
+    position, turn = message.pose.position, message.pose.orientation
+    return ToolPose(np.array([position.x, position.y, position.z]), np.array([turn.w, turn.x, turn.y, turn.z]))
 
 
 def main(args: list[str] | None = None) -> int:

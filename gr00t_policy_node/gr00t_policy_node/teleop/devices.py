@@ -5,9 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from gr00t_policy_node.control.person import Request
-from gr00t_policy_node.teleop.teleop_file import Gamepad, Keyboard, Leader
+from gr00t_policy_node.teleop.teleop_file import Gamepad, Keyboard, Leader, PoseTool
+from gr00t_training.embodiment import Rotation
+from gr00t_training.rotations import convert, from_matrix, to_matrix
 
 
 class LeaderDevice:
@@ -104,6 +109,61 @@ class KeyboardDevice:
             if now_s - pressed_s <= self._settings.hold_s:
                 rates[self._settings.keys[name].channel] += self._settings.keys[name].rate
         return _request({}, rates)
+
+
+@dataclass(frozen=True)
+class ToolPose:
+    """A pose of a tool or of the robot, in the same frame."""
+
+    position_m: np.ndarray  # (3,)
+    quaternion: np.ndarray  # (4,) w x y z
+
+
+class PoseDevice:
+    """The robot's pose from that of a tool: as it is, or moved from where both were when the person engaged."""
+
+    def __init__(self, settings: PoseTool) -> None:
+        """Begin without an engaged person."""
+        self._settings = settings
+        self._start: tuple[ToolPose, ToolPose] | None = None  # of tool and robot
+
+    def request(self, tool: ToolPose, robot: ToolPose | None, *, is_engaged: bool) -> Request:
+        """Return what to ask for.
+
+        Args:
+            tool: newest pose of the tool.
+            robot: newest pose of the robot; None: not known.
+            is_engaged: the person wants control.
+
+        Raises:
+            ValueError: a pose is not finite or a rotation without length, or the robot's pose is needed and not known.
+        """
+        target = tool
+        if self._settings.robot_topic:
+            self._start = self._begun(tool, robot) if is_engaged else None
+            if self._start is None:
+                return Request()
+            target = self._moved(tool, *self._start)
+        if not np.isfinite(target.position_m).all() or not np.isfinite(target.quaternion).all():
+            raise ValueError("a pose is not finite")
+        rotation: list[float] = []
+        if self._settings.rotation:
+            rotation = convert(target.quaternion, Rotation.QUATERNION, self._settings.rotation_form).tolist()
+        names = [*self._settings.position, *self._settings.rotation]
+        return Request(names, [*target.position_m.tolist(), *rotation])
+
+    def _begun(self, tool: ToolPose, robot: ToolPose | None) -> tuple[ToolPose, ToolPose]:
+        if self._start is not None:
+            return self._start
+        if robot is None:
+            raise ValueError(f"the robot's pose on '{self._settings.robot_topic}' is missing or old")
+        return tool, robot
+
+    def _moved(self, tool: ToolPose, tool_start: ToolPose, robot_start: ToolPose) -> ToolPose:
+        way_m = self._settings.scale * (tool.position_m - tool_start.position_m)
+        matrices = [to_matrix(each.quaternion, Rotation.QUATERNION) for each in (tool, tool_start, robot_start)]
+        turned = matrices[0] @ matrices[1].T @ matrices[2]
+        return ToolPose(robot_start.position_m + way_m, from_matrix(turned, Rotation.QUATERNION))
 
 
 def _request(positions: Mapping[str, float], rates: Mapping[str, float]) -> Request:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from gr00t_training.embodiment import Rotation
+from gr00t_training.rotations import WIDTHS
 from gr00t_training.settings import setting
 
 
@@ -82,6 +84,23 @@ class Keyboard:
 
 
 @dataclass(frozen=True)
+class PoseTool:
+    """A VR controller, a phone or another tool that publishes poses, for robots that take Cartesian commands."""
+
+    position: tuple[str, ...] = setting(description="Channels of the robot for x, y and z.")
+    topic: str = setting("pose", "Topic of its geometry_msgs/msg/PoseStamped, at 20 Hz or more.")
+    frame_id: str = setting("", "Frame that its poses must have; empty: any.")
+    robot_topic: str = setting(
+        "",
+        "PoseStamped of the robot: the tool moves it from where both were when the person engaged; empty: the tool's "
+        "poses are where the robot must be.",
+    )
+    scale: float = setting(1.0, "With robot_topic, way of the robot per way of the tool.", ge=0.0, le=100.0)
+    rotation: tuple[str, ...] = setting((), "Channels of the robot for the rotation; empty: it stays as it is.")
+    rotation_form: Rotation = setting(Rotation.QUATERNION, "Form of the rotation in these channels.")
+
+
+@dataclass(frozen=True)
 class TeleopFile:
     """Content of `teleop.yaml`: one device, and a button that engages it."""
 
@@ -89,15 +108,18 @@ class TeleopFile:
     leader: Leader | None = setting(None, "A leader arm.")
     gamepad: Gamepad | None = setting(None, "A gamepad.")
     keyboard: Keyboard | None = setting(None, "The keyboard.")
+    pose: PoseTool | None = setting(None, "A tool that publishes poses.")
     engage_topic: str = setting("", "Joystick or pedal with the engage button; empty: the gamepad's topic, or none.")
     engage_button: int = setting(-1, "Its index among the buttons; -1: only ~/engage, or space.", ge=-1, le=255)
     engage_by: EngageBy = setting(EngageBy.TOGGLE, "toggle: at each press; hold: while it is down.")
 
     def __post_init__(self) -> None:
-        given = [name for name in ("leader", "gamepad", "keyboard") if getattr(self, name) is not None]
+        given = [name for name in ("leader", "gamepad", "keyboard", "pose") if getattr(self, name) is not None]
         if len(given) != 1:
             found = ", ".join(given) or "none of them"
-            raise ValueError(f"found {found}, expected one of leader, gamepad and keyboard; use a file per device")
+            raise ValueError(
+                f"found {found}, expected one of leader, gamepad, keyboard and pose; use a file per device"
+            )
         if not self.name.strip():
             raise ValueError("name is empty; say which device it is")
         if self.leader is not None and not self.leader.joints:
@@ -111,6 +133,8 @@ class TeleopFile:
             wrong = [key for key in self.keyboard.keys if len(key) != 1 or key == " " or not key.isprintable()]
             if wrong or not self.keyboard.keys:
                 raise ValueError(f"keyboard: found keys {wrong}, expected single characters other than space")
+        if self.pose is not None:
+            _check_channels(self.pose)
         if self.engage_topic and self.engage_button < 0:
             raise ValueError("engage_topic is set, engage_button is not; name the button")
         if self.engage_button >= 0 and not self.joystick_topic:
@@ -120,3 +144,12 @@ class TeleopFile:
     def joystick_topic(self) -> str:
         """Topic of the engage button; empty: none."""
         return self.engage_topic or (self.gamepad.topic if self.gamepad is not None else "")
+
+
+def _check_channels(tool: PoseTool) -> None:
+    if len(tool.position) != 3:
+        raise ValueError(f"pose: 'position' names {len(tool.position)} channels, expected 3, for x, y and z")
+    width = WIDTHS[tool.rotation_form]
+    if len(tool.rotation) not in (0, width):
+        form = tool.rotation_form.value
+        raise ValueError(f"pose: 'rotation' names {len(tool.rotation)} channels, expected none, or {width} for {form}")
