@@ -105,13 +105,13 @@ class Robot(Peer):
         return self.call(SetInstruction, "policy/set_instruction", instruction=text)
 
     def new_commands(self, count: int) -> np.ndarray:
-        """Wait for so many commands from now on; (count, 3) or more."""
+        """Wait for so many commands from now on; (count, 3)."""
         return self.commands_from(len(self.commands), count)
 
     def commands_from(self, start: int, count: int) -> np.ndarray:
-        """Wait for so many commands from number `start` on; (count, 3) or more."""
+        """Wait for so many commands from number `start` on; (count, 3)."""
         self.until(lambda: len(self.commands) >= start + count, f"{count} commands")
-        return np.array([message.points[0].positions for message in self.commands[start:]])
+        return np.array([message.points[0].positions for message in self.commands[start : start + count]])
 
     def _publish_joints(self) -> None:
         if self.has_joints:
