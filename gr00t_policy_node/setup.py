@@ -31,6 +31,7 @@ setup(
         "gr00t_training[model,serve]",
         "gr00t_recorder",
         "numpy>=1.26",
+        "matplotlib>=3.7",
     ],
     extras_require={
         "test": ["pytest"],
@@ -39,6 +40,8 @@ setup(
         "console_scripts": [
             "policy_node = gr00t_policy_node.commands:policy_node",
             "teleop_node = gr00t_policy_node.commands:teleop_node",
+            "gr00t_check = gr00t_policy_node.commands:check",
+            "gr00t_init = gr00t_policy_node.commands:init",
             "gr00t_replay = gr00t_policy_node.commands:replay",
             "gr00t_bench_policy = gr00t_policy_node.commands:bench_policy",
         ],

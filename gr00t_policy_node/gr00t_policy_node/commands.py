@@ -12,6 +12,20 @@ bench_policy = Command(
     "Judge a policy on a bag, through its node; the same as 'gr00t evaluate --bag'.",
     needs=(*ROS, MODEL),
 )
+check = Command(
+    "gr00t_check",
+    "check",
+    "gr00t_policy_node.onboard.check_cli:main",
+    Job.COLLECT,
+    "Explain what is wrong with a robot's files, and draw what a policy would see.",
+)
+init = Command(
+    "gr00t_init",
+    "init",
+    "gr00t_policy_node.onboard.init_cli:main",
+    Job.COLLECT,
+    "Write topic map, embodiment and limits from a bag, a dataset or the running robot.",
+)
 policy_node = Command(
     "policy_node",
     "policy",
@@ -39,4 +53,4 @@ teleop_node = Command(
     is_node=True,
 )
 
-COMMANDS = (bench_policy, policy_node, replay, teleop_node)
+COMMANDS = (bench_policy, check, init, policy_node, replay, teleop_node)

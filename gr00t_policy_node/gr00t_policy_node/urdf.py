@@ -8,17 +8,20 @@ read as a stream: entities are refused, and only joints are kept.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from xml.parsers import expat
 
 from gr00t_policy_node.safety.limits import JointLimit
 from gr00t_recorder.topics.units import si_factor
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.files import open_regular
 from gr00t_training.io.text import printable
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,17 @@ def limits_from_urdf(xml: str) -> Mapping[str, JointLimit]:
     if found.warning:
         logger.warning(found.warning)
     return found.limits
+
+
+def read_description(path: str | Path) -> str:
+    """Return the text of a URDF file; ConfigError when it cannot be read.
+
+    Bytes that are not UTF-8 are replaced: many files have them in comments, none in the names of joints.
+    """
+    with open_regular(Path(path).expanduser(), ConfigError, MAX_CHARACTERS) as file:
+        content = file.read(MAX_CHARACTERS)
+    is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return content.decode("utf-16" if is_utf16 else "utf-8", errors="replace")
 
 
 def read_urdf(xml: str) -> UrdfLimits:

@@ -85,7 +85,7 @@ def test_limits_are_in_the_unit_of_the_channel_and_a_limits_file_goes_before() -
 )
 def test_a_limits_file_that_goes_beyond_the_urdf_is_reported(own: JointLimit, shown: str | None) -> None:
     urdf = dict.fromkeys("ab", JointLimit(min=-1.0, max=2.0, max_velocity=0.5))
-    assert LimitsFile(joints={"b": own, "c": own}).wider_than(urdf) == ([shown] if shown else [])
+    assert LimitsFile(joints={"b": own, "c": own}).wider_than(urdf) == ({"b": shown} if shown else {})
 
 
 def test_node_says_that_its_limits_go_beyond_the_urdf(tmp_path: Path) -> None:

@@ -6,109 +6,24 @@ import numpy as np
 import pytest
 import yaml
 from bag_truth import frame_number
-from rosbags.typesys import get_types_from_msg
 
 from gr00t_recorder.bag.convert_cli import main
 from gr00t_recorder.topics.bindings import Stamp, load_topic_map
-from gr00t_test_support.bag_builder import IMAGE, JOINT_STATE, MS, START_NS, STEP_NS, ToyBag, numbered_image
+from gr00t_test_support.bag_builder import JOINT_STATE, START_NS, STEP_NS
+from gr00t_test_support.robot_bags import (
+    ARM,
+    STEPS,
+    Robot,
+    arrays,
+    bimanual,
+    goals,
+    leaders,
+    one_array,
+    position,
+    trajectories,
+)
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.tools.validate.dataset import validate_dataset
-
-ARM = ["shoulder", "elbow", "wrist", "gripper"]
-STEPS = 20
-FLOATS, TRAJECTORY = "std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory"
-
-
-def position(side, joint, seconds, *, command=False):
-    """What a joint of the made-up robot is, or is commanded to be."""
-    return (10 if side == "right" else 1) + ARM.index(joint) + seconds * (0.5 if command else 0.25)
-
-
-class Robot(ToyBag):
-    """A bag of two arms, each with a joint publisher and a separate way to command it, and three cameras."""
-
-    def state(self, topic, side, offset_ns, names, *, command=False):
-        seconds = offset_ns / 1e9
-        values = np.array([position(side, name.split("_")[-1], seconds, command=command) for name in names])
-        message = self.make(JOINT_STATE, header=self.header(START_NS + offset_ns), name=list(names), position=values,
-                            velocity=np.zeros(0), effort=np.zeros(0))  # fmt: skip
-        return self.add(START_NS + offset_ns + MS, topic, JOINT_STATE, message)
-
-    def array(self, topic, side, offset_ns, sides=None):
-        seconds = offset_ns / 1e9
-        values = [position(each, name, seconds, command=True) for each in sides or [side] for name in ARM]
-        layout = self.make("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
-        return self.add(
-            START_NS + offset_ns + MS, topic, FLOATS, self.make(FLOATS, layout=layout, data=np.array(values))
-        )
-
-    def trajectory(self, topic, side, offset_ns, names):
-        values = np.array([position(side, name.split("_")[-1], offset_ns / 1e9, command=True) for name in names])
-        duration = self.make("builtin_interfaces/msg/Duration", sec=0, nanosec=10**8)
-        empty = {"velocities": np.zeros(0), "accelerations": np.zeros(0), "effort": np.zeros(0)}
-        point = self.make(
-            "trajectory_msgs/msg/JointTrajectoryPoint", positions=values, time_from_start=duration, **empty
-        )
-        message = self.make(
-            TRAJECTORY, header=self.header(START_NS + offset_ns), joint_names=list(names), points=[point]
-        )
-        return self.add(START_NS + offset_ns + MS, topic, TRAJECTORY, message)
-
-    def custom(self, topic, side, offset_ns):
-        kind = "lab_msgs/msg/ArmGoal"
-        if kind not in self.store.types:
-            self.store.register(
-                get_types_from_msg("std_msgs/Header header\nstring[] joints\nfloat64[] goal_positions\n", kind)
-            )
-        values = np.array([position(side, name, offset_ns / 1e9, command=True) for name in ARM])
-        message = self.make(kind, header=self.header(START_NS + offset_ns), joints=list(ARM), goal_positions=values)
-        return self.add(START_NS + offset_ns + MS, topic, kind, message)
-
-    def look(self, topic, step, offset_ns=0, *, stamp_ns=None):
-        image = numbered_image(step)
-        stamp_ns = START_NS + step * STEP_NS + offset_ns if stamp_ns is None else stamp_ns
-        message = self.make(IMAGE, header=self.header(stamp_ns), height=image.shape[0], width=image.shape[1],
-                            encoding="rgb8", is_bigendian=0, step=image.shape[1] * 3,
-                            data=image.reshape(-1))  # fmt: skip
-        return self.add(START_NS + step * STEP_NS + 10 * MS, topic, IMAGE, message)
-
-
-def bimanual(commands, *, wrist_stamp=None):
-    bag = Robot().text("/task", 0, "fold the towel")
-    for step in range(STEPS):
-        for part in range(5):
-            offset = step * STEP_NS + part * 20 * MS
-            for side in ("left", "right"):
-                bag.state(f"/{side}/follower/joint_states", side, offset, ARM)
-        commands(bag, step * STEP_NS)
-        for camera in ("/head/image_raw", "/left/wrist_camera/image_raw", "/right/wrist_camera/image_raw"):
-            stamp = wrist_stamp(step) if wrist_stamp and "right" in camera else None
-            bag.look(camera, step, stamp_ns=stamp)
-    return bag
-
-
-def leaders(bag, offset):
-    for side in ("left", "right"):
-        bag.state(f"/{side}/leader/joint_states", side, offset, ARM, command=True)
-
-
-def arrays(bag, offset):
-    for side in ("left", "right"):
-        bag.array(f"/{side}/position_controller/commands", side, offset)
-
-
-def one_array(bag, offset):
-    bag.array("/position_controller/commands", "", offset, ["left", "right"])
-
-
-def trajectories(bag, offset):
-    for side in ("left", "right"):
-        bag.trajectory(f"/{side}/arm_controller/joint_trajectory", side, offset, ARM[::-1])
-
-
-def goals(bag, offset):
-    for side in ("left", "right"):
-        bag.custom(f"/{side}/arm/goal", side, offset)
 
 
 def suggested(bag, tmp_path, name="robot.mcap"):

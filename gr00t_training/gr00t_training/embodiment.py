@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.files import read_text
 from gr00t_training.io.text import printable
-from gr00t_training.settings import load_settings, setting
+from gr00t_training.io.yaml_text import SIZE_LIMIT
+from gr00t_training.settings import parse_settings, setting
 from gr00t_training.types import VECTOR_KINDS, KeyKind, KeyRef
 
 STATE_COLUMN = "observation.state"
@@ -282,16 +284,25 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
     Raises:
         ConfigError: no such embodiment, or the file is wrong (names file and line).
     """
+    return parse_settings(Embodiment, *find_embodiment(name_or_path))
+
+
+def find_embodiment(name_or_path: str | Path) -> tuple[str, str]:
+    """Return the text of a shipped embodiment or of a file, and what messages call it.
+
+    Raises:
+        ConfigError: no such embodiment, or the file cannot be read.
+    """
     shipped = shipped_embodiments()
     if str(name_or_path) in shipped:
         with resources.as_file(_shipped_folder() / f"{name_or_path}.yaml") as path:
-            return load_settings(Embodiment, path)
+            return read_text(path, ConfigError, SIZE_LIMIT), str(path)
     path = Path(name_or_path)
     if not path.is_file():
         raise ConfigError(
             f"embodiment '{name_or_path}': neither a file nor a shipped embodiment ({', '.join(shipped)})"
         )
-    return load_settings(Embodiment, path)
+    return read_text(path, ConfigError, SIZE_LIMIT), str(path)
 
 
 def embodiment_or_tag(name: str | Path) -> Embodiment | str:

@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,12 +64,41 @@ def load_settings(cls: type[T], path: str | Path) -> T:
     return parse_settings(cls, read_text(path, ConfigError, SIZE_LIMIT), str(path))
 
 
+class MisplacedError(ValueError):
+    """Faults of a settings dataclass as a whole, each with the keys that lead to it: their lines are named.
+
+    `__post_init__` raises it where a ValueError would name the first line of the whole mapping.
+    """
+
+    def __init__(self, faults: Sequence[tuple[Sequence[str], str]]) -> None:
+        super().__init__(faults[0][1])
+        self.faults = tuple(faults)
+
+
 def parse_settings(cls: type[T], text: str, source: str) -> T:
     """Read YAML text into the dataclass `cls`; `source` names the text in errors."""
-    node = compose_yaml(text, source)
-    if node is None:
-        raise ConfigError(f"{source}:1: the file is empty, expected the keys of {cls.__name__}")
-    return _build(cls, node, _Place(source, ""))
+    found, problems = inspect_settings(cls, text, source)
+    if found is None:
+        raise problems[0]
+    return found
+
+
+def inspect_settings(cls: type[T], text: str, source: str) -> tuple[T | None, list[ConfigError]]:
+    """Read YAML text as `parse_settings` does, and return everything that is wrong instead of raising the first.
+
+    Returns:
+        The dataclass, None if anything is wrong, and the errors in the order of the lines; what is beyond a value that
+        is wrong itself is not checked.
+    """
+    try:
+        node = compose_yaml(text, source)
+        if node is None:
+            raise ConfigError(f"{source}:1: the file is empty, expected the keys of {cls.__name__}")
+    except ConfigError as error:
+        return None, [error]
+    place = _Place(source, "", [])
+    found = place.attempt(lambda: _build(cls, node, place))
+    return (None if place.problems else found), place.problems
 
 
 def parse_values(classes: Sequence[type], text: str, source: str, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -89,7 +118,11 @@ def parse_values(classes: Sequence[type], text: str, source: str, without: Seque
         return {}
     fields = {field.name: field for cls in classes for field in dataclasses.fields(cls) if field.name not in without}
     hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
-    return _values(fields, hints, node, _Place(source, ""))
+    place = _Place(source, "", [])
+    values = place.attempt(lambda: _values(fields, hints, node, place))
+    if place.problems:
+        raise place.problems[0]
+    return values
 
 
 def check_bounds(instance: Any) -> None:
@@ -188,14 +221,26 @@ def build_settings(cls: type[T], values: Mapping[str, Any]) -> T:
     return instance
 
 
+_FAULTY: Any = object()  # stands for a value that is among the problems
+
+
 @dataclasses.dataclass(frozen=True)
 class _Place:
     source: str
     path: str
+    problems: list[ConfigError]  # found so far, in the whole text
 
     def inside(self, key: str | int) -> _Place:
         key = printable(str(key))
-        return _Place(self.source, f"{self.path}.{key}" if self.path else key)
+        return _Place(self.source, f"{self.path}.{key}" if self.path else key, self.problems)
+
+    def attempt(self, build: Callable[[], Any]) -> Any:
+        """Return what `build` gives; note its error otherwise, so that the values after it are checked, too."""
+        try:
+            return build()
+        except ConfigError as error:
+            self.problems.append(error)
+            return _FAULTY
 
     def error(self, node: yaml.Node, message: str) -> ConfigError:
         subject = f" {self.path}:" if self.path else ""
@@ -212,10 +257,16 @@ def _build(hint: Any, node: yaml.Node, place: _Place) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, node, place)  # type: ignore[arg-type]
     if origin is tuple:
-        return tuple(_build(arguments[0], item, place.inside(i)) for i, item in enumerate(_items(node, place)))
+        items = [_attempt(arguments[0], item, place.inside(i)) for i, item in enumerate(_items(node, place))]
+        return _FAULTY if _FAULTY in items else tuple(items)
     if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])):
-        return {key: _build(arguments[1], value, place.inside(key)) for key, _, value in _entries(node, place)}
+        found = {key: _attempt(arguments[1], value, place.inside(key)) for key, _, value in _entries(node, place)}
+        return _FAULTY if _FAULTY in found.values() else found
     return _build_scalar(hint, node, place)
+
+
+def _attempt(hint: Any, node: yaml.Node, place: _Place) -> Any:
+    return place.attempt(lambda: _build(hint, node, place))
 
 
 def _build_union(options: Sequence[Any], node: yaml.Node, place: _Place) -> Any:
@@ -236,12 +287,29 @@ def _build_dataclass(cls: type[T], node: yaml.Node, place: _Place) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = _values(fields, typing.get_type_hints(cls), node, place)
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
-    if missing:
-        raise place.error(node, f"missing key '{missing[0]}': {fields[missing[0]].metadata.get('description', '')}")
+    for name in missing:
+        text = f"missing key '{name}': {fields[name].metadata.get('description', '')}"
+        place.problems.append(place.error(node, text))
+    if missing or _FAULTY in values.values():
+        return _FAULTY
     try:
         return cls(**values)
+    except MisplacedError as error:
+        place.problems.extend(place.error(_node_at(node, keys), text) for keys, text in error.faults)
+        return _FAULTY
     except ValueError as error:
         raise place.error(node, str(error)) from error
+
+
+def _node_at(node: yaml.Node, keys: Sequence[str]) -> yaml.Node:
+    """Return the node that `keys` lead to, or the last one on the way."""
+    for key in keys:
+        entries = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next((value for name, value in entries if name.value == key), None)
+        if found is None:
+            break
+        node = found
+    return node
 
 
 def _values(
@@ -253,12 +321,14 @@ def _values(
         if key not in fields:
             close = difflib.get_close_matches(key, fields, n=1)
             remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(fields)}"
-            raise place.error(key_node, f"unknown key '{printable(key)}'; {remedy}")
-        values[key] = _build(hints[key], value_node, place.inside(key))
+            place.problems.append(place.error(key_node, f"unknown key '{printable(key)}'; {remedy}"))
+            continue
+        values[key] = _attempt(hints[key], value_node, place.inside(key))
         try:
             _check_bound(fields[key], values[key])
         except ValueError as error:
-            raise place.error(value_node, str(error)) from error
+            place.problems.append(place.error(value_node, str(error)))
+            values[key] = _FAULTY
     return values
 
 

@@ -47,9 +47,8 @@ from gr00t_console.robot import Answer, PolicyView
 from gr00t_console.ros.messages import chunk_section, policy_section, policy_view, recorder_section
 from gr00t_console.ros.previews import Previews
 from gr00t_console.steering import DEVICE
-from gr00t_policy_node.ros.robot_description import read_description
 from gr00t_policy_node.safety.limits import JointLimit, LimitsFile
-from gr00t_policy_node.urdf import channel_limits, read_urdf
+from gr00t_policy_node.urdf import channel_limits, read_description, read_urdf
 from gr00t_recorder.ros.clock_watch import create_steady_timer
 from gr00t_recorder.ros.status import ANSWERS
 from gr00t_recorder.ros.terminal import marked, started, stopped, taken_back

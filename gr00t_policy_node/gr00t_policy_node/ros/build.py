@@ -15,10 +15,10 @@ from gr00t_policy_node.control.state import StopRules
 from gr00t_policy_node.inference.policies import LocalPolicy, NoPolicy, RemotePolicy, connect_remote, load_local
 from gr00t_policy_node.observing import input_map, skew_warning
 from gr00t_policy_node.ros.parameters import PolicyParameters
-from gr00t_policy_node.ros.robot_description import read_description, receive_description
+from gr00t_policy_node.ros.robot_description import receive_description
 from gr00t_policy_node.ros.runtime import PolicyRuntime, RuntimeParts
 from gr00t_policy_node.safety.limits import LimitsFile
-from gr00t_policy_node.urdf import UrdfLimits, channel_limits, read_urdf
+from gr00t_policy_node.urdf import UrdfLimits, channel_limits, read_description, read_urdf
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError
@@ -64,7 +64,7 @@ def build_controller(node: LifecycleNode, settings: PolicyParameters, embodiment
     described = channel_limits(urdf.limits, embodiment)
     wider = limits.wider_than(described)
     if wider:
-        node.get_logger().warning(f"limits_file {settings.limits_file} exceeds the URDF: {', '.join(wider)}")
+        node.get_logger().warning(f"limits_file {settings.limits_file} exceeds the URDF: {', '.join(wider.values())}")
     if urdf.warning:
         node.get_logger().warning(urdf.warning)
     all_limits = limits.limits(described)

@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The robot's URDF, from a file or from the topic on which robot_state_publisher offers it."""
+"""The robot's URDF from the topic on which robot_state_publisher offers it."""
 
 from __future__ import annotations
 
-import codecs
 import time
-from pathlib import Path
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -14,23 +12,10 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
-from gr00t_policy_node.urdf import MAX_CHARACTERS
 from gr00t_training.errors import ConfigError
-from gr00t_training.io.files import open_regular
 
 TIMEOUT_S = 10.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-def read_description(path: str) -> str:
-    """Return the text of a URDF file; ConfigError when it cannot be read.
-
-    Bytes that are not UTF-8 are replaced: many files have them in comments, none in the names of joints.
-    """
-    with open_regular(Path(path).expanduser(), ConfigError, MAX_CHARACTERS) as file:
-        content = file.read(MAX_CHARACTERS)
-    is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return content.decode("utf-16" if is_utf16 else "utf-8", errors="replace")
 
 
 def receive_description(node: Node, topic: str, timeout_s: float = TIMEOUT_S) -> str:

@@ -68,16 +68,16 @@ class LimitsFile:
             return joints
         return {name: _with_acceleration(limit, factor) for name, limit in joints.items()}
 
-    def wider_than(self, urdf: Mapping[str, JointLimit]) -> list[str]:
-        """Return what this file allows beyond a URDF, one text per joint."""
-        found = []
+    def wider_than(self, urdf: Mapping[str, JointLimit]) -> dict[str, str]:
+        """Return what this file allows beyond a URDF, a text per joint."""
+        found = {}
         for name, limit in self.joints.items():
             other = urdf.get(name)
             if other is None:
                 continue
             is_wider = limit.min < other.min or limit.max > other.max or limit.max_velocity > other.max_velocity
             if is_wider:
-                found.append(f"'{name}' {_range(limit)} (URDF: {_range(other)})")
+                found[name] = f"'{name}' {_range(limit)} (URDF: {_range(other)})"
         return found
 
 

@@ -1,18 +1,15 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Write a first topic map, embodiment and limits file for a robot from the topics of one of its bags.
+"""Find out what the topics of a bag say about its robot: joints, cameras, rates, types, usable stamps.
 
-Joint names, image sizes, types and usable stamps come from the messages; the rest is guessed and marked with CHECK in
-the files. They load as they are, so a dry run shows what is missing.
+`suggest_texts` writes the files. A running robot is recorded into a bag first, so there is one way for both.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,96 +17,95 @@ import numpy as np
 
 from gr00t_recorder.bag.boundaries import is_own_events
 from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.bag.suggest_texts import Answers, Camera, Range, Stream, Suggestion, joined, write_files
 from gr00t_recorder.bag.suggest_vectors import (
-    LEADER_WORDS,
     STRING,
     Part,
     choose_parts,
     first_message,
-    is_commandable,
     observed_ranges,
     topic_list,
 )
 from gr00t_recorder.episodes.events import parse_event
-from gr00t_recorder.topics.bindings import TopicMap, check_keys
 from gr00t_recorder.topics.codecs import IMAGE_TYPES, stamp_of
 from gr00t_recorder.topics.images import check_raw, decode_compressed
 from gr00t_recorder.topics.streams import MIN_REPEATED, OTHER_CLOCK_S
-from gr00t_training.embodiment import Embodiment
-from gr00t_training.errors import ConfigError, DatasetError, ObservationError
+from gr00t_training.errors import DatasetError, ObservationError
 from gr00t_training.io.text import printable
-from gr00t_training.settings import parse_settings
 
 TASK_WORDS = re.compile(r"task|instruction|language|prompt")
 DEPTH_WORDS = re.compile(r"depth|disparity|16uc1|32fc1|mono16")
 COMMON_WORDS = {"camera", "image", "image_raw", "image_rect", "compressed", "color", "rgb", "raw", "sensors", "robot"}
-DEFAULT_FPS = 30
+DEFAULT_RATE_HZ = 30
 USUAL_RATES_HZ = (5, 10, 15, 20, 25, 30, 50, 60, 90)
+UNNAMED = ("bag", "bags", "rosbag", "rosbag2")  # what folders of bags are called when nobody names them
 MAX_STAMPS = 50  # inspected stamps of a topic
-RANGE_MARGIN = 0.05  # of a channel's observed range, added on both sides
-MIN_MARGIN = 0.02  # [unit of the channel]
-SPEED_MARGIN = 1.2
-MIN_SPEED = 0.1  # [unit of the channel / s]
-PLAIN = re.compile(r"[A-Za-z_/~][\w./~-]*")
-RESERVED = ("on", "off", "yes", "no", "y", "n", "true", "false", "null", "none")
 
 
-@dataclass(frozen=True)
-class _Camera:
-    key: str
-    topic: str
-    type: str
-    height: int
-    width: int
-    rate_hz: int
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """Entry under streams."""
-
-    name: str
-    topic: str
-    type: str
-
-
-def suggest_files(path: Path, folder: Path) -> list[Path]:
+def suggest_files(path: Path, folder: Path, answers: Answers | None = None) -> list[Path]:
     """Write `embodiment.yaml`, `topics.yaml` and `limits.yaml` for the bag at `path` to `folder`; return their paths.
 
     Raises:
-        ConfigError: a file exists already.
+        ConfigError: a file exists already, or an answer does not fit the robot.
         DatasetError: the bag cannot be read, or holds no joint states or no images.
     """
-    files = [folder / name for name in ("embodiment.yaml", "topics.yaml", "limits.yaml")]
-    for file in files:
-        if file.exists() or file.is_symlink():
-            raise ConfigError(f"{file}: exists already; choose another folder")
     with Bag(path, allow_partial=True) as bag:
-        state, action = choose_parts(bag)
-        cameras = _cameras(bag)
-        if not cameras:
-            raise DatasetError(f"{path}: no color images to suggest a camera from; the bag has {topic_list(bag)}")
-        embodiment = _embodiment_text(bag, state, action, cameras)
-        topics = _topics_text(bag, state, action, cameras, with_commands=True)
-        try:
-            _check(embodiment, topics)
-        except ConfigError:  # the recorded commands cannot be sent by a policy
-            topics = _topics_text(bag, state, action, cameras, with_commands=False)
-            _check(embodiment, topics)
-        texts = [embodiment, topics, _limits_text(bag, action)]
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(text, encoding="utf-8")
-    return files
+        suggestion = suggest(bag)
+    return write_files(suggestion, answers or Answers(), folder)
 
 
-def _check(embodiment: str, topics: str) -> None:
-    parsed = parse_settings(Embodiment, embodiment, "embodiment.yaml")
-    check_keys(parse_settings(TopicMap, topics, "topics.yaml"), parsed, "topics.yaml")
+def suggest(bag: Bag, source: str = "", listening: Sequence[tuple[str, str]] = ()) -> Suggestion:
+    """Return what the topics of a bag say.
+
+    Args:
+        bag: of a robot.
+        source: what headings call it; empty: the name of the bag.
+        listening: topics and actions on which commands are taken, with their types.
+
+    Raises:
+        DatasetError: the bag cannot be read, or holds no joint states or no images.
+    """
+    path = bag.path.resolve()
+    state, action = choose_parts(bag)
+    found = _cameras(bag)
+    if not found:
+        raise DatasetError(f"{bag.path}: no color images to suggest a camera from; the bag has {topic_list(bag)}")
+    cameras = tuple(camera for camera, _ in found)
+    texts = _texts(bag)
+    streams = _streams(bag, state, action, cameras)
+    used = {stream.topic for stream in (*streams, *texts.values())}
+    return Suggestion(
+        source=source or printable(bag.path.name),
+        name=robot_name(path.parent.name if path.stem in UNNAMED else path.stem),
+        rate_hz=min((rate_hz for _, rate_hz in found if rate_hz), default=DEFAULT_RATE_HZ),
+        state=tuple(state),
+        action=tuple(action),
+        cameras=cameras,
+        streams=tuple(streams),
+        texts=texts,
+        ranges=_ranges(bag, state, action),
+        unused=tuple((topic.name, topic.type) for topic in bag.topics.values() if topic.name not in used),
+        listening=tuple(listening),
+    )
 
 
-def _cameras(bag: Bag) -> list[_Camera]:
-    """Return one entry per camera; the compressed topic if there is a compressed and a raw one."""
+def _ranges(bag: Bag, state: Sequence[Part], action: Sequence[Part]) -> dict[str, Range]:
+    """Return the ranges of the commands, widened to what was measured: the first command is where the robot is."""
+    measured = observed_ranges(bag, state)
+    return {
+        name: joined(found, measured[name]) if name in measured else found
+        for name, found in observed_ranges(bag, action).items()
+    }
+
+
+def robot_name(text: str) -> str:
+    """Return a name for a robot from the name of a file or folder."""
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return name if name[:1].isalpha() else f"robot_{name}".rstrip("_")
+
+
+def _cameras(bag: Bag) -> list[tuple[Camera, int]]:
+    """Return each camera and its rate [Hz]; the compressed topic if there is a compressed and a raw one."""
     found: dict[str, tuple[str, int, int]] = {}
     for kind in reversed(IMAGE_TYPES):  # the smaller one is preferred
         for topic in sorted(bag.topics.values(), key=lambda entry: entry.name):
@@ -121,7 +117,7 @@ def _cameras(bag: Bag) -> list[_Camera]:
     keys = _camera_keys(list(found))
     times = bag.times(found)
     return [
-        _Camera(key, name, kind, height, width, _rate_hz(times[name]))
+        (Camera(key, name, kind, height, width), _rate_hz(times[name]))
         for key, (name, (kind, height, width)) in zip(keys, found.items(), strict=True)
     ]
 
@@ -167,172 +163,43 @@ def _key(words: str) -> str:
     return key if key[:1].isalpha() else f"camera_{key}".rstrip("_")
 
 
-def _embodiment_text(bag: Bag, state: Sequence[Part], action: Sequence[Part], cameras: Sequence[_Camera]) -> str:
-    rates = [camera.rate_hz for camera in cameras if camera.rate_hz]
-    name = re.sub(r"[^a-z0-9]+", "_", bag.path.resolve().stem.lower()).strip("_")
-    lines = [
-        f"# First embodiment, from {printable(bag.path.name)}. CHECK every line marked so before you record with it.",
-        f"name: {name if name[:1].isalpha() else f'robot_{name}'.rstrip('_')}  # CHECK",
-        "tag: new_embodiment",
-        f"fps: {min(rates, default=DEFAULT_FPS)}  # CHECK: rate of the rows [Hz]; this is the slowest camera's",
-    ]
-    for kind, parts in (("state", state), ("action", action)):
-        lines.append(f"{kind}:")
-        for part in parts:
-            for key, places in part.groups().items():
-                unit = "  # CHECK: unit, m where fingers slide" if key.endswith("gripper") else ""
-                names = ", ".join(_quoted(part.channels[place]) for place in places)
-                lines.append(f"  {key}: {{names: [{names}]}}{unit}")
-    lines.append("video:")
-    for camera in cameras:
-        height, width = camera.height - camera.height % 2, camera.width - camera.width % 2
-        lines.append(f"  {camera.key}: {{height: {height}, width: {width}}}")
-    return "\n".join(lines) + "\n"
-
-
-def _topics_text(
-    bag: Bag, state: Sequence[Part], action: Sequence[Part], cameras: Sequence[_Camera], *, with_commands: bool
-) -> str:
-    streams = _streams(state, action, cameras)
-    names = {stream.topic: stream.name for stream in streams}
-    texts = _texts(bag)
-    stamps = _stamps(bag, [stream.topic for stream in streams])
-    lines = [
-        f"# First topic map, from {printable(bag.path.name)}. CHECK every line marked so, then look at a dry run:",
-        "#   gr00t_convert_bag BAG --topics topics.yaml --dry-run",
-        "embodiment: embodiment.yaml",
-        "streams:",
-    ]
-    for stream in streams:
-        stamp, check = stamps[stream.topic]
-        lines.append(f"  {stream.name}: {{{_stream_entries(bag, stream.topic)}{stamp}}}{check}")
-    lines += [f"  {use}: {{{_stream_entries(bag, topic)}, stamp: receive}}" for use, topic in texts.items()]
-    lines.append("state:")
-    for part in state:
-        lines += _bindings(part, names[part.source.topic], "")
-    lines.append("action:")
-    for part in action:
-        lines.append(f"  # {part.remark}")
-        lines += _bindings(part, names[part.source.topic], ", align: nearest")
-    lines.append("video:")
-    for camera in cameras:
-        resize = ", resize: true" if camera.height % 2 or camera.width % 2 else ""
-        lines.append(f"  {camera.key}: {{stream: camera_{camera.key}{resize}}}")
-    lines += [f"{use}: {{stream: {use}}}" for use in texts]
-    lines += _commands(state, action, with_commands)
-    used = {*names, *texts.values()}
-    unused = [topic for topic in bag.topics.values() if topic.name not in used]
-    if unused:
-        lines.append("# Topics of the bag that are not used:")
-        lines += [
-            f"#   {printable(topic.name)} ({printable(topic.type)})"
-            for topic in sorted(unused, key=lambda topic: topic.name)
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _streams(state: Sequence[Part], action: Sequence[Part], cameras: Sequence[_Camera]) -> list[_Stream]:
-    streams: dict[str, _Stream] = {}
+def _streams(bag: Bag, state: Sequence[Part], action: Sequence[Part], cameras: Sequence[Camera]) -> list[Stream]:
+    names: dict[str, str] = {}  # by topic
     for kind, parts in (("joints", state), ("command", action)):
         topics = dict.fromkeys(part.source.topic for part in parts)
         for part in parts:
-            name = f"{part.label}_{kind}" if len(topics) > 1 and part.label else kind
-            streams.setdefault(part.source.topic, _Stream(name, part.source.topic, part.source.type))
+            names.setdefault(part.source.topic, f"{part.label}_{kind}" if len(topics) > 1 and part.label else kind)
     for camera in cameras:
-        streams.setdefault(camera.topic, _Stream(f"camera_{camera.key}", camera.topic, camera.type))
-    return list(streams.values())
-
-
-def _stream_entries(bag: Bag, topic: str) -> str:
-    found = bag.topics[topic]
-    latched = ", latched: true" if found.is_latched else ""
-    return f"topic: {_quoted(topic)}, type: {_quoted(found.type)}{latched}"
-
-
-def _bindings(part: Part, stream: str, align: str) -> list[str]:
-    lines = []
-    for key, places in part.groups().items():
-        at = [part.places[place] for place in places]
-        entries, check = f"stream: {stream}{align}{part.source.entries}", ""
-        if part.source.is_named:
-            names = [part.source.names[place] for place in at]
-            if names != [part.channels[place] for place in places]:
-                entries += f", select: [{', '.join(map(_quoted, names))}]"
-        else:
-            entries += f", start: {at[0]}" if at[0] else ""
-            if at != list(range(at[0], at[0] + len(at))):
-                check = "  # CHECK: these channels do not follow each other"
-        lines.append(f"  {key}: {{{entries}}}{check}")
-    return lines
-
-
-def _commands(state: Sequence[Part], action: Sequence[Part], is_wanted: bool) -> list[str]:
-    """Return the topics for a policy's actions: those of the bag's commands, except a leader moved by a person."""
-    by_topic: dict[str, list[Part]] = {}
-    for part in action:
-        by_topic.setdefault(part.source.topic, []).append(part)
-    measured = {part.source.topic for part in state}
-    lines, remarks = [], []
-    for topic, parts in by_topic.items():
-        source = parts[0].source
-        if topic in measured:
-            continue
-        sent = [(part, place) for part in parts for group in part.groups().values() for place in group]
-        places = [part.places[place] for part, place in sent]
-        is_whole = source.is_named or places == list(range(source.width))
-        if not (is_wanted and is_commandable(parts[0]) and is_whole):
-            why = "a person moved it" if LEADER_WORDS.search(topic.lower()) else "it cannot be sent as recorded"
-            remarks.append(f"#   not to {printable(topic)} ({printable(source.type)}): {why}")
-            continue
-        keys = [key for part in parts for key in part.groups()]
-        names = [source.names[place] for place in places] if source.is_named else []
-        is_renamed = names and names != [part.channels[place] for part, place in sent]
-        renamed = f", names: [{', '.join(map(_quoted, names))}]" if is_renamed else ""
-        lines.append(
-            f"  - {{topic: {_quoted(topic)}, type: {_quoted(source.type)}, keys: [{', '.join(keys)}]{renamed}}}"
-        )
-    if lines:
-        return ["commands:  # CHECK: a policy sends to these topics", *lines, *remarks]
-    return ["# commands: CHECK: name the topic that a policy sends to", *remarks]
-
-
-def _limits_text(bag: Bag, action: Sequence[Part]) -> str:
-    ranges = observed_ranges(bag, action)
-    lines = [
-        f"# First limits, from what was commanded in {printable(bag.path.name)}. These are NOT the robot's limits:",
-        "# a policy stays within the ranges of this bag. CHECK every line before you move the robot.",
-        "acceleration_per_velocity: 5.0  # CHECK",
-        "joints:",
+        names.setdefault(camera.topic, f"camera_{camera.key}")
+    stamps = _stamps(bag, list(names))
+    return [
+        Stream(name, topic, bag.topics[topic].type, _latched(bag, topic) + stamps[topic][0], stamps[topic][1])
+        for topic, name in names.items()
     ]
-    for part in action:
-        for name in part.channels:
-            if name not in ranges:
-                lines.append(f"  # {printable(name)}: no value in the bag; CHECK")
-                continue
-            low, high, speed = ranges[name]
-            margin = max(MIN_MARGIN, RANGE_MARGIN * (high - low))
-            speed = max(MIN_SPEED, SPEED_MARGIN * speed)
-            limits = f"min: {low - margin:.3f}, max: {high + margin:.3f}, max_velocity: {speed:.3f}"
-            lines.append(f"  {_quoted(name)}: {{{limits}}}  # CHECK")
-    return "\n".join(lines) + "\n"
 
 
-def _texts(bag: Bag) -> dict[str, str]:
-    """Return the topics with messages that look like task texts or episode markers.
+def _latched(bag: Bag, topic: str) -> str:
+    return ", latched: true" if bag.topics[topic].is_latched else ""
+
+
+def _texts(bag: Bag) -> dict[str, Stream]:
+    """Return the streams with messages that look like task texts or episode markers, by use.
 
     Markers of this suite's recorder are left out: the conversion finds them itself.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Stream] = {}
     for topic in bag.topics.values():
         message = first_message(bag, topic.name) if topic.type == STRING else None
         if message is None or is_own_events(bag, topic.name):
             continue
         try:
             parse_event(message.data)
-            found.setdefault("events", topic.name)
+            use = "events"
         except ObservationError:
-            if TASK_WORDS.search(topic.name.lower()):
-                found.setdefault("task", topic.name)
+            use = "task" if TASK_WORDS.search(topic.name.lower()) else ""
+        if use:
+            entries = f"{_latched(bag, topic.name)}, stamp: receive"
+            found.setdefault(use, Stream(use, topic.name, topic.type, entries))
     return found
 
 
@@ -354,16 +221,12 @@ def _stamps(bag: Bag, topics: Sequence[str]) -> dict[str, tuple[str, str]]:
         if not known:
             entries[topic] = (receive, "")  # no header, or its stamp is never set
         elif len(known) > MIN_REPEATED and len(set(known)) == 1:
-            entries[topic] = (receive, "  # CHECK: the stamps in its messages do not change")
+            entries[topic] = (receive, "the stamps in its messages do not change")
         else:
             entries[topic] = ("", "")
             delays_s[topic] = float(np.median(delays))
     least_s = min((abs(delay) for delay in delays_s.values()), default=0.0)
     for topic, delay_s in delays_s.items():
         if abs(delay_s) > least_s + OTHER_CLOCK_S:
-            entries[topic] = (receive, "  # CHECK: the stamps in its messages are from another clock")
+            entries[topic] = (receive, "the stamps in its messages are from another clock")
     return entries
-
-
-def _quoted(name: str) -> str:
-    return name if PLAIN.fullmatch(name) and name.lower() not in RESERVED else json.dumps(name)

@@ -66,9 +66,12 @@ class Part:
     channels: tuple[str, ...]  # names in the embodiment
     places: tuple[int, ...]  # of the channels in the messages
     remark: str = ""
+    keys: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # where they are known; else by name
 
     def groups(self) -> dict[str, list[int]]:
-        """Return places among `channels` by key: arm and gripper."""
+        """Return places among `channels` by key: the known ones, else arm and gripper."""
+        if self.keys:
+            return {key: list(places) for key, places in self.keys.items()}
         is_gripper = [bool(GRIPPER_WORDS.search(name.lower())) for name in self.channels]
         found = {"arm": [i for i, each in enumerate(is_gripper) if not each]}
         found["gripper"] = [i for i, each in enumerate(is_gripper) if each]
@@ -330,6 +333,9 @@ def _action_part(state: Part, entry: Vectors, states: Sequence[Part]) -> Part | 
         channels = tuple(own.get(name) or _channel(name, i) for i, name in enumerate(names))
         return Part(state.label, entry, channels, tuple(entry.names.index(name) for name in names))
     if entry.type == JOINT_STATE and entry.is_command and is_side:  # a leader arm with other names
+        if entry.width == len(state.channels):  # a policy's actions need the names of the state
+            remark = "CHECK: the names differ, so joints are taken in this order"
+            return Part(state.label, entry, state.channels, tuple(range(entry.width)), remark)
         prefix = f"{state.label}_" if len(states) > 1 else ""
         channels = tuple(_channel(prefix + name, i) for i, name in enumerate(entry.names))
         return Part(state.label, entry, channels, tuple(range(entry.width)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rclpy.node import Node
@@ -15,7 +15,7 @@ from gr00t_recorder.ros.bag_topics import DISCOVERED_DEPTH, BagScope, TopicBags
 from gr00t_recorder.ros.ingest import stream_qos
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_recorder.ros.spin import run_node
-from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
+from gr00t_recorder.topics.bindings import StreamConfig, load_topic_map
 from gr00t_training.cli.arguments import add
 from gr00t_training.cli.command import run_command
 from gr00t_training.cli.parser import CommandParser
@@ -27,8 +27,8 @@ DISCOVERY_PERIOD_S = 0.5
 class BagRecorderNode(Node):
     """Writes all messages of its subscriptions into one bag."""
 
-    def __init__(self, path: Path, topic_map: TopicMap | None) -> None:
-        """Begin the bag; without a topic map all topics are written.
+    def __init__(self, path: Path, streams: Collection[StreamConfig] | None) -> None:
+        """Begin the bag of these streams; None: of all topics.
 
         Raises:
             DatasetError: the folder exists already.
@@ -37,8 +37,8 @@ class BagRecorderNode(Node):
         super().__init__("bag_recorder")
         if path.exists():
             raise DatasetError(f"{path}: exists already; choose another folder")
-        configs = topic_map.streams.values() if topic_map else ()
-        scope = BagScope.CONFIGURED if topic_map else BagScope.ALL
+        configs = streams or ()
+        scope = BagScope.ALL if streams is None else BagScope.CONFIGURED
         self._bags = TopicBags(self, scope, {}, "", is_per_episode=False)
         self._path = path
         for config in configs:
@@ -49,6 +49,11 @@ class BagRecorderNode(Node):
         self._bags.discover()
         self.create_timer(DISCOVERY_PERIOD_S, self._bags.discover)
         self.get_logger().info(f"writing {len(configs) or 'all'} topics to {path}")
+
+    @property
+    def num_messages(self) -> int:
+        """Messages written so far."""
+        return self._bags.recording.num_messages
 
     def close(self) -> None:
         """Finish the bag."""
@@ -71,8 +76,8 @@ def _record(args: Sequence[str] | None) -> int:
     output = given.output or given.old_output
     if output is None:
         raise ConfigError("--output is missing; name the folder of the bag")
-    topic_map = load_topic_map(given.topics)[0] if given.topics else None
-    return run_node(lambda: BagRecorderNode(output, topic_map), ros)
+    streams = load_topic_map(given.topics)[0].streams.values() if given.topics else None
+    return run_node(lambda: BagRecorderNode(output, streams), ros)
 
 
 if __name__ == "__main__":

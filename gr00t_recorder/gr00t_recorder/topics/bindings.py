@@ -8,15 +8,15 @@ It may only name keys that the embodiment declares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from gr00t_recorder.topics.commands import CommandConfig
-from gr00t_training.embodiment import ROBOT_KINDS, Embodiment, Rotation, VectorKey, load_embodiment
+from gr00t_training.embodiment import ROBOT_KINDS, Embodiment, Rotation, load_embodiment
 from gr00t_training.errors import ConfigError
-from gr00t_training.settings import load_settings, setting
+from gr00t_training.settings import MisplacedError, load_settings, setting
 from gr00t_training.types import SOURCE_REF, KeyKind, KeyRef
 
 
@@ -231,11 +231,21 @@ class TopicMap:
     )
 
     def __post_init__(self) -> None:
-        for binding in [*self.bindings.values(), *(text for text in (self.task, self.events) if text)]:
-            if binding.stream not in self.streams:
-                raise ValueError(f"stream '{binding.stream}' is not declared under streams ({', '.join(self.streams)})")
+        bound = {(ref.kind.value, ref.key): binding for ref, binding in self.bindings.items() if ref != SOURCE_REF}
+        others = {"command_source": self.command_source, "task": self.task, "events": self.events}
+        named = {**bound, **{(name,): binding for name, binding in others.items() if binding is not None}}
+        known = ", ".join(self.streams)
+        faults = [
+            ((*place, "stream"), f"stream '{binding.stream}' is not declared under streams ({known})")
+            for place, binding in named.items()
+            if binding.stream not in self.streams
+        ]
         if self.anchor and self.anchor not in self.video:
-            raise ValueError(f"anchor '{self.anchor}' is not a camera under video ({', '.join(self.video)})")
+            faults.append(
+                (("anchor",), f"anchor '{self.anchor}' is not a camera under video ({', '.join(self.video)})")
+            )
+        if faults:
+            raise MisplacedError(faults)
 
     @property
     def bindings(self) -> dict[KeyRef, VectorBinding | VideoBinding | DepthBinding]:
@@ -273,10 +283,19 @@ def load_topic_map(path: str | Path) -> tuple[TopicMap, Embodiment]:
 
 
 def check_keys(topic_map: TopicMap, embodiment: Embodiment, source: str) -> None:
-    """Refuse keys that the embodiment does not declare, missing keys, and selections of another width.
+    """Refuse the first of `key_problems`.
 
     Raises:
         ConfigError: names the item and both sides.
+    """
+    for _, text in key_problems(topic_map, embodiment):
+        raise ConfigError(f"{source}: {text}")
+
+
+def key_problems(topic_map: TopicMap, embodiment: Embodiment) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield keys that the embodiment does not declare, missing keys, selections of another width, wrong commands.
+
+    Each comes with the keys that lead to it in the topic map.
     """
     for kind in ROBOT_KINDS:
         bound, declared = topic_map.bound(kind), embodiment.declared(kind)
@@ -285,32 +304,31 @@ def check_keys(topic_map: TopicMap, embodiment: Embodiment, source: str) -> None
         for key in bound:
             if key not in declared:
                 known = ", ".join(declared) or "none"
-                subject = f"{source}: {KeyRef(kind, key)}"
-                raise ConfigError(f"{subject}: embodiment '{embodiment.name}' has no such key ({known})")
-        missing = [key for key in declared if key not in bound]
-        if missing:
-            raise ConfigError(f"{source}: {kind}: no entry for key '{missing[0]}' of embodiment '{embodiment.name}'")
+                text = f"{KeyRef(kind, key)}: embodiment '{embodiment.name}' has no such key ({known})"
+                yield (kind.value, key), text
+        for key in declared:
+            if key not in bound:
+                yield (kind.value,), f"{kind}: no entry for key '{key}' of embodiment '{embodiment.name}'"
     for kind, bindings in ((KeyKind.STATE, topic_map.state), (KeyKind.ACTION, topic_map.action)):
         for key, binding in bindings.items():
-            _check_width(binding, embodiment.vectors(kind)[key], f"{source}: {KeyRef(kind, key)}")
-    _check_commands(topic_map.commands, embodiment, source)
+            vector = embodiment.vectors(kind).get(key)
+            if vector is not None and binding.select and len(binding.select) != vector.dim:
+                text = (
+                    f"{KeyRef(kind, key)}: select names {len(binding.select)} channels, the embodiment has {vector.dim}"
+                )
+                yield (kind.value, key, "select"), f"{text} ({', '.join(vector.names)})"
+    yield from _command_problems(topic_map.commands, embodiment)
 
 
-def _check_commands(commands: Sequence[CommandConfig], embodiment: Embodiment, source: str) -> None:
+def _command_problems(
+    commands: Sequence[CommandConfig], embodiment: Embodiment
+) -> Iterator[tuple[tuple[str, ...], str]]:
     produced = {key: embodiment.action[key] for key in embodiment.action_keys}
     for i, command in enumerate(commands):
-        subject = f"{source}: commands.{i} ({command.topic})"
+        place, subject = ("commands", str(i)), f"commands.{i} ({command.topic})"
         if command.topic in [other.topic for other in commands[:i]]:
-            raise ConfigError(f"{subject}: duplicate name; put all keys of it into one command")
+            yield place, f"{subject}: duplicate name; put all keys of it into one command"
         try:
             command.check(produced)
         except ValueError as error:
-            raise ConfigError(f"{subject}: embodiment '{embodiment.name}': {error}") from error
-
-
-def _check_width(binding: VectorBinding, key: VectorKey, subject: str) -> None:
-    if binding.select and len(binding.select) != key.dim:
-        raise ConfigError(
-            f"{subject}: select names {len(binding.select)} channels, the embodiment has {key.dim} "
-            f"({', '.join(key.names)})"
-        )
+            yield place, f"{subject}: embodiment '{embodiment.name}': {error}"

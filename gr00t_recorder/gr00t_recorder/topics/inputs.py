@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from gr00t_recorder.topics.resample import Arrival, Choice, Sample, StreamBuffer
 from gr00t_recorder.topics.streams import age_text
 from gr00t_recorder.topics.vector_codec import NotFiniteError, VectorCodec
 from gr00t_training.embodiment import Embodiment, VectorKey
-from gr00t_training.errors import ObservationError
+from gr00t_training.errors import ConfigError, ObservationError
 from gr00t_training.io.text import printable
 from gr00t_training.types import SOURCE_REF, KeyRef
 
@@ -377,30 +377,48 @@ def make_inputs(
     Raises:
         ConfigError: a message type cannot give a key, or has no header although its stamp is used.
     """
-    tick_s = 1 / embodiment.fps
     horizon_ns += round(-observed_ticks[0] * 1e9 / embodiment.fps)
     # a policy asks at most once a tick: an image is still decoded when it has become history
     num_kept = 1 - observed_ticks[0] * len(observed_ticks)
-    inputs: dict[KeyRef, KeyInput] = {}
-    for ref, binding in topic_map.bindings.items():
-        name = str(ref)
-        config = topic_map.streams[binding.stream]
-        if isinstance(binding, VectorBinding):
-            check_stamp(name, config)
-            is_source = ref == SOURCE_REF
-            vector = SOURCE_KEY if is_source else embodiment.vectors(ref.kind)[ref.key]
-            codec = VectorCodec(name, config.type, binding, vector)
-            kind = SourceInput if is_source else VectorInput
-            inputs[ref] = kind(ref, binding, config, codec, tick_s, horizon_ns, vector)
-        elif isinstance(binding, VideoBinding):
-            image_codec = ImageCodec(name, config.type, binding, embodiment.video[ref.key], num_kept=num_kept)
-            inputs[ref] = VideoInput(
-                ref, binding, config, image_codec, tick_s, horizon_ns, validate_on_arrival=validate_on_arrival
-            )
-        else:
-            depth_codec = DepthCodec(name, config.type, binding, embodiment.depth[ref.key])
-            inputs[ref] = VideoInput(ref, binding, config, depth_codec, tick_s, horizon_ns)
-    return inputs
+    return {
+        ref: _make_input(topic_map, embodiment, ref, horizon_ns, num_kept, validate_on_arrival)
+        for ref in topic_map.bindings
+    }
+
+
+def type_problems(topic_map: TopicMap, embodiment: Embodiment) -> Iterator[tuple[KeyRef, str]]:
+    """Yield every key that its message type cannot give, with the reason."""
+    for ref in topic_map.bindings:
+        try:
+            _make_input(topic_map, embodiment, ref, 1, 1, validate_on_arrival=False)
+        except ConfigError as error:
+            yield ref, str(error)
+
+
+def _make_input(
+    topic_map: TopicMap,
+    embodiment: Embodiment,
+    ref: KeyRef,
+    horizon_ns: int,
+    num_kept: int,
+    validate_on_arrival: bool,
+) -> KeyInput:
+    tick_s, name, binding = 1 / embodiment.fps, str(ref), topic_map.bindings[ref]
+    config = topic_map.streams[binding.stream]
+    if isinstance(binding, VectorBinding):
+        check_stamp(name, config)
+        is_source = ref == SOURCE_REF
+        vector = SOURCE_KEY if is_source else embodiment.vectors(ref.kind)[ref.key]
+        codec = VectorCodec(name, config.type, binding, vector)
+        kind = SourceInput if is_source else VectorInput
+        return kind(ref, binding, config, codec, tick_s, horizon_ns, vector)
+    if isinstance(binding, VideoBinding):
+        image_codec = ImageCodec(name, config.type, binding, embodiment.video[ref.key], num_kept=num_kept)
+        return VideoInput(
+            ref, binding, config, image_codec, tick_s, horizon_ns, validate_on_arrival=validate_on_arrival
+        )
+    depth_codec = DepthCodec(name, config.type, binding, embodiment.depth[ref.key])
+    return VideoInput(ref, binding, config, depth_codec, tick_s, horizon_ns)
 
 
 def _tolerance_ns(binding: VectorBinding | VideoBinding | DepthBinding, tick_s: float) -> int:

@@ -30,7 +30,7 @@ TITLES = {
 # Commands of the other packages of the suite, to say how to install missing ones.
 OTHER_PACKAGES = {
     "gr00t_recorder": ("convert", "play", "record", "record-bag", "recorder", "suggest"),
-    "gr00t_policy_node": ("bench-policy", "policy", "replay", "teleop"),
+    "gr00t_policy_node": ("bench-policy", "check", "init", "policy", "replay", "teleop"),
     "gr00t_bringup": ("demo", "expert", "loop", "rollout", "sim"),
     "gr00t_console": ("console",),
 }

@@ -69,6 +69,25 @@ def plain_value(node: yaml.Node) -> Any:
     return {key.value: plain_value(value) for key, value in node.value}
 
 
+def key_lines(node: yaml.Node | None) -> dict[tuple[str, ...], int]:
+    """Return the line, from 1, of every key and list item below a node of `compose_yaml`, by the keys leading to it."""
+    found: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            items = [(key.value, key, value) for key, value in node.value]
+        else:
+            items = [(str(i), item, item) for i, item in enumerate(node.value)]
+        for name, place, value in items:
+            found[(*path, name)] = place.start_mark.line + 1
+            if not isinstance(value, yaml.ScalarNode):
+                walk(value, (*path, name))
+
+    if node is not None and not isinstance(node, yaml.ScalarNode):
+        walk(node, ())
+    return found
+
+
 class _Resolver(yaml.resolver.BaseResolver):
     """Types of plain scalars: those of YAML 1.1 without dates, merge and value keys; floats as in JSON too."""
 
