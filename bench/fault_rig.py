@@ -37,7 +37,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
 from gr00t_test_support.builders import make_checkpoint, make_embodiment
-from gr00t_test_support.ros.nodes import call, eventually, parameter_arguments
+from gr00t_test_support.ros.nodes import call, parameter_arguments
+from gr00t_test_support.waiting import eventually
 from gr00t_training.embodiment import Embodiment, to_mapping
 from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.serve.server import PolicyServer, ServerSettings
@@ -317,6 +318,7 @@ class Rig:
         is_released: bool = False,
         max_age_s: float = MAX_AGE_S,
         silence_s: float = SILENCE_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """Start everything; `close` ends it.
 
@@ -326,9 +328,11 @@ class Rig:
             is_released: whether the model is a small checkpoint behind `gr00t_serve`.
             max_age_s: of every input.
             silence_s: without a chunk until the node stops.
+            timeout_s: of a query.
         """
         self.folder, self.max_age_s = folder, max_age_s
-        self._has_clock, self._is_released, self._silence_s = has_clock, is_released, silence_s
+        self._has_clock, self._is_released = has_clock, is_released
+        self._silence_s, self._timeout_s = silence_s, timeout_s
         self.domain = next_domain()
         self.broken_s = 0.0  # when the last fault was made
         self.statuses: list[Sent] = []
@@ -371,7 +375,7 @@ class Rig:
             autostart=True,
             use_sim_time=self._has_clock,
             server=f"127.0.0.1:{self.port}",
-            server_timeout_s=TIMEOUT_S,
+            server_timeout_s=self._timeout_s,
             topics_file=self.folder / "topics.yaml",
             limits_file=self.folder / "limits.yaml",
             control_rate_hz=CONTROL_HZ,

@@ -50,7 +50,7 @@ def test_an_attempt_that_a_person_corrects_says_so_row_by_row(files: dict[str, P
     )
     with (
         Robot(domain) as robot,
-        start_node({**files, "topics_file": topics}, domain) as node,
+        start_node({**files, "topics_file": topics}, domain, teleop_timeout_s=10.0) as node,
         NodeProcess("gr00t_recorder.ros.recorder_node", *recording, domain=domain),
     ):
         statuses = robot.listen(RecorderStatus, "recorder/status", LATCHED)

@@ -55,9 +55,8 @@ def test_node_makes_the_robot_safe_and_ends(
             launched.process.send_signal(to_parent)
         if to_node is not None:
             os.kill(launched.node_pid, to_node)
-        robot.until(lambda: launched.has_node_ended, "end of the node", 20.0)
-        count = len(robot.commands)
-        robot.until(lambda: robot.commands and len(robot.commands) == count, "last commands")
+        robot.until(lambda: launched.has_node_ended, "end of the node")
+        robot.catch_up()
         *moving, rest = speeds(robot, 60)
         assert rest == pytest.approx(0.0, abs=1e-9)  # the last two commands are one position
         # braked, not cut off: before it stands, the robot is as slow as a few control periods of braking allow

@@ -59,10 +59,15 @@ def test_a_server_that_goes_and_comes_back(files: dict[str, Path], policy: Polic
             robot.until_state(PolicyStatus.IDLE)
             robot.instruct()
             robot.until_state(PolicyStatus.RUNNING)
-            chunk = robot.chunks[-1]
+
+            def is_lost() -> bool:
+                told = any(words in robot.status.reason for words in ("lost", "no policy server"))
+                return robot.status.state == PolicyStatus.HOLDING and told
+
+            chunk = robot.until(lambda: robot.chunks, "chunk")[-1]
             assert (list(chunk.keys), len(chunk.data)) == (["arm", "gripper"], 16 * 4)
             server.stop()
-            robot.until_state(PolicyStatus.HOLDING, "")
+            robot.until(is_lost, "hold without the server")
             positions = robot.new_commands(5)
             assert (positions == positions[0]).all()
             with serving(policy, port):

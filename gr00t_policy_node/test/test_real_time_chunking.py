@@ -29,7 +29,7 @@ LATENCY_NS = 150_000_000
 HORIZON = 16
 LAG_NS = 40_000_000
 DURATION_NS = 8_000_000_000
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 INSTRUCTION = "go round"
 NOISE_RAD = 0.02  # more than three steps of 10 ms at the reference's speed, drawn again for every chunk
 

@@ -101,7 +101,7 @@ def test_summary_follows_the_measurements_until_it_is_closed() -> None:
         return Measurements(tuple(timers.describe()))
 
     summarizer = Summarizer(measure, 0.001)
-    assert has_seen.wait(20)
+    assert has_seen.wait(120)
     summarizer.close()
     assert summarizer.newest.stage(Stage.DECODE) == Quantiles("decode", 1, 0.5, 0.5, 0.5, 0.5)
     assert summarizer.newest.stage(Stage.INFER) == Quantiles("infer")
