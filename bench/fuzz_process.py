@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU_LIMIT_S = 10  # processor time: a loaded machine makes no hang of a slow one
-WALL_LIMIT_S = 120.0
+WALL_LIMIT_S = 600.0
 MEMORY_LIMIT_BYTES = 2**30
 KILL_ABOVE_BYTES = 2 * MEMORY_LIMIT_BYTES
 SANCTIONED_CODES = frozenset({0, 1, 2})

@@ -26,7 +26,7 @@ from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.io.text import printable
 from gr00t_training.types import VECTOR_KINDS, KeyRef
 
-EPISODE_S = 60.0  # time limit of an expert's episode, with failed attempts
+EPISODE_S = 180.0  # time limit of an expert's episode, with failed attempts, on a loaded machine
 RESULTS = ("bag", "checkpoint", "converted", "demo", "evaluation", "live", "logs")
 
 

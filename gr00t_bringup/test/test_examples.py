@@ -21,7 +21,7 @@ MAX_LINES = 60
 
 def run(folder: Path, script: str, *arguments: str) -> str:
     command = [sys.executable, str(FOLDER / script), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -20,7 +20,7 @@ from gr00t_training.policy.policy import Policy
 def test_circle_from_topics_to_a_moving_arm(tmp_path: Path) -> None:
     arguments = ("--output", tmp_path / "loop", "--episodes", "1", "--steps", "2", "--round-s", "3")
     with NodeProcess("gr00t_bringup.loop", *arguments, domain=next_domain(), OMP_NUM_THREADS="1") as process:
-        assert process.process.wait(300) == 0, process.output
+        assert process.process.wait(1200) == 0, process.output
         assert "live recording and converted bag agree: 1 episodes" in process.output
     folder = tmp_path / "loop"
     Policy.from_checkpoint(folder / "checkpoint" / "checkpoint-2", device="cpu")

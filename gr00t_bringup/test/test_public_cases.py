@@ -131,7 +131,7 @@ def run_case(name: str) -> str:
         pytest.skip(f"no case {name}")
     environment = {**os.environ, "GR00T_BIN": str(Path(sys.executable).parent), "TAIL": "40"}
     done = subprocess.run(
-        ["bash", str(script)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
+        ["bash", str(script)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200
     )
     return done.stdout + done.stderr
 

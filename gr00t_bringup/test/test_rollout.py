@@ -33,7 +33,7 @@ from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import ConfigError
 from gr00t_training.types import Commander
 
-RUN_S = 300
+RUN_S = 1200  # on a loaded machine
 ARM = load_robot("sim_arm")
 
 

@@ -8,7 +8,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from gr00t_recorder.bag.convert_cli import main
 from gr00t_recorder.bag.reader import Bag, Order
 from gr00t_recorder.topics.images import check_compressed, check_raw
 from gr00t_test_support.bag_builder import IMAGE, JOINT_STATE, MS, START_NS, STEP_NS, TOPICS, ToyBag, write_toy_topics
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import DatasetError, ObservationError
 
@@ -587,20 +587,17 @@ def test_termination_leaves_nothing_behind(topics, tmp_path, jobs):
                str(output), "--task", "wave", "--jobs", jobs]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(scratch)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 100
-    while not list(output.glob(".staging/bag_*/*/*")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    eventually(lambda: list(output.glob(".staging/bag_*/*/*")) or process.poll() is not None, "a staged episode")
+    assert process.poll() is None, process.stderr.read()
     process.terminate()
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == 143
     assert "repeat the command" in error
     assert "Traceback" not in error
     assert not list(output.glob(".staging/bag_*"))
     assert not list(scratch.glob("gr00t_bag_*"))
-    while has_processes(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)  # multiprocessing's own resource tracker ends a moment later
-    assert not has_processes(process.pid)
+    # multiprocessing's own resource tracker ends a moment later
+    eventually(lambda: not has_processes(process.pid), "end of all processes")
 
 
 def has_processes(group):

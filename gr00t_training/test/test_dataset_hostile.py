@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.cli.dataset import main
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.video_files import open_video
@@ -409,7 +410,7 @@ from gr00t_training.cli.dataset import main
 from {module} import {name}
 def slow(*arguments, **options):
     print("working", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 {name}.{method} = slow
 sys.exit(main(sys.argv[1:]))
 """
@@ -441,7 +442,7 @@ def test_a_signal_leaves_nothing_behind(recorded, tmp_path, command, number):
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, errors) == (128 + number, "gr00t_dataset: interrupted\n")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

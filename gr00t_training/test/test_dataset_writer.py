@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.video import VideoCodec, VideoReader, VideoSettings, VideoWriter, count_frames
 from gr00t_training.dataset.quality import Marks
@@ -578,7 +579,7 @@ def test_killed_process_loses_no_finished_episode(tmp_path, version):
 def test_file_size_limit_ends_an_episode_with_a_remedy(tmp_path):
     """The limit simulates a full disk: writes fail part way, with an errno."""
     child = start_child(tmp_path, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))")
-    output, errors = child.communicate(timeout=60)
+    output, errors = child.communicate(timeout=DEADLINE_S)
     finished = len(output.split())
     message = errors.strip().splitlines()[-1]
     assert finished >= 1

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_ac
 from launched_trainer import train  # noqa: E402
 
 from gr00t_test_support.builders import make_embodiment, make_frames  # noqa: E402
+from gr00t_test_support.waiting import eventually  # noqa: E402
 from gr00t_training.checkpoint import load_checkpoint, load_model  # noqa: E402
 from gr00t_training.cli import finetune as command  # noqa: E402
 from gr00t_training.dataset.reader import EpisodeDataset  # noqa: E402
@@ -239,10 +239,7 @@ def descendants(pids):
 
 
 def assert_all_end(pids):
-    deadline_s = time.monotonic() + 30
-    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline_s, left
-        time.sleep(0.05)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "end of all processes")
 
 
 def test_sigterm_to_the_launcher_saves_once_and_one_process_continues(dataset, tmp_path):

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("cv2")
 
 from gr00t_test_support.builders import make_embodiment, make_frames  # noqa: E402
+from gr00t_test_support.waiting import eventually  # noqa: E402
 from gr00t_training.checkpoint import new_checkpoint  # noqa: E402
 from gr00t_training.dataset.reader import EpisodeDataset  # noqa: E402
 from gr00t_training.dataset.writer import DatasetWriter  # noqa: E402
@@ -126,7 +127,7 @@ def test_error_in_a_worker_is_one_line_and_ends_the_workers(tmp_path, dataset):
     ) as found:
         list(make_loader(samples, batch_size=1, seed=0, start=0, stop=9, num_workers=1))
     assert "\n" not in str(found.value)
-    assert not multiprocessing.active_children()
+    eventually(lambda: not multiprocessing.active_children(), "end of the workers")
 
 
 def test_workers_end_where_an_iteration_does(dataset):
@@ -134,7 +135,7 @@ def test_workers_end_where_an_iteration_does(dataset):
     next(batches)
     assert multiprocessing.active_children()
     del batches
-    assert not multiprocessing.active_children()
+    eventually(lambda: not multiprocessing.active_children(), "end of the workers")
 
 
 def test_unused_episodes_are_not_cached(tmp_path, dataset):

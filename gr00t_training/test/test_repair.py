@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_test_support.waiting import eventually
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.depth import DepthReader
 from gr00t_training.dataset.media.video import VideoCodec, VideoReader, VideoSettings, VideoWriter
@@ -457,10 +458,16 @@ def test_killed_video_can_be_read(tmp_path, codec):
     video = VideoWriter(tmp_path / "cut.mp4", 64, 96, 10, VideoSettings(codec=codec))
     for level in range(0, 200, 5):
         video.add(np.full((64, 96, 3), level, np.uint8))
-    time.sleep(0.5)  # encoders with threads of their own
-    shutil.copy(tmp_path / "cut.mp4", tmp_path / "copy.mp4")
+
+    def copied():
+        """Read what a kill would leave now; encoders have threads of their own, which may be late."""
+        shutil.copy(tmp_path / "cut.mp4", tmp_path / "copy.mp4")
+        with contextlib.suppress(DatasetError):
+            reader = VideoReader(tmp_path / "copy.mp4")
+            return reader if reader.num_frames >= 30 else None
+
+    reader = eventually(copied, "most frames")
     video.close()
-    reader = VideoReader(tmp_path / "copy.mp4")
     assert 30 <= reader.num_frames <= 40
     np.testing.assert_allclose(reader.read([25])[0].mean(), 125, atol=1.5)
     np.testing.assert_allclose(reader.presentation_s, np.arange(reader.num_frames) / 10, atol=1e-9)
