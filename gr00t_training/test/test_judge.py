@@ -153,6 +153,12 @@ def test_exchanged_channels_signs_and_units_are_named(recording, change, meaning
     assert finding.meaning.startswith(meaning)
 
 
+def test_an_exchange_does_not_hide_that_the_other_channels_look(recording):
+    """The arm's two joints are exchanged; the gripper closes in time only if the policy sees where to."""
+    judgement = judge(ToyPolicy(change=lambda rows: rows[:, [1, 0, 2]]), recording, "exchanged")
+    assert found(judgement, "vision")["all images of another episode"].verdict is Verdict.GO
+
+
 def test_a_policy_that_shakes_or_jumps_at_the_start_is_found(recording):
     shaking = judge(ToyPolicy(change=lambda rows: rows + 0.1 * np.outer([1, -1] * 4, [1, 0, 0])), recording, "shaking")
     assert found(shaking, "motion")["jitter inside chunks"].verdict is Verdict.NO_GO
@@ -191,8 +197,10 @@ def test_intervals_are_over_episodes():
     assert (clear.value, clear.low, clear.high) == pytest.approx((0.5, 0.5, 0.5))
     one_of_six = change(right, np.where(episodes == 0, 4.0, 1.0), episodes)
     assert one_of_six.value == pytest.approx(0.5) and one_of_six.low == 0
-    assert is_used(clear, 0.05) is Verdict.GO and is_used(one_of_six, 0.05) is Verdict.LOOK
-    assert is_used(change(right, right, episodes), 0.05) is Verdict.NO_GO
+    assert is_used(clear, 0.05, 0.5) is Verdict.GO and is_used(one_of_six, 0.05, 0.5) is Verdict.LOOK
+    assert is_used(change(right, right, episodes), 0.05, 0.5) is Verdict.NO_GO
+    uneven = change(right, np.where(episodes % 2 == 0, 1.2, 0.9), episodes)  # what is left of an input by training
+    assert uneven.low < 0 < uneven.value < uneven.high < 0.5 and is_used(uneven, 0.05, 0.5) is Verdict.NO_GO
     assert is_robust(clear, 0.4) is Verdict.LOOK and is_robust(one_of_six, 0.4) is Verdict.GO
     assert worst([Verdict.GO, Verdict.UNTESTED]) is Verdict.GO and worst([Verdict.LOOK, Verdict.GO]) is Verdict.LOOK
 

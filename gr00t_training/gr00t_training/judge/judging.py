@@ -23,7 +23,7 @@ from gr00t_training.judge.metrics import (
     held,
     smoothness,
 )
-from gr00t_training.judge.probes import AGES_S, LEAST_USED, MOST_GROWTH, Probe, probes
+from gr00t_training.judge.probes import AGES_S, LEAST_USED, MOST_GROWTH, MUCH_USED, Probe, probes
 from gr00t_training.judge.queries import Answers, Demonstration, Recording, ask
 from gr00t_training.judge.verdicts import Finding, change, is_robust, is_used, worst
 from gr00t_training.policy.policy_like import PolicyLike
@@ -31,6 +31,7 @@ from gr00t_training.types import Verdict
 
 BASE = "base checkpoint"  # name of a baseline
 PROBED_PER_EPISODE = 4  # queries of each episode that are repeated with changed inputs
+WRONG_PER_EPISODE = 8  # and with wrong ones, which must be told from chance
 NUM_SEEDS = 4
 EXPLAINS = 0.5  # an error that a swap, sign or unit makes this much smaller is due to it
 BAD_CHANNEL = 0.25  # standard deviations: smaller errors are not searched for such a cause
@@ -94,8 +95,14 @@ def judge(
     Raises:
         Gr00tError: an episode cannot be read, or the policy cannot answer.
     """
-    probed, chunks = _probed(recording), answers.chunks
-    findings = [_run(policy, recording, probe, probed, chunks) for probe in probes(recording)]
+    chunks = answers.chunks
+    probed, contradicted = (_probed(recording, count) for count in (PROBED_PER_EPISODE, WRONG_PER_EPISODE))
+    explained = _channels(recording, chunks)[1]
+    sound = recording.moves & ~explained  # the errors of others would hide whether an input is used
+    findings = [
+        _run(policy, recording, probe, contradicted if probe.is_wrong else probed, chunks, sound)
+        for probe in probes(recording)
+    ]
     if len(recording.tasks) < 2:
         findings.append(
             Finding("language", "instruction of another task", Verdict.UNTESTED, "-", "all episodes have one task", "")
@@ -127,45 +134,53 @@ def judge_answers(
     table = errors(recording, chunks)
     motion = smoothness(recording, chunks)
     gripper = gripper_timing(recording, chunks)
-    findings = [*_accuracy(table, baselines), _channels(recording, chunks), *others]
+    findings = [*_accuracy(table, baselines), _channels(recording, chunks)[0], *others]
     findings += [*_motion(recording, motion), *_gripper(gripper)]
     return Judgement(name, chunks, table, baselines, motion, gripper, findings, ages or {}, answers.seconds)
 
 
-def _probed(recording: Recording) -> list[int]:
-    """Return the places of the queries that are repeated with changed inputs, spread over each episode."""
+def _probed(recording: Recording, count: int) -> list[int]:
+    """Return the places of so many queries of each episode, spread over it."""
     places: list[int] = []
     for episode in recording.episodes:
         own = [place for place, query in enumerate(recording.queries) if query.episode == episode]
-        places += [own[round(i)] for i in np.linspace(0, len(own) - 1, min(PROBED_PER_EPISODE, len(own)))]
+        places += [own[round(i)] for i in np.linspace(0, len(own) - 1, min(count, len(own)))]
     return places
 
 
 def _run(
-    policy: PolicyLike, recording: Recording, probe: Probe, probed: Sequence[int], chunks: Sequence[np.ndarray]
+    policy: PolicyLike,
+    recording: Recording,
+    probe: Probe,
+    probed: Sequence[int],
+    chunks: Sequence[np.ndarray],
+    sound: np.ndarray,
 ) -> Finding:
+    """Run a test with a changed input; `sound`: `(C,)` channels whose errors count."""
+    counted = sound if sound.any() else recording.moves
     right, wrong, episodes = [], [], []
     for place in probed:
         query = recording.queries[place]
         observation = probe.change(recording, query)
         if observation is not None:
-            right.append(recording.error(chunks[place], query.truth))
-            wrong.append(recording.error(ask(policy, observation, recording), query.truth))
+            right.append(recording.error(chunks[place], query.truth, counted))
+            wrong.append(recording.error(ask(policy, observation, recording), query.truth, counted))
             episodes.append(query.episode)
     threshold = (
-        f"a wrong input must make the error larger by {LEAST_USED:.0%} (95 % interval over episodes)"
+        f"growth with a wrong input: surely above {LEAST_USED:.0%} is good, else surely below {MUCH_USED:.0%} is bad "
+        f"(95 % interval over episodes)"
         if probe.is_wrong
         else f"the error may grow by {MOST_GROWTH:.0%}"
     )
     if len(set(episodes)) < FEWEST_EPISODES:
         return Finding(probe.group, probe.name, Verdict.UNTESTED, _FEW, "", threshold)
     found = change(np.array(right), np.array(wrong), np.array(episodes))
-    verdict = is_used(found, LEAST_USED) if probe.is_wrong else is_robust(found, MOST_GROWTH)
+    verdict = is_used(found, LEAST_USED, MUCH_USED) if probe.is_wrong else is_robust(found, MOST_GROWTH)
+    meaning = "" if verdict is Verdict.GO else probe.meaning
+    if verdict is Verdict.LOOK and probe.is_wrong:
+        meaning = "too few episodes to tell: judge more of them, or " + probe.meaning
     if verdict is Verdict.NO_GO and not probe.is_decisive:
         verdict = Verdict.LOOK
-    meaning = "" if verdict is Verdict.GO else probe.meaning
-    if verdict is Verdict.LOOK and probe.is_wrong and found.high >= LEAST_USED:
-        meaning = "too few episodes to tell: judge more of them, or " + probe.meaning
     return Finding(probe.group, probe.name, verdict, f"error {found}", meaning, threshold, found.value)
 
 
@@ -200,8 +215,8 @@ def _beside_base(ratio: float) -> Finding:
     return Finding("accuracy", f"error beside '{BASE}'", verdict, f"{ratio:.2f} times", meaning, threshold, ratio)
 
 
-def _channels(recording: Demonstration, chunks: Sequence[np.ndarray]) -> Finding:
-    """Find channels whose error a swap, a sign or a unit explains."""
+def _channels(recording: Demonstration, chunks: Sequence[np.ndarray]) -> tuple[Finding, np.ndarray]:
+    """Find channels whose error a swap, a sign or a unit explains; also return which they are, `(C,)`."""
     pairs = [
         (chunk[: len(query.truth)], query.truth[: len(chunk)])
         for query, chunk in zip(recording.queries, chunks, strict=True)
@@ -235,7 +250,7 @@ def _channels(recording: Demonstration, chunks: Sequence[np.ndarray]) -> Finding
         if share < EXPLAINS and explained.isdisjoint(places):
             explained.update(places)
             found.append((shown, meaning))
-    return Finding(
+    finding = Finding(
         "joints",
         "exchanged, sign, unit",
         Verdict.NO_GO if found else Verdict.GO,
@@ -243,6 +258,7 @@ def _channels(recording: Demonstration, chunks: Sequence[np.ndarray]) -> Finding
         "; ".join(meaning for _, meaning in found),
         threshold,
     )
+    return finding, np.isin(np.arange(len(recording.channels)), list(explained))
 
 
 def _latency(

@@ -10,8 +10,9 @@ must not.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from gr00t_training.judge.queries import Query, Recording
 from gr00t_training.types import Observation
 
 LEAST_USED = 0.05  # share by which errors grow at least with a wrong input
+MUCH_USED = 0.5  # and by which they grow where it decides the movement: by 1 to 2.5 for the shipped policy
 MOST_GROWTH = 0.5  # share by which errors may grow with a small change
 SHIFT = 0.03  # of the image's width: what a camera that was knocked shows
 BRIGHTNESS = (1.15, 1.0, 0.85)  # factors of red, green and blue: another lamp
@@ -26,6 +28,7 @@ OFFSET = 0.1  # of a joint's standard deviation: a calibration that is a little 
 STATE_DELAY_S = 0.2
 AGES_S = (0.1, 0.2, 0.3, 0.5)
 
+Item = TypeVar("Item")
 Change = Callable[[Recording, Query], "Observation | None"]  # None: does not apply to this query
 
 
@@ -119,8 +122,13 @@ def probes(recording: Recording) -> Iterator[Probe]:
 
 
 def _other_instruction(recording: Recording, query: Query) -> Observation:
-    tasks = recording.tasks
-    return _with_text(recording, query, tasks[(tasks.index(query.task) + 1) % len(tasks)])
+    return _with_text(recording, query, _other(recording.tasks, query.task, recording, query))
+
+
+def _other(items: Sequence[Item], own: Item, recording: Recording, query: Query) -> Item:
+    """Return one of the items that is not `own`, by turns along an episode: a single one may be like it by chance."""
+    turn = query.row // recording.horizon
+    return items[(items.index(own) + 1 + turn % (len(items) - 1)) % len(items)]
 
 
 def _with_text(recording: Recording, query: Query, text: str) -> Observation:
@@ -128,9 +136,8 @@ def _with_text(recording: Recording, query: Query, text: str) -> Observation:
 
 
 def _other_images(recording: Recording, query: Query, cameras: tuple[str, ...]) -> Observation:
-    """Return the observation with images of the next episode at the same share of its length."""
-    episodes = recording.episodes
-    other = episodes[(episodes.index(query.episode) + 1) % len(episodes)]
+    """Return the observation with images of another episode at the same share of its length."""
+    other = _other(recording.episodes, query.episode, recording, query)
     row = query.row * (recording.length(other) - 1) // max(1, recording.length(query.episode) - 1)
     foreign = recording.observation(other, row).images
     own = recording.observation(query.episode, query.row)
@@ -157,8 +164,7 @@ def _tinted(images: np.ndarray) -> np.ndarray:
 
 def _other_state(recording: Recording, query: Query) -> Observation:
     """Return the observation with the joints of another episode, half its length away."""
-    episodes = recording.episodes
-    other = episodes[(episodes.index(query.episode) + 1) % len(episodes)]
+    other = _other(recording.episodes, query.episode, recording, query)
     length = recording.length(other)
     share = query.row / recording.length(query.episode)
     foreign = recording.state(other, int((share + 0.5) % 1.0 * (length - 1)))

@@ -87,10 +87,16 @@ class Demonstration:
         """Return the number of rows of an episode."""
         return len(self.actions[episode])
 
-    def error(self, chunk: np.ndarray, truth: np.ndarray) -> float:
-        """Return the mean absolute error over rows and moving channels, in standard deviations of the actions."""
-        count = min(len(chunk), len(truth))
-        return float(np.mean((np.abs(chunk[:count] - truth[:count]) / self.scale)[:, self.moves])) if count else 0.0
+    def error(self, chunk: np.ndarray, truth: np.ndarray, channels: np.ndarray | None = None) -> float:
+        """Return the mean absolute error over rows and channels, in standard deviations of the actions.
+
+        Args:
+            chunk: `(H, C)`.
+            truth: `(N, C)`.
+            channels: `(C,)` whether each counts; None: those that move.
+        """
+        count, counted = min(len(chunk), len(truth)), self.moves if channels is None else channels
+        return float(np.mean((np.abs(chunk[:count] - truth[:count]) / self.scale)[:, counted])) if count else 0.0
 
     def joined(self, chunk: ActionChunk) -> np.ndarray:
         """Return the actions of a chunk `(H, C)` in the order of the channels."""

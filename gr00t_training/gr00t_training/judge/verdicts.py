@@ -66,11 +66,21 @@ def change(right: np.ndarray, wrong: np.ndarray, episodes: np.ndarray) -> Change
     return Change(float(sums[:, 1].sum() / max(sums[:, 0].sum(), 1e-12) - 1), float(low), float(high))
 
 
-def is_used(found: Change, least: float) -> Verdict:
-    """Judge whether an input is used: a wrong one must make errors larger by at least the share `least`."""
+def is_used(found: Change, least: float, much: float) -> Verdict:
+    """Judge whether an input is used: a wrong one must make errors larger.
+
+    Args:
+        found: change of the errors with the wrong input.
+        least: share by which they grow for certain if the input is used.
+        much: share by which they do not grow for certain if it hardly matters. Policies that were trained without an
+            input still answer a little differently, so an interval below `least` would miss them.
+
+    Returns:
+        LOOK if the interval is too wide to tell.
+    """
     if found.low >= least:
         return Verdict.GO
-    return Verdict.NO_GO if found.high < least else Verdict.LOOK
+    return Verdict.NO_GO if found.high < much else Verdict.LOOK
 
 
 def is_robust(found: Change, most: float) -> Verdict:
