@@ -210,8 +210,9 @@ class NodeUnderTest:
         self._path = path
         self._topics = folder / "topics.yaml"
         (folder / "kill_test.yaml").write_text(json.dumps(to_mapping(make_embodiment(NODE_FPS))))
-        cameras = {key: {"topic": f"{key}/image", "type": "sensor_msgs/msg/Image"} for key in CAMERAS}
-        joints = {"type": "sensor_msgs/msg/JointState"}
+        age = {"max_age_s": 2.0}  # a loaded machine holds up good messages by less
+        cameras = {key: {"topic": f"{key}/image", "type": "sensor_msgs/msg/Image", **age} for key in CAMERAS}
+        joints = {"type": "sensor_msgs/msg/JointState", **age}
         streams = {"joints": {"topic": "joint_states", **joints}, "leader": {"topic": "leader", **joints}, **cameras}
         bound = {"state": {"arm": {"stream": "joints"}}, "action": {"arm": {"stream": "leader"}}}
         video = {key: {"stream": key} for key in CAMERAS}
@@ -249,7 +250,8 @@ class NodeUnderTest:
         """Record until the instant has come."""
         from gr00t_msgs.srv import StartEpisode, StopEpisode
 
-        from gr00t_test_support.ros.nodes import call, eventually
+        from gr00t_test_support.ros.nodes import call
+        from gr00t_test_support.waiting import eventually
 
         if phase == "starting":
             time.sleep(rng.uniform(0, 3))
@@ -261,6 +263,7 @@ class NodeUnderTest:
             assert not answer.error_code, answer.error_msg
             is_last = phase == "recording" and rng.random() < 0.5
             time.sleep(rng.uniform(0.3, 2.0))
+            eventually(self._has_rows, "rows", DEADLINE_S)  # without any, there is nothing to save
             if is_last:
                 return Kill(phase, number, self._num_rows())
             client = self._node.create_client(StopEpisode, "/recorder/stop_episode")
@@ -282,6 +285,11 @@ class NodeUnderTest:
 
         streams = self._statuses[-1].streams if self._statuses else []
         return len(streams) == 2 + len(CAMERAS) and all(stream.state == StreamStatus.OK for stream in streams)
+
+    def _has_rows(self) -> bool:
+        from gr00t_msgs.msg import RecorderStatus
+
+        return self._statuses[-1].state == RecorderStatus.RECORDING and self._num_rows() > 0
 
     def _num_rows(self) -> int:
         return self._statuses[-1].frames if self._statuses else 0

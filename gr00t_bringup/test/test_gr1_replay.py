@@ -17,6 +17,7 @@ from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_test_support.builders import make_checkpoint
 from gr00t_test_support.reference_files import ReferenceFiles
 from gr00t_test_support.ros.nodes import Peer, parameter_arguments
+from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.embodiment import load_embodiment
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -44,9 +45,10 @@ def test_chunks_of_the_right_shape_for_every_arm_key(bags_dir: ReferenceFiles, t
         statuses = peer.listen(PolicyStatus, "policy/status", LATCHED)
         peer.until(lambda: statuses, "configured policy node")
         bag = bags_dir / "gr1_ep0_mcap/bag"
-        with NodeProcess(
-            "gr00t_recorder.ros.play_bag", bag, "--clock", "--wait", "20", domain=domain, **variables
-        ) as player:
+        # what the node listens to, or the player would wait for listeners to the rest
+        topics = ("--only-topics", "/joint_states", "/camera/ego_view/image_raw/compressed")
+        words = (bag, "--clock", "--rate", "0.5", "--wait", str(DEADLINE_S), *topics)
+        with NodeProcess("gr00t_recorder.ros.play_bag", *words, domain=domain, **variables) as player:
             peer.until(lambda: len(chunks) >= 5 or player.process.poll() is not None, "chunks")
             assert len(chunks) >= 5, node.output
     for chunk in chunks:

@@ -3,6 +3,7 @@
 """The nodes of the simulated robot as separate processes, seen from another one."""
 
 import json
+from contextlib import ExitStack
 from importlib import resources
 
 import numpy as np
@@ -39,8 +40,9 @@ def _launch(domain, module, *arguments, **variables):
 
 @pytest.fixture(scope="module")
 def sim():
+    """A robot with a clock of its own: however slow the machine is, its stamps tell the same."""
     domain = next_domain()
-    with Peer(domain) as peer, _launch(domain, "sim_node", "-p", "seed:=10") as process:
+    with Peer(domain) as peer, _launch(domain, "sim_node", "-p", "seed:=10", "-p", "clock:=sim") as process:
         joints = peer.listen(JointState, "joint_states")
         peer.until(lambda: joints, "the first joint state")
         yield peer
@@ -49,6 +51,13 @@ def sim():
 
 def _stamp_ns(message):
     return Time.from_msg(message.header.stamp).nanoseconds
+
+
+def _period_ns(messages):
+    """Return the period of the stamps; a loaded machine may lose single messages."""
+    spans_ns = np.diff([_stamp_ns(message) for message in messages])
+    assert not (spans_ns % spans_ns.min()).any()
+    return spans_ns.min()
 
 
 def _fresh(peer, joints):
@@ -70,18 +79,15 @@ def _publisher(peer, message_type, topic):
     return publisher
 
 
-def test_joint_states_keep_their_rate_while_both_cameras_stream(sim):
+def test_joint_states_and_images_have_their_rates(sim):
     joints = sim.listen(JointState, "joint_states")
     cameras = {camera: sim.listen(Image, f"{camera}/image_raw") for camera in ("front", "wrist")}
-    sim.until(lambda: len(joints) >= 300, "300 joint states")
-    stamps = [_stamp_ns(message) for message in joints]
-    rate_hz = (len(joints) - 1) / (stamps[-1] - stamps[0]) * 1e9
-    assert 95.0 < rate_hz < 105.0
-    assert np.median(np.diff(stamps)) == pytest.approx(1e7, rel=0.05)
+    sim.until(lambda: len(joints) >= 100 and min(map(len, cameras.values())) >= 10, "a second")
+    assert _period_ns(joints) == 10_000_000
     assert list(joints[-1].name) == list(JOINTS)
     assert len(joints[-1].position) == len(joints[-1].velocity) == 6
     for images in cameras.values():
-        assert 52 <= len(images) <= 65  # 20 Hz for 3 s, without the moment in which subscriptions match
+        assert _period_ns(images) == 50_000_000
 
 
 def test_images_are_rgb_and_stamped_with_the_joint_state_they_show(sim):
@@ -94,7 +100,6 @@ def test_images_are_rgb_and_stamped_with_the_joint_state_they_show(sim):
         assert (image.encoding, image.height, image.width, image.step) == ("rgb8", 240, 320, 960)
         assert len(image.data) == 240 * 960
         assert image.header.frame_id == f"{camera}_optical_frame"
-    assert np.median(np.diff([_stamp_ns(image) for image in front])) == pytest.approx(5e7, rel=0.05)
     assert {_stamp_ns(image) for image in front[-5:]} & {_stamp_ns(image) for image in wrist}
     assert {_stamp_ns(image) for image in front[-5:]} <= {_stamp_ns(message) for message in joints}
     # the floor of the bin, left of the center in the front image, is bluish: channels are not swapped
@@ -113,8 +118,8 @@ def test_a_trajectory_takes_its_time(sim):
     sim.until(lambda: joints and joints[-1].position[0] > 0.78, "arrival")
     stamps = np.array([_stamp_ns(message) for message in joints]) / 1e9
     pan = np.array([message.position[0] for message in joints])
-    moving_s = stamps[pan > start["shoulder_pan"] + 0.02][0]
-    assert 0.8 < stamps[-1] - moving_s < 1.5
+    moving_s, arrived_s = stamps[pan > start["shoulder_pan"] + 0.02][0], stamps[pan > 0.78][0]
+    assert 0.8 < arrived_s - moving_s < 1.5
     halfway = np.interp(moving_s + 0.5, stamps, pan)
     assert 0.25 < halfway < 0.55
     assert joints[-1].position[1] == pytest.approx(start["shoulder_lift"], abs=0.02)
@@ -127,7 +132,9 @@ def test_a_point_at_time_zero_is_gone_to_at_once(sim):
     joints.clear()
     commands.publish(_trajectory(["wrist_roll", "gripper"], [0.4, 0.6], 0.0))
     sim.until(lambda: joints and joints[-1].position[4] > 0.38 and joints[-1].position[5] > 0.57, "arrival")
-    assert _stamp_ns(joints[-1]) - _stamp_ns(joints[0]) < 1e9
+    moving = [message for message in joints if message.position[4] > 0.02]  # from when the command has come
+    arrived = [message for message in moving if message.position[4] > 0.38 and message.position[5] > 0.57]
+    assert _stamp_ns(arrived[0]) - _stamp_ns(moving[0]) < 1e9
 
 
 def test_positions_as_an_array_are_obeyed_and_faulty_commands_ignored(sim):
@@ -213,7 +220,7 @@ def test_the_expert_demonstrates_as_a_person_through_the_limits_of_the_policy_no
     ):
         commands = peer.listen(JointTrajectory, "arm_controller/joint_trajectory", 100)
         sources = peer.listen(CommandSource, "policy/command_source", 100)
-        peer.until(lambda: expert.process.poll() is not None, f"the end of the expert; {node.output}", 180.0)
+        peer.until(lambda: expert.process.poll() is not None, f"the end of the expert; {node.output}", 900.0)
         assert expert.process.returncode == 0, expert.output + node.output
     assert {message.source for message in sources} <= {CommandSource.NONE, CommandSource.PERSON, CommandSource.HOLD}
     assert sum(message.source == CommandSource.PERSON for message in sources) > 500
@@ -273,28 +280,36 @@ def test_first_demonstration_waits_for_a_recorder_that_was_started_together_with
     assert [json.loads(event.data)["event"] for event in events] == ["start", "stop"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-p", "camera_hz:=30"], "camera_hz is 30, expected a divisor of 100"),
-        (["-p", "scene_task:=pink"], "task 'pink' names 0 cubes, expected one of red, green, blue"),
-        (["-p", "speed:=2.0"], "set clock to sim"),
-        (["-p", "use_sim_time:=true"], "nothing would publish /clock"),
-        (["-p", "lock_step:=true"], "the wall clock waits for nobody; set clock to sim"),
-    ],
-)
-def test_a_wrong_parameter_ends_the_node_with_one_line(arguments, message):
-    with _launch(next_domain(), "sim_node", *arguments) as process:
-        assert process.wait() == 2
-        assert message in process.output
-        assert "Traceback" not in process.output
+WRONG = {
+    "camera_hz:=30": "camera_hz is 30, expected a divisor of 100",
+    "scene_task:=pink": "task 'pink' names 0 cubes, expected one of red, green, blue",
+    "speed:=2.0": "set clock to sim",
+    "use_sim_time:=true": "nothing would publish /clock",
+    "lock_step:=true": "the wall clock waits for nobody; set clock to sim",
+    "MUJOCO_GL=glfw": "expected egl or osmesa",
+}
 
 
-def test_an_unusable_opengl_choice_ends_the_node_with_one_line():
-    with _launch(next_domain(), "sim_node", MUJOCO_GL="glfw") as process:
-        assert process.wait() == 2
-        assert "expected egl or osmesa" in process.output
-        assert "Traceback" not in process.output
+@pytest.fixture(scope="module")
+def wrong():
+    """The nodes of `WRONG`, started together: a start takes seconds."""
+
+    def start(given):
+        name, _, value = given.partition("=")
+        is_parameter = name.endswith(":")
+        variables = {} if is_parameter else {name: value}
+        return _launch(next_domain(), "sim_node", *(("-p", given) if is_parameter else ()), **variables)
+
+    with ExitStack() as opened:
+        yield {given: opened.enter_context(start(given)) for given in WRONG}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_a_wrong_setting_ends_the_node_with_one_line(wrong, given):
+    process = wrong[given]
+    assert process.wait() == 2
+    assert WRONG[given] in process.output
+    assert "Traceback" not in process.output
 
 
 def test_shipped_topic_map_names_what_the_nodes_publish():

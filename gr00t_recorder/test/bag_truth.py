@@ -72,13 +72,13 @@ def write_gr1_raw_topics(folder: Path) -> Path:
     lines = [
         "embodiment: gr1_arms_only",
         "streams:",
-        # reliable: what is lost on a loaded machine cannot be equal to the bag
+        # reliable, and room for the whole bag: what is lost on a loaded machine cannot be equal to the bag
         "  joints: {topic: joint_states, type: sensor_msgs/msg/JointState, reliability: reliable}",
         "  command:",
         "    topic: arm_controller/joint_trajectory",
         "    type: trajectory_msgs/msg/JointTrajectory",
         "    reliability: reliable",
-        "  ego_view: {topic: camera/ego_view/image_raw, type: sensor_msgs/msg/Image, reliability: reliable, depth: 5}",
+        "  ego_view: {topic: camera/ego_view/image_raw, type: sensor_msgs/msg/Image, reliability: reliable, depth: 60}",
         "  events: {topic: episode/events, type: std_msgs/msg/String, stamp: receive, reliability: reliable}",
         "video: {ego_view: {stream: ego_view}}",
         "events: {stream: events}",

@@ -9,7 +9,8 @@ from bag_truth import write_gr1_raw_topics
 
 from gr00t_recorder.bag.convert_cli import main as convert
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
-from gr00t_test_support.ros.nodes import eventually, parameter_arguments
+from gr00t_test_support.ros.nodes import parameter_arguments
+from gr00t_test_support.waiting import DEADLINE_S, eventually
 
 
 def test_played_and_converted_bag_give_the_same_dataset(bags_dir, tmp_path):
@@ -17,17 +18,18 @@ def test_played_and_converted_bag_give_the_same_dataset(bags_dir, tmp_path):
 
     All streams here have header stamps. Streams stamped at their arrival may differ by the delay of the transport.
     """
+    # half as fast and with a lag just below the time that the player goes on, as a loaded machine delivers late
     bag = bags_dir / "gr1_ep1_sqlite3_raw" / "bag"
     topics = write_gr1_raw_topics(tmp_path)
     live, converted = tmp_path / "live", tmp_path / "converted"
     assert convert([str(bag), "--topics", str(topics), "--output", str(converted)]) == 0
     parameters = {"topics_file": topics, "dataset_path": live, "min_free_disk_gb": 0.0, "autostart": True,
-                  "use_sim_time": True}  # fmt: skip
+                  "use_sim_time": True, "max_lag_s": 1.8}  # fmt: skip
     domain = next_domain()
-    arguments = parameter_arguments(**parameters)
+    arguments, words = parameter_arguments(**parameters), ("--clock", "--rate", "0.5", "--wait", str(DEADLINE_S))
     with (
         NodeProcess("gr00t_recorder.ros.recorder_node", *arguments, domain=domain) as recorder,
-        NodeProcess("gr00t_recorder.ros.play_bag", bag, "--clock", "--wait", "15", domain=domain) as player,
+        NodeProcess("gr00t_recorder.ros.play_bag", bag, *words, domain=domain) as player,
     ):
         assert player.wait() == 0, player.output
         eventually(lambda: "saved episode 0: 40 rows" in recorder.output, lambda: f"saved; log {recorder.output}")
