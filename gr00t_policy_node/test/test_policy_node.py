@@ -9,6 +9,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -341,27 +342,35 @@ def test_deactivation_holds_and_ends_with_exit_code_zero(files: dict[str, Path])
         assert node.stop() == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"checkpoint_path": "/nowhere"}, "/nowhere"),
-        ({"topics_file": ""}, "parameter 'topics_file' is empty"),
-        ({"limits_file": "short.yaml"}, "joint 'j1' has no entry"),
-        ({"topics_file": "other/topics.yaml"}, "fps"),
-    ],
-)
-def test_what_does_not_fit_is_refused_at_configure(
-    files: dict[str, Path], tmp_path: Path, change: dict[str, str], message: str
-) -> None:
-    (tmp_path / "short.yaml").write_text("joints:\n  j0: {min: -1.0, max: 1.0, max_velocity: 1.0}\n")
-    (tmp_path / "other").mkdir()
+REFUSED = [  # parameter, value, words of the reason
+    ("checkpoint_path", "/nowhere", "/nowhere"),
+    ("topics_file", "", "parameter 'topics_file' is empty"),
+    ("limits_file", "short.yaml", "joint 'j1' has no entry"),
+    ("topics_file", "other/topics.yaml", "fps"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]]:
+    """The nodes of `REFUSED`, started together: a start takes seconds."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "short.yaml").write_text("joints:\n  j0: {min: -1.0, max: 1.0, max_velocity: 1.0}\n")
+    (folder / "other").mkdir()
     other = dataclasses.replace(make_embodiment(), fps=30)
-    (tmp_path / "other/embodiment.json").write_text(json.dumps(to_mapping(other)))
-    (tmp_path / "other/topics.yaml").write_text(TOPICS.format(embodiment="embodiment.json"))
-    name, value = next(iter(change.items()))
-    parameter = str(tmp_path / value) if value.endswith(".yaml") else value
-    with start_node(files, next_domain(), **{name: parameter or "''"}) as node:
-        assert node.wait() == 2
-        line = next(line for line in node.output.splitlines() if "not configured" in line)
-        assert message in line
-        assert "Traceback" not in node.output
+    (folder / "other/embodiment.json").write_text(json.dumps(to_mapping(other)))
+    (folder / "other/topics.yaml").write_text(TOPICS.format(embodiment="embodiment.json"))
+    with ExitStack() as opened:
+        nodes = []
+        for name, value, _ in REFUSED:
+            parameter = str(folder / value) if value.endswith(".yaml") else value
+            nodes.append(opened.enter_context(start_node(files, next_domain(), **{name: parameter or "''"})))
+        yield nodes
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[" ".join(case[:2]) for case in REFUSED])
+def test_what_does_not_fit_is_refused_at_configure(refused: list[NodeProcess], number: int) -> None:
+    node = refused[number]
+    assert node.wait() == 2
+    line = next(line for line in node.output.splitlines() if "not configured" in line)
+    assert REFUSED[number][2] in line
+    assert "Traceback" not in node.output
