@@ -7,25 +7,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gr00t_bringup.robots import compact_checkpoint, robot_file
+from gr00t_bringup.processes import (
+    CLOCK_HELP,
+    LOCK_STEP,
+    REAL,
+    ROBOT,
+    parameter_words,
+    policy_command,
+    policy_timing,
+    stepped,
+)
+from gr00t_bringup.robots import compact_checkpoint, load_robot, robot_file
 from gr00t_bringup.runner import Runner
 from gr00t_training.cli.arguments import add
 from gr00t_training.cli.command import run_command
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError
 
-ROBOT = "sim_arm"
 DRIVER_START_S = 240.0
-
-
-def policy_command(checkpoint: Path, robot: str = ROBOT) -> list[str | Path]:
-    """Return the command of the policy node on a robot, as policy.launch.py would start it."""
-    return [
-        *("policy_node", "--ros-args", "--params-file", robot_file(robot, "policy.yaml")),
-        *("-p", f"checkpoint_path:={checkpoint}", "-p", "autostart:=true"),
-        *("-p", f"topics_file:={robot_file(robot, 'topics.yaml')}"),
-        *("-p", f"limits_file:={robot_file(robot, 'limits.yaml')}"),
-    ]
+STEPPED_S = 120.0  # longest time on the clock of the wall that a simulated task of some seconds may take in lock-step
 
 
 def sim_command() -> list[str | Path]:
@@ -33,16 +33,22 @@ def sim_command() -> list[str | Path]:
     return ["sim_node", "--ros-args", "--params-file", robot_file(ROBOT, "sim.yaml")]
 
 
-def run_demo(runner: Runner, checkpoint: Path, folder: Path, *, rounds: int, round_s: float) -> None:
+def run_demo(runner: Runner, checkpoint: Path, folder: Path, *, rounds: int, round_s: float, clock: str = REAL) -> None:
     """Start robot and policy, give the tasks, and write the results to `folder`.
 
     Raises:
         ProcessError: a process failed; names its log.
     """
-    runner.start("sim_node", sim_command())
-    runner.start("policy_node", policy_command(checkpoint))
+    sim, policy = sim_command(), policy_command(checkpoint)
     driver = ["demo_driver", "--output", folder, "--rounds", str(rounds), "--round-s", str(round_s)]
-    runner.run("demo_driver", driver, timeout_s=DRIVER_START_S + rounds * (round_s + 20.0))
+    limit_s = DRIVER_START_S + rounds * (round_s + 20.0)
+    if clock == LOCK_STEP:
+        sim, policy = stepped(sim, policy, policy_timing(load_robot(ROBOT), []), speed=1.0)
+        driver += ["--ros-args", *parameter_words(use_sim_time=True)]
+        limit_s += rounds * STEPPED_S
+    runner.start("sim_node", sim)
+    runner.start("policy_node", policy)
+    runner.run("demo_driver", driver, timeout_s=limit_s)
     runner.stop_all()
 
 
@@ -52,6 +58,8 @@ def main(args: list[str] | None = None) -> int:
     add(parser, "--output", default=Path("out/demo"))
     add(parser, "--checkpoint", "(default: the shipped compact policy)", old=["--checkpoint-path"], type=Path)
     add_rounds(parser)
+    text = f"Time: {CLOCK_HELP} Choose lock-step on a machine that is slow or busy."
+    parser.add_argument("--clock", choices=(LOCK_STEP, REAL), default=REAL, help=text)
     return run_command("gr00t_demo", lambda: _demo(parser.parse_args(args)))
 
 
@@ -63,7 +71,7 @@ def _demo(given: argparse.Namespace) -> None:
         f"== simulated robot and policy node, {given.rounds} tasks of up to {given.round_s:g} s; logs in {folder}/logs"
     )
     with Runner(folder / "logs") as runner:
-        run_demo(runner, checkpoint.resolve(), folder, rounds=given.rounds, round_s=given.round_s)
+        run_demo(runner, checkpoint.resolve(), folder, rounds=given.rounds, round_s=given.round_s, clock=given.clock)
     print((folder / "logs" / "demo_driver.log").read_text(encoding="utf-8"))
     for name, what in (("demo.mp4", "video"), ("joints.png", "joints and predicted chunks"), ("latency.txt", "table")):
         print(f"{what + ':':<30}{given.output / name}")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gr00t_bringup.demo import ROBOT, check_rounds, run_demo, sim_command
+from gr00t_bringup.demo import check_rounds, run_demo, sim_command
+from gr00t_bringup.processes import LOCK_STEP, ROBOT
 from gr00t_bringup.robots import compact_checkpoint, robot_file
 from gr00t_bringup.runner import Runner
 from gr00t_training.cli.arguments import add
@@ -118,5 +119,6 @@ def _run_steps(runner: Runner, folder: Path, episodes: int, steps: int, round_s:
     runner.run("evaluate", [*evaluate, "--output", folder / "evaluation"], timeout_s=600.0)
     print(f"== 5/5 driving the simulated robot with the result for up to {round_s:g} s", flush=True)
     (folder / "demo").mkdir()
-    run_demo(runner, checkpoint, folder / "demo", rounds=1, round_s=round_s)
+    # in lock-step: what the policy does must not depend on how busy the machine is
+    run_demo(runner, checkpoint, folder / "demo", rounds=1, round_s=round_s, clock=LOCK_STEP)
     print((folder / "logs" / "demo_driver.log").read_text(encoding="utf-8"))

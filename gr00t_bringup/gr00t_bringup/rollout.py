@@ -6,14 +6,23 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gr00t_bringup.demo import ROBOT, policy_command
+from gr00t_bringup.processes import (
+    CLOCK_HELP,
+    LOCK_STEP,
+    REAL,
+    ROBOT,
+    parameter_words,
+    policy_command,
+    policy_timing,
+    stepped,
+)
 from gr00t_bringup.robots import TrialRobot, load_robot
 from gr00t_bringup.runner import Runner
 from gr00t_bringup.trials.table import Spec, plan
@@ -23,12 +32,9 @@ from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import TextError, check_instruction, printable
 
-LOCK_STEP, REAL = "lock-step", "real"
 SIM, PERSON = "sim", "person"
 SCENE, OTHER = "task", "other"
-MAX_STALL_S = 600.0  # of the clock: it stands while a model infers
 RUNNING_POLICY = "running policy node"  # instead of a checkpoint, where a person judges
-DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2, "answer_delay_ticks": 0}  # of policy_node
 
 
 def make_parser() -> CommandParser:
@@ -51,8 +57,7 @@ def make_parser() -> CommandParser:
     add(parser, "--instruction", detail, nargs="+", default=[])
     text = "Give the instruction of the task, or that of another one, which must not succeed."
     parser.add_argument("--instruction-of", choices=(SCENE, OTHER), default=SCENE, help=text)
-    text = "lock-step: simulated time waits for the policy; real: both run in real time."
-    parser.add_argument("--clock", choices=(LOCK_STEP, REAL), default=LOCK_STEP, help=f"Time: {text}")
+    parser.add_argument("--clock", choices=(LOCK_STEP, REAL), default=LOCK_STEP, help=f"Time: {CLOCK_HELP}")
     text = "Who judges: the simulated robot, or a person at the keyboard while policy and robot run already."
     parser.add_argument("--judge", choices=(SIM, PERSON), default=SIM, help=text)
     add(parser, "--round-s", default=20.0)
@@ -172,19 +177,9 @@ def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path
     timing = policy_timing(robot, spec.parameters.split())
     policy = policy_command(Path(spec.checkpoint), robot.name)
     sim: list[str | Path] = list(robot.simulator)
-    if is_stepped and "--ros-args" not in sim:
-        sim.append("--ros-args")
     if is_stepped:
-        sim += _given(
-            clock="sim",
-            speed=0.0 if dataset is None else 1.0,  # a recorder keeps pace with a real robot
-            lock_step=True,
-            lock_step_control_s=1.0 / timing["control_rate_hz"],
-            lock_step_query_s=max(
-                timing["inference_period_s"], timing["answer_delay_ticks"] / timing["control_rate_hz"]
-            ),
-        )
-        policy += _given(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)
+        speed = 0.0 if dataset is None else 1.0  # a recorder keeps pace with a real robot
+        sim, policy = stepped(sim, policy, timing, speed)
     for each in spec.parameters.split():
         policy += ["-p", each]
     runner.start("simulator", sim)
@@ -196,26 +191,8 @@ def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path
             "--params-file",
             robot.file("recorder.yaml"),
         ]
-        recorder += _given(autostart=True, use_sim_time=is_stepped, dataset_path=dataset)
+        recorder += parameter_words(autostart=True, use_sim_time=is_stepped, dataset_path=dataset)
         runner.start("recorder_node", [*recorder, "-p", f"topics_file:={recorder_topics(robot, folder)}"])
-
-
-def policy_timing(robot: TrialRobot, parameters: Sequence[str]) -> dict[str, float]:
-    """Return control rate, query period and delay that a policy node of the robot has with these parameters.
-
-    Raises:
-        ConfigError: one is no number.
-    """
-    shipped = yaml.safe_load(robot.file("policy.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
-    given: dict[str, Any] = dict(each.split(":=", 1) for each in parameters)
-    values = {name: given.get(name, shipped.get(name, default)) for name, default in DEFAULTS.items()}
-    try:
-        timing = {name: float(value) for name, value in values.items()}
-    except ValueError as error:
-        raise ConfigError(f"--parameters: {error}") from error
-    if timing["control_rate_hz"] <= 0:
-        raise ConfigError(f"--parameters: control_rate_hz is {timing['control_rate_hz']:g}, expected more than 0")
-    return timing
 
 
 def recorder_topics(robot: TrialRobot, folder: Path) -> Path:
@@ -231,10 +208,3 @@ def recorder_topics(robot: TrialRobot, folder: Path) -> Path:
     path = folder / "topics.yaml"
     path.write_text(yaml.safe_dump(topics, sort_keys=False), encoding="utf-8")
     return path
-
-
-def _given(**parameters: Any) -> list[str | Path]:
-    words: list[str | Path] = []
-    for name, value in parameters.items():
-        words += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-    return words

@@ -12,6 +12,7 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
 from gr00t_bringup.report import ChunkRecord, RoundRecord, RunRecord, latency_table, write_report
+from gr00t_bringup.ros.demo_driver import slowness
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_training.dataset.media.video import VideoReader
 from gr00t_training.policy.policy import Policy
@@ -58,3 +59,12 @@ def test_report_counts_what_was_recorded(tmp_path: Path) -> None:
     assert lines[2].split() == ["inference", "20.0", "20.0", "20.0", "11"]
     assert lines[3].split() == ["between", "chunks", "100.0", "100.0", "100.0", "10"]
     assert json.loads((tmp_path / "summary.json").read_text())["commands"] == 7
+
+
+def test_a_task_that_fails_in_real_time_is_put_down_to_a_slow_machine_only_there() -> None:
+    def run(inference_s: float, done_s: float | None) -> RunRecord:
+        chunks = [ChunkRecord(0.4 * i, 0.05, np.zeros((4, 1)), inference_s, inference_s) for i in range(3)]
+        return RunRecord(chunks=chunks, rounds=[RoundRecord(0.0, 9.0, "lift", "time limit reached", done_s)])
+
+    assert slowness(run(0.5, None)).startswith("inference took 500 ms (limit 200 ms): this machine is too slow")
+    assert slowness(run(0.5, 7.0)) == slowness(run(0.1, None)) == ""

@@ -19,9 +19,9 @@ from gr00t_msgs.msg import RecorderStatus
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
-from gr00t_bringup.demo import policy_command
+from gr00t_bringup.processes import policy_command, policy_timing
 from gr00t_bringup.robots import compact_checkpoint, load_robot, robot_file
-from gr00t_bringup.rollout import checked, make_parser, policy_timing, recorder_topics
+from gr00t_bringup.rollout import checked, make_parser, recorder_topics
 from gr00t_bringup.ros.task_giver import LATCHED
 from gr00t_bringup.trials.table import Trial
 from gr00t_recorder.ros.processes import NodeProcess, next_domain

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import argparse
-import time
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
-from gr00t_msgs.msg import ActionChunk, PolicyStatus
+from gr00t_msgs.msg import ActionChunk, ErrorCode, PolicyStatus
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import Image, JointState
@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from gr00t_bringup.demo import add_rounds, check_rounds
 from gr00t_bringup.report import ChunkRecord, RoundRecord, RunRecord, RunVideo, write_report
-from gr00t_bringup.ros.task_giver import LATCHED, REPLY_TIMEOUT_S, DemoError, Goal, TaskGiver
+from gr00t_bringup.ros.task_giver import LATCHED, OUTCOMES, DemoError, Goal, TaskGiver
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_training.cli.arguments import add
 from gr00t_training.cli.command import run_command
@@ -31,8 +31,8 @@ from gr00t_training.cli.parser import CommandParser
 VIDEO_FPS = 20
 START_TIMEOUT_S = 120.0
 SUCCESS_PERIOD_S = 0.2  # between checks of the task
-QUIET_S = 0.3  # without a command: the arm is at rest
-BRAKING_S = 5.0  # time limit for it
+SCENE_S = 60.0  # longest wait for the first images of a scene
+SLOW_S = 0.2  # half of the time between two queries of policy.yaml
 SETTLED_S = 0.5  # done for so long: the cube does not roll out again
 
 
@@ -45,7 +45,7 @@ class DemoDriver(TaskGiver):
         self.record = RunRecord()
         self.task = ""
         self._images: dict[str, np.ndarray] = {}
-        self._origin_ns = self.get_clock().now().nanoseconds
+        self._origin_ns: int | None = None  # of the times in the record; None: nothing is recorded yet
         self._folder = folder
         self._video: RunVideo | None = None
         for camera in ("front", "wrist"):
@@ -54,26 +54,37 @@ class DemoDriver(TaskGiver):
         self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._on_command, 10)
         self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 10)
         self.create_subscription(String, "task", self._on_task, LATCHED)
+        self._ready_ns = -1  # a scene of this time can be used
+        self.create_subscription(String, "sim/verdict", self._on_verdict, 100)
         self.reset = self.create_client(Trigger, "sim/reset")
         self.success = self.create_client(Trigger, "sim/success")
+
+    def begin(self) -> None:
+        """Record from now on."""
+        self._origin_ns = self.get_clock().now().nanoseconds
 
     def run_round(self, time_limit_s: float) -> RoundRecord:
         """Reset the scene, give its task to the policy until it is done, and return the result."""
         answer = self.call(self.reset)
         if not answer.success:
             raise DemoError(f"sim/reset: {answer.message}")
+        since_ns = json.loads(answer.message)["stamp_ns"]
+        self.wait_for("new scene", lambda: self._ready_ns >= since_ns, SCENE_S)  # no observation shows the one before
         start_s = self._now_s()
         instruction = self.task
-        goal = self.give(instruction, time_limit_s)
-        done_s = self._watch(goal, start_s)
-        if done_s is not None:
+        goal = self.give(instruction)  # its own time limit would be on the clock of the wall
+        done_s = self._watch(goal, start_s, time_limit_s)
+        if goal.is_over:
+            outcome = goal.outcome()
+        else:
             goal.cancel()
-        outcome = goal.outcome(time_limit_s + REPLY_TIMEOUT_S)
-        self._wait_for_rest()
+            outcome = OUTCOMES[ErrorCode.CANCELLED if done_s is not None else ErrorCode.TIME_LIMIT]
+            goal.outcome()
+        self.wait_for_rest()
         return RoundRecord(start_s, self._now_s(), instruction, outcome, done_s)
 
-    def _watch(self, goal: Goal, start_s: float) -> float | None:
-        """Wait until the task is done or the goal has ended; return the duration of the task, None: not done."""
+    def _watch(self, goal: Goal, start_s: float, time_limit_s: float) -> float | None:
+        """Wait until the task is done or over; return its duration, None: it was not done."""
         done_s = None
         while True:
             is_over = goal.is_over  # before the check: the last result counts
@@ -83,7 +94,7 @@ class DemoDriver(TaskGiver):
                 done_s = self._now_s() - start_s
             elif self._now_s() - start_s - done_s >= SETTLED_S:
                 return done_s
-            if is_over:
+            if is_over or (done_s is None and self._now_s() - start_s >= time_limit_s):
                 return done_s
             self.spin_for(SUCCESS_PERIOD_S)
 
@@ -92,29 +103,29 @@ class DemoDriver(TaskGiver):
         if self._video is not None:
             self._video.close()
 
-    def _wait_for_rest(self) -> None:
-        """Let the node brake: a command after the reset would move the arm out of its start pose."""
-        end_s = time.monotonic() + BRAKING_S
-        count = -1
-        while count != self.record.commands and time.monotonic() < end_s:
-            count = self.record.commands
-            self.spin_for(QUIET_S)
-
     def _now_s(self) -> float:
-        return (self.get_clock().now().nanoseconds - self._origin_ns) / 1e9
+        return self._seconds_at(self.get_clock().now().nanoseconds)
 
     def _seconds(self, stamp: Any) -> float:
-        return (stamp.sec * 1_000_000_000 + stamp.nanosec - self._origin_ns) / 1e9
+        return self._seconds_at(stamp.sec * 1_000_000_000 + stamp.nanosec)
+
+    def _seconds_at(self, time_ns: int) -> float:
+        return (time_ns - (self._origin_ns or 0)) / 1e9
 
     def _on_task(self, message: String) -> None:
         self.task = message.data
+
+    def _on_verdict(self, message: String) -> None:
+        verdict = json.loads(message.data)
+        if verdict["is_ready"]:
+            self._ready_ns = verdict["stamp_ns"]
 
     def _on_command(self, message: JointTrajectory) -> None:
         self.record.commands += 1
 
     def _on_image(self, camera: str, message: Image) -> None:
         self._images[camera] = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
-        if camera != "front" or len(self._images) < 2 or self.status is None:
+        if camera != "front" or len(self._images) < 2 or self.status is None or self._origin_ns is None:
             return
         if self._video is None:
             self._video = RunVideo(self._folder / "demo.mp4", message.height, message.width, VIDEO_FPS)
@@ -124,6 +135,8 @@ class DemoDriver(TaskGiver):
         self._video.add(self._images["front"], self._images["wrist"], caption)
 
     def _on_joints(self, message: JointState) -> None:
+        if self._origin_ns is None:
+            return
         self.record.joint_names = list(message.name)
         self.record.joint_times_s.append(self._seconds(message.header.stamp))
         self.record.joint_positions.append(np.array(message.position))
@@ -155,9 +168,11 @@ def _drive(given: argparse.Namespace, ros: list[str]) -> None:
     # keep the signal handlers of the command: they let the video be finished
     rclpy.init(args=ros, signal_handler_options=SignalHandlerOptions.NO)
     driver = DemoDriver(given.output)
+    is_real_time = not driver.get_parameter("use_sim_time").value
     try:
         driver.wait_for("simulated robot", lambda: driver.reset.service_is_ready() and driver.task, START_TIMEOUT_S)
         driver.wait_for("active policy node", driver.has_policy, START_TIMEOUT_S)
+        driver.begin()
         for number in range(given.rounds):
             entry = driver.run_round(given.round_s)
             driver.record.rounds.append(entry)
@@ -169,3 +184,17 @@ def _drive(given: argparse.Namespace, ros: list[str]) -> None:
     if not driver.record.chunks:
         raise DemoError("the policy published no chunk; see the log of policy_node")
     print(write_report(driver.record, given.output))
+    hint = slowness(driver.record)
+    if hint and is_real_time:
+        print(f"\n{hint}")
+
+
+def slowness(record: RunRecord) -> str:
+    """Return that the machine was too slow for a task in real time, empty if it was not."""
+    inference_s = float(np.median([chunk.inference_latency_s for chunk in record.chunks]))
+    if inference_s <= SLOW_S or all(entry.done_s is not None for entry in record.rounds):
+        return ""
+    return (
+        f"inference took {1e3 * inference_s:.0f} ms (limit {1e3 * SLOW_S:.0f} ms): this machine is too slow or busy "
+        "for real time; run gr00t_demo --clock lock-step, where time waits for the policy"
+    )

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from gr00t_msgs.action import RunPolicy
-from gr00t_msgs.msg import ErrorCode, PolicyStatus
+from gr00t_msgs.msg import CommandSource, ErrorCode, PolicyStatus
 from rclpy.action.client import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -21,6 +21,7 @@ from gr00t_training.io.text import printable
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REPLY_TIMEOUT_S = 20.0
+REST_TIMEOUT_S = 60.0
 OUTCOMES = {
     ErrorCode.NONE: "ended",
     ErrorCode.TIME_LIMIT: "time limit reached",
@@ -42,7 +43,9 @@ class TaskGiver(Node):
         """Watch the policy node of this name."""
         super().__init__(name)
         self.status: PolicyStatus | None = None
+        self._source: CommandSource | None = None
         self.create_subscription(PolicyStatus, f"{policy}/status", self._on_status, LATCHED)
+        self.create_subscription(CommandSource, f"{policy}/command_source", self._on_source, 20)
         self.policy = ActionClient(self, RunPolicy, f"{policy}/run_policy")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
@@ -86,6 +89,17 @@ class TaskGiver(Node):
         """Give a task to the policy; time limit 0: none."""
         goal = RunPolicy.Goal(instruction=instruction, time_limit=time_limit_s)
         return Goal(self, self.reply(self.policy.send_goal_async(goal), "run_policy"))
+
+    def wait_for_rest(self) -> None:
+        """Let the node brake: a command after a reset would move the arm out of its start pose."""
+        self.wait_for(
+            "end of the policy's commands",
+            lambda: self._source is not None and self._source.source == CommandSource.NONE,
+            REST_TIMEOUT_S,
+        )
+
+    def _on_source(self, message: CommandSource) -> None:
+        self._source = message
 
     def _on_status(self, message: PolicyStatus) -> None:
         self.status = message

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from gr00t_msgs.msg import ActionChunk, CommandSource
+from gr00t_msgs.msg import ActionChunk
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.time import Time
@@ -22,14 +22,13 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gr00t_bringup.robots import TrialRobot
-from gr00t_bringup.ros.task_giver import DemoError, Goal, TaskGiver
+from gr00t_bringup.ros.task_giver import REST_TIMEOUT_S, DemoError, Goal, TaskGiver
 from gr00t_bringup.ros.trial_recorder import ANSWER_TIMEOUT_S, TrialRecorder
 from gr00t_bringup.trials.boundaries import ChunkTrack, asked_steps, sent_steps
 from gr00t_bringup.trials.grid import HEIGHT, WIDTH
 from gr00t_bringup.trials.table import Spec, Trial
 from gr00t_training.io.text import printable
 
-REST_TIMEOUT_S = 60.0
 STARTING_HOLD = "waiting"  # each task begins with it
 IMAGES_PER_SHOWN = 2  # 20 Hz to the 10 Hz of a trial's video
 
@@ -63,9 +62,7 @@ class TrialDriver(TaskGiver):
         super().__init__("rollout")
         self.watched = Watched()
         self.recorder = None if dataset is None else TrialRecorder(self, dataset)
-        self._source: CommandSource | None = None
         self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 20)
-        self.create_subscription(CommandSource, "policy/command_source", self._on_source, 20)
         self.release = self.create_client(Trigger, "policy/reset")
 
     def is_ready(self) -> bool:
@@ -90,7 +87,7 @@ class TrialDriver(TaskGiver):
     def _begin(self) -> str:
         """Forget the trial before, end what the policy node does; return the date and time."""
         self.call(self.release)
-        self._wait_for_rest()
+        self.wait_for_rest()
         self.watched = Watched()
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -103,16 +100,8 @@ class TrialDriver(TaskGiver):
             goal.cancel()
             goal.outcome()
         self.wait_for("status without a task", lambda: self.status and not self.status.instruction, REST_TIMEOUT_S)
-        self._wait_for_rest()
+        self.wait_for_rest()
         return outcome
-
-    def _wait_for_rest(self) -> None:
-        """Let the node brake: a command after a reset would move the arm out of its start pose."""
-        self.wait_for(
-            "end of the policy's commands",
-            lambda: self._source is not None and self._source.source == CommandSource.NONE,
-            REST_TIMEOUT_S,
-        )
 
     def _counts(self) -> dict[str, int]:
         """Return what the policy node has counted so far."""
@@ -147,9 +136,6 @@ class TrialDriver(TaskGiver):
         step_ns = message.step.sec * 1_000_000_000 + message.step.nanosec
         taken_ns = start_ns + round(float(message.observation_latency) * 1e9)
         self.watched.chunks.append(ChunkTrack(start_ns, step_ns, rows, taken_ns))
-
-    def _on_source(self, message: CommandSource) -> None:
-        self._source = message
 
 
 class SimTrials(TrialDriver):

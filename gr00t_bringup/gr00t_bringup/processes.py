@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of simulator and policy node, in real time or in lock-step; without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gr00t_bringup.robots import TrialRobot, robot_file
+from gr00t_training.errors import ConfigError
+
+ROBOT = "sim_arm"
+LOCK_STEP, REAL = "lock-step", "real"
+CLOCK_HELP = "lock-step: simulated time waits for the policy; real: both run in real time."
+MAX_STALL_S = 600.0  # of the clock: it stands while a model infers
+DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2, "answer_delay_ticks": 0}  # of policy_node
+
+Words = list[str | Path]
+
+
+def policy_command(checkpoint: Path, robot: str = ROBOT) -> Words:
+    """Return the command of the policy node on a robot, as policy.launch.py would start it."""
+    return [
+        *("policy_node", "--ros-args", "--params-file", robot_file(robot, "policy.yaml")),
+        *("-p", f"checkpoint_path:={checkpoint}", "-p", "autostart:=true"),
+        *("-p", f"topics_file:={robot_file(robot, 'topics.yaml')}"),
+        *("-p", f"limits_file:={robot_file(robot, 'limits.yaml')}"),
+    ]
+
+
+def stepped(
+    simulator: Sequence[str | Path], policy: Sequence[str | Path], timing: dict[str, float], speed: float
+) -> tuple[Words, Words]:
+    """Return both commands for lock-step.
+
+    Args:
+        simulator: with the parameters of ros/simulation_node.py.
+        policy: the policy node.
+        timing: of the policy node, as `policy_timing` returns it.
+        speed: most times real time; 0: without limit.
+    """
+    ros = [] if "--ros-args" in simulator else ["--ros-args"]
+    words = parameter_words(
+        clock="sim",
+        speed=speed,
+        lock_step=True,
+        lock_step_control_s=1.0 / timing["control_rate_hz"],
+        lock_step_query_s=max(timing["inference_period_s"], timing["answer_delay_ticks"] / timing["control_rate_hz"]),
+    )
+    return [*simulator, *ros, *words], [*policy, *parameter_words(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)]
+
+
+def policy_timing(robot: TrialRobot, parameters: Sequence[str]) -> dict[str, float]:
+    """Return control rate, query period and delay that a policy node of the robot has with these parameters.
+
+    Raises:
+        ConfigError: one is no number.
+    """
+    shipped = yaml.safe_load(robot.file("policy.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    given: dict[str, Any] = dict(each.split(":=", 1) for each in parameters)
+    values = {name: given.get(name, shipped.get(name, default)) for name, default in DEFAULTS.items()}
+    try:
+        timing = {name: float(value) for name, value in values.items()}
+    except ValueError as error:
+        raise ConfigError(f"--parameters: {error}") from error
+    if timing["control_rate_hz"] <= 0:
+        raise ConfigError(f"--parameters: control_rate_hz is {timing['control_rate_hz']:g}, expected more than 0")
+    return timing
+
+
+def parameter_words(**parameters: Any) -> Words:
+    """Return parameters as words of a command."""
+    words: Words = []
+    for name, value in parameters.items():
+        words += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+    return words
