@@ -74,17 +74,18 @@ def test_options_answer_what_a_bag_cannot_tell(leader_bag: Path, tmp_path: Path)
 
 
 def test_a_person_is_asked_only_what_is_open(leader_bag: Path, tmp_path: Path) -> None:
-    given = {"name": "lab", "unit": "", "left": f"/left/commands:{FLOATS}", "URDF": ""}
+    left = iter(["/left/commands", "/left/commands:Float64", f"/left/commands:{FLOATS}"])  # asked again after the wrong
+    given = {"name": iter(["lab"]), "left": left}
     asked = []
 
     def ask(question: str, default: str) -> str:
         asked.append(question)
-        return next((answer for word, answer in given.items() if word in question), "") or default
+        return next((next(answers) for word, answers in given.items() if word in question), "") or default
 
     with Bag(leader_bag) as bag:
         suggestion = suggest(bag)
     answers = find_answers(parser().parse_args(["-o", str(tmp_path)]), suggestion, "", ask)
-    assert len(asked) == 5
+    assert len(asked) == 7
     assert (answers.name, answers.gripper_unit) == ("lab", "rad")
     assert answers.commands == (CommandAnswer(("left_arm", "left_gripper"), "/left/commands", FLOATS),)
     asked.clear()

@@ -127,9 +127,16 @@ def _ask_commands(suggestion: Suggestion, ask: Callable[[str, str], str]) -> lis
     for topic, kind in suggestion.listening:
         print(f"  commands are taken on {printable(topic)} ({printable(kind)})")
     for keys in suggestion.uncommanded():
-        given = ask(f"where a policy's {', '.join(keys)} go, as TOPIC:TYPE (empty: later)", "")
-        if given:
-            commands.append(_command(f"{','.join(keys)}={given}"))
+        while given := ask(f"where a policy's {', '.join(keys)} go, as TOPIC:TYPE (empty: later)", ""):
+            try:
+                answer = _command(f"{','.join(keys)}={given}")
+            except argparse.ArgumentTypeError:
+                print(f"  '{printable(given)}' is not of the form TOPIC:TYPE")
+                continue
+            if answer.type in COMMAND_TYPES:
+                commands.append(answer)
+                break
+            print(f"  '{printable(answer.type)}' cannot be commanded; expected one of {', '.join(COMMAND_TYPES)}")
     return commands
 
 
