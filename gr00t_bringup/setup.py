@@ -49,6 +49,7 @@ setup(
         "console_scripts": [
             "sim_node = gr00t_bringup.commands:sim_node",
             "expert_node = gr00t_bringup.commands:expert_node",
+            "fake_robot_node = gr00t_bringup.commands:fake_robot_node",
             "demo_driver = gr00t_bringup.commands:demo_driver",
             "gr00t_demo = gr00t_bringup.commands:demo",
             "gr00t_loop = gr00t_bringup.commands:loop",

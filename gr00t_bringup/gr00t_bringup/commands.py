@@ -30,6 +30,15 @@ expert_node = Command(
     needs=ROS,
     is_node=True,
 )
+fake_robot_node = Command(
+    "fake_robot_node",
+    "fake",
+    "gr00t_bringup.ros.fake_robot_node:main",
+    Job.RUN,
+    "Play the driver of a robot without hardware (node).",
+    needs=ROS,
+    is_node=True,
+)
 loop = Command(
     "gr00t_loop",
     "loop",
@@ -56,4 +65,4 @@ sim_node = Command(
     is_node=True,
 )
 
-COMMANDS = (demo, demo_driver, expert_node, loop, rollout, sim_node)
+COMMANDS = (demo, demo_driver, expert_node, fake_robot_node, loop, rollout, sim_node)

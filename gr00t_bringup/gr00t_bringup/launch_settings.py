@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gr00t_bringup.parameters_file import ParametersFile, read_parameters, read_sections
-from gr00t_bringup.robots import compact_checkpoint, robot_file, shipped_robots
+from gr00t_bringup.robots import compact_checkpoint, has_robot_file, robot_file, shipped_robots
 from gr00t_recorder.ros.parameter_sections import section_matches
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import printable
@@ -202,7 +202,8 @@ def _own_section(path: Path, node: str) -> dict[str, Any]:
 def _parameters_file(given: Mapping[str, str], robot: str, name: str, node: str) -> ParametersFile | None:
     if given["params_file"]:
         return read_parameters(Path(given["params_file"]).expanduser(), node)
-    return read_parameters(robot_file(robot, name), node) if robot else None
+    # a robot has the file where its parameters differ from the node's defaults
+    return read_parameters(robot_file(robot, name), node) if robot and has_robot_file(robot, name) else None
 
 
 def _values(file: ParametersFile | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class TrialRobot:
 
 
 def robot_file(robot: str, name: str) -> Path:
-    """Return the path of a robot's file, such as topics.yaml, limits.yaml, policy.yaml or recorder.yaml.
+    """Return the path of a robot's file, such as topics.yaml or limits.yaml.
 
     Args:
         robot: name of a shipped robot, or a folder with the files of another one.
@@ -97,16 +97,15 @@ def robot_file(robot: str, name: str) -> Path:
     Raises:
         ConfigError: no such robot, or it has no such file.
     """
-    if robot in shipped_robots():
-        path = _package_folder() / "config" / robot / name
-    elif (Path(robot) / "topics.yaml").is_file():
-        path = Path(robot).resolve() / name
-    else:
-        known = ", ".join(shipped_robots())
-        raise ConfigError(f"robot '{robot}': not shipped, expected one of {known}, or a folder with topics.yaml")
+    path = _robot_path(robot, name)
     if not path.is_file():
         raise ConfigError(f"robot '{robot}' has no file {name}; give the path of your own file")
     return path
+
+
+def has_robot_file(robot: str, name: str) -> bool:
+    """Whether a robot has a file; arguments and errors as for `robot_file`."""
+    return _robot_path(robot, name).is_file()
 
 
 def load_robot(name: str) -> TrialRobot:
@@ -139,6 +138,15 @@ def fastdds_profile() -> Path:
 def compact_checkpoint() -> Path:
     """Return the folder of the compact policy of the simulated arm."""
     return _package_folder() / "checkpoints" / COMPACT_CHECKPOINT
+
+
+def _robot_path(robot: str, name: str) -> Path:
+    if robot in shipped_robots():
+        return _package_folder() / "config" / robot / name
+    if (Path(robot) / "topics.yaml").is_file():
+        return Path(robot).resolve() / name
+    known = ", ".join(shipped_robots())
+    raise ConfigError(f"robot '{robot}': not shipped, expected one of {known}, or a folder with topics.yaml")
 
 
 def _package_folder() -> Path:

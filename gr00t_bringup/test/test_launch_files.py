@@ -19,7 +19,7 @@ from launch_stand_ins import LAUNCH_FOLDER, declared_arguments, launch
 from rclpy.context import Context
 
 from gr00t_bringup.parameters_file import read_parameters
-from gr00t_bringup.robots import compact_checkpoint, robot_file
+from gr00t_bringup.robots import compact_checkpoint, robot_file, shipped_robots
 from gr00t_recorder.ros.bag_topics import BagScope
 from gr00t_recorder.ros.processes import next_domain
 from gr00t_training.errors import ConfigError
@@ -186,6 +186,13 @@ def test_named_robot_gives_what_is_not_given_otherwise(tmp_path: Path) -> None:
     assert values["dataset_path"] == str(Path.home() / "data")
 
 
+def test_robot_without_parameter_files_has_the_defaults_of_the_nodes() -> None:
+    values = parameters_of("policy.launch.py", "robot:=fr3", "server:=gpu:5555")
+    files = {f"{name}_file": str(robot_file("fr3", f"{name}.yaml")) for name in ("topics", "limits")}
+    assert {**files, "server": "gpu:5555", "autostart": True}.items() <= values.items()
+    assert "control_rate_hz" not in values
+
+
 def test_persons_alone_need_no_policy() -> None:
     values = parameters_of("policy.launch.py", "robot:=so101", "teleop:=always")
     assert values["teleop"] == "always" and not {"checkpoint_path", "server"} & set(values)
@@ -218,7 +225,7 @@ def test_what_comes_from_nowhere_is_named(file: str, words: list[str], message: 
     text = str(refusal.value)
     assert text.startswith(f"{file}: {message}")
     assert "\n" not in text
-    robots = "or name a shipped robot with robot:= (gr1_arms_only, sim_arm, so101)"
+    robots = f"or name a shipped robot with robot:= ({', '.join(shipped_robots())})"
     assert text.endswith(robots) == (not any(word.startswith("robot") for word in words))
 
 

@@ -5,14 +5,16 @@
 import dataclasses
 import math
 import os
+import re
 import xml.etree.ElementTree
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, robot_file, shipped_robots
+from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, has_robot_file, robot_file, shipped_robots
 from gr00t_bringup.sim.kinematics import JOINTS, home_positions
 from gr00t_bringup.sim.robot import SimRobot
 from gr00t_bringup.sim.scene import CUBES
@@ -33,7 +35,13 @@ ROBOTS = shipped_robots()
 
 
 def test_every_shipped_embodiment_has_a_robot() -> None:
-    assert ROBOTS == shipped_embodiments() == ["gr1_arms_only", "sim_arm", "so101"]
+    assert shipped_embodiments() == ROBOTS
+    assert len(ROBOTS) >= 15
+
+
+def test_every_shipped_robot_is_in_the_table_of_the_documentation() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "new-robot.md"
+    assert re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", page.read_text(), re.MULTILINE) == ROBOTS
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
@@ -42,6 +50,7 @@ def test_topic_map_and_limits_fit_the_embodiment(robot: str) -> None:
     assert embodiment == load_embodiment(robot)
     assert topic_map.commands
     FrameAssembler(topic_map, embodiment)
+    FrameAssembler(input_map(topic_map), embodiment)
     limits = load_settings(LimitsFile, robot_file(robot, "limits.yaml"))
     controller = Controller(embodiment, limits.joints, 0.01, poses=limits.poses)
     assert set(limits.joints) == set(controller.names)
@@ -77,8 +86,9 @@ def test_leader_moves_every_channel(robot: str) -> None:
         np.testing.assert_allclose([home[name] for name in JOINTS], home_positions(), atol=1e-4)
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
-@pytest.mark.parametrize("name", ["policy", "recorder"])
+@pytest.mark.parametrize(
+    ("robot", "name"), [(r, n) for n in ("policy", "recorder") for r in ROBOTS if has_robot_file(r, f"{n}.yaml")]
+)
 def test_parameter_file_names_parameters_that_exist(robot: str, name: str) -> None:
     pytest.importorskip("rclpy")
     from gr00t_policy_node.ros.parameters import PolicyParameters
@@ -91,7 +101,9 @@ def test_parameter_file_names_parameters_that_exist(robot: str, name: str) -> No
 
 
 def test_unknown_robot_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match="robot 'pr2': not shipped, expected one of gr1_arms_only, sim_arm, so101"):
+    with pytest.raises(
+        ConfigError, match=r"robot 'pr2': not shipped, expected one of aloha, fr3, .*, xarm7, or a folder"
+    ):
         robot_file("pr2", "topics.yaml")
     with pytest.raises(ConfigError, match=r"robot 'so101' has no file sim\.yaml"):
         robot_file("so101", "sim.yaml")

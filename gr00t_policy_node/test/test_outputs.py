@@ -257,6 +257,21 @@ def test_halt_cancels_the_goal_even_before_it_is_accepted(machine: Machine, cont
     assert output.fault(machine.now_ns()) == ""
 
 
+def test_answer_to_a_goal_that_is_handled_after_the_end_does_not_end_the_node(
+    machine: Machine, control_actions: ModuleType
+) -> None:
+    output = follow(machine)
+    server = GoalServer(machine.node, control_actions.FollowJointTrajectory, "out")
+    until_ready(machine, output)
+    sender = output._sender
+    answer = sender._client.send_goal_async(control_actions.FollowJointTrajectory.Goal())
+    machine.until(answer.done, "answer")
+    output.close()
+    machine.spin_for(0.1)  # the executor lets go of the client
+    sender._on_answer(1, answer)
+    assert server.goals
+
+
 @pytest.mark.parametrize(
     ("way", "message"),
     [

@@ -10,7 +10,6 @@ a policy node (`lock_step`), neither does what the policy does.
 
 from __future__ import annotations
 
-import array
 import json
 import threading
 import time
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
@@ -33,6 +31,7 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from gr00t_bringup.ros.image_messages import jpeg_image, raw_image
 from gr00t_bringup.ros.lock_step import LockStep
 from gr00t_bringup.sim.simulation import Simulation
 from gr00t_bringup.sim.trajectory import Trajectory, TrajectoryFollower
@@ -344,17 +343,10 @@ class SimulationNode(Node):
         with self._lock:
             frozen, stamp = self._robot.freeze(), _stamp(self._stamp_ns)
         for camera, pixels in self._robot.images(frozen).items():
-            message = self._image_message(pixels)
+            is_jpeg = self._settings.image_format is ImageFormat.JPEG
+            message = jpeg_image(pixels, self._settings.jpeg_quality) if is_jpeg else raw_image(pixels)
             message.header.stamp, message.header.frame_id = stamp, f"{camera}_optical_frame"
             self._images[camera].publish(message)
-
-    def _image_message(self, pixels: np.ndarray) -> Image | CompressedImage:
-        if self._settings.image_format is ImageFormat.JPEG:
-            quality = [cv2.IMWRITE_JPEG_QUALITY, self._settings.jpeg_quality]
-            _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
-            return CompressedImage(format="rgb8; jpeg compressed bgr8", data=_bytes(encoded))
-        height, width, channels = pixels.shape
-        return Image(height=height, width=width, encoding="rgb8", step=width * channels, data=_bytes(pixels))
 
     def _time_ns(self) -> int:
         if self._settings.clock is Clock.SIM:
@@ -402,13 +394,6 @@ def _trajectory(message: JointTrajectory, now_ns: int) -> Trajectory:
 
 def _stamp(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
-
-
-def _bytes(values: np.ndarray) -> array.array:
-    # the one type that a uint8[] field takes without converting element by element
-    data = array.array("B")
-    data.frombytes(values.tobytes())
-    return data
 
 
 def run_simulation(node_type: type[SimulationNode], command: NodeCommand, args: list[str] | None) -> int:

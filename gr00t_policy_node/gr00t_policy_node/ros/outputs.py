@@ -157,6 +157,7 @@ class GoalSender:
         self._ended = 0  # goals up to this number are no longer needed
         self._asked_ns: dict[int, int] = {}  # number of a goal without an answer -> when it was sent
         self._running: tuple[int, ClientGoalHandle] | None = None
+        self._is_closed = False
         self._fault, self._fault_ns = "", 0
         self._is_there, self._checked_ns = False, -round(CHECK_S * 1e9)
 
@@ -189,6 +190,7 @@ class GoalSender:
 
     def close(self) -> None:
         """Destroy the client; messages already sent are still delivered."""
+        self._is_closed = True
         self._client.destroy()
 
     def _give_up(self) -> None:
@@ -198,6 +200,8 @@ class GoalSender:
         self._running = None
 
     def _on_answer(self, number: int, answer: Any) -> None:
+        if self._is_closed:  # it had arrived before, and its callback comes only now
+            return
         self._asked_ns.pop(number, None)
         handle: ClientGoalHandle = answer.result()
         if not handle.accepted:
