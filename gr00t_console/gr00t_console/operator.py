@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gr00t_console.board import Board
-from gr00t_console.lease import ControlLease
+from gr00t_console.lease import TIMEOUT_S, ControlLease
 from gr00t_console.requests import KINDS, Kind, RequestError, parse
 from gr00t_console.robot import Answer, Robot
 from gr00t_console.steering import DEVICE, Steering
@@ -33,19 +33,23 @@ Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
 class Operator:
     """Requests of all browsers to one robot; for one event loop."""
 
-    def __init__(self, robot: Robot, board: Board, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, robot: Robot, board: Board, clock: Callable[[], float] = time.monotonic, lost_after_s: float = TIMEOUT_S
+    ) -> None:
         """Take requests.
 
         Args:
             robot: does what is asked.
             board: shows who has control.
             clock: steady [s].
+            lost_after_s: silence of a browser after which its control ends [s].
         """
         self._robot, self._board, self._clock = robot, board, clock
-        self._lease = ControlLease()
+        self._lease = ControlLease(lost_after_s)
         self._steering = Steering()
         self._jog_limits: Mapping[str, float] = {}
         self._held = ""  # why the robot is held by the console
+        self._held_s = 0.0
         self._releases = 0  # disengagements still to send
         self._handlers: dict[str, Handler] = {
             "release": self._release,
@@ -111,6 +115,7 @@ class Operator:
         elif self._releases:
             self._releases -= 1
             self._robot.steer(None)
+        self._check_hold(now_s)
         name = self._lease.expire(now_s)
         if name:
             self.lose(f"the browser of {name} was lost")
@@ -120,7 +125,7 @@ class Operator:
         policy = self._robot.policy
         if self._steering.is_engaged:
             self._steering.hold()
-            self._held = why
+            self._held, self._held_s = why, self._clock()
         elif policy is not None and policy.is_driven:
             self._begin_hold(why)
         self._show()
@@ -185,21 +190,20 @@ class Operator:
 
     def _begin_hold(self, why: str) -> None:
         self._steering.hold()
-        self._held, self._releases = why, 0
+        self._held, self._held_s, self._releases = why, self._clock(), 0
         self._robot.steer({})
         logger.warning("holding the robot: %s", why)
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        loop.call_later(HOLD_CHECK_S, self.check_hold)
 
-    def check_hold(self) -> None:
-        """Stop the robot if the node has not followed a hold."""
+    def _check_hold(self, now_s: float) -> None:
+        """Stop the robot if the node has not followed a hold; also later, when an input that was stale comes back."""
         policy = self._robot.policy
-        if self._held and policy is not None and policy.is_driven and policy.state == "running":
-            logger.error("the node does not hold for device '%s' (%s); stopping", DEVICE, policy.fault or policy.source)
+        if not self._held or now_s - self._held_s < HOLD_CHECK_S or policy is None:
+            return
+        if policy.is_driven and policy.state == "running":
+            why = policy.fault or policy.source
+            logger.error("the node does not hold for device '%s' (%s); stopping", DEVICE, why)
             self._robot.stop()
+            self._held_s = now_s
 
     def _let_go(self) -> None:
         if self._steering.is_engaged:

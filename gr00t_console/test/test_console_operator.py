@@ -20,11 +20,12 @@ RUNNING = PolicyView("running", "policy")
 
 
 class SeenRobot:
-    """A robot that remembers what it was told."""
+    """A robot that remembers what it was told; its node follows a takeover from the page if `follows`."""
 
     def __init__(self) -> None:
         self.policy: PolicyView | None = RUNNING
         self.checkpoint = "checkpoint"
+        self.follows = True
         self.told: list[Any] = []
 
     def stop(self) -> None:
@@ -32,6 +33,8 @@ class SeenRobot:
 
     def steer(self, rates: Mapping[str, float] | None) -> None:
         self.told.append(rates)
+        if self.follows:
+            self.policy = RUNNING if rates is None else PolicyView("holding", "hold", device="console")
 
     async def ask(self, name: str, **members: Any) -> Answer:
         self.told.append((name, members))
@@ -122,15 +125,21 @@ def test_loss_holds_nothing_that_is_at_rest_or_in_the_hands_of_a_person(room: Ro
 
 
 def test_a_node_that_does_not_follow_the_hold_is_stopped(room: Room) -> None:
+    room.robot.follows = False
     room.ask(ANNA, "take", name="Anna")
     room.wait(1.1)
+    room.robot.policy = PolicyView("holding", "hold")  # held by something else, which may end
+    assert room.wait(5.0) == []
     room.robot.policy = PolicyView("running", "policy", fault="parameter 'teleop' is never")
-    room.operator.check_hold()
-    assert room.robot.told[-1] == "stop"
-    room.robot.told.clear()
-    room.robot.policy = PolicyView("holding", "hold", device="console")
-    room.operator.check_hold()
-    assert room.robot.told == []
+    assert room.wait(0.1)[0] == "stop"
+    room.robot.policy = PolicyView("stopped", "stop")
+    assert room.wait(5.0) == []
+
+
+def test_a_hold_that_is_followed_stops_nothing(room: Room) -> None:
+    room.ask(ANNA, "take", name="Anna")
+    assert room.wait(1.1) == [{}]
+    assert room.wait(5.0) == []
 
 
 def test_takeover_moves_a_joint_while_its_button_is_held(room: Room) -> None:

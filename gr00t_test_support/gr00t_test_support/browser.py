@@ -23,9 +23,10 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from gr00t_test_support.waiting import DEADLINE_S
+
 NAMES = ("chromium", "google-chrome", "chromium-browser", "google-chrome-stable")
 START_S = 120.0
-DEADLINE_S = 60.0
 MAX_MESSAGE = 256 * 2**20
 KEYS = {"Escape": 27, "Enter": 13}
 
@@ -80,7 +81,9 @@ class Page:
 
     def __init__(self, address: str, width: int, height: int, is_dark: bool, scale: float) -> None:
         """Connect and set the size of the view in CSS pixels."""
-        self._socket: ClientConnection = connect(address, max_size=MAX_MESSAGE, open_timeout=START_S)
+        self._opened = contextlib.ExitStack()
+        connecting = connect(address, max_size=MAX_MESSAGE, open_timeout=START_S)
+        self._socket: ClientConnection = self._opened.enter_context(connecting)
         self._number = 0
         self._session = ""
         self.errors: list[str] = []  # of the console and of exceptions
@@ -105,7 +108,7 @@ class Page:
         self._session, session = "", self._session
         if session:
             self.send("Target.disposeBrowserContext", browserContextId=self._context)
-        self._socket.close()
+        self._opened.close()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result."""

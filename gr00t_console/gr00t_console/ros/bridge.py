@@ -137,7 +137,7 @@ class RosRobot:
         }
         create_steady_timer(node, FACTS_PERIOD_S, self._ask_for_facts)
         if settings.topics_file is not None:
-            self._load(str(settings.topics_file), str(settings.limits_file or ""), "")
+            self._load(str(settings.topics_file), str(settings.limits_file or ""), "")  # a wrong file ends the command
 
     def stop(self) -> None:
         """Publish the emergency stop, and call its service as well."""
@@ -322,7 +322,7 @@ class RosRobot:
             is_policy = name == "policy"
             if is_policy or not self._files[0]:
                 limits = str(self._settings.limits_file or found.get("limits_file") or "")
-                self._load(str(found["topics_file"]), limits, str(found.get("urdf_file") or ""))
+                self._show_robot(str(found["topics_file"]), limits, str(found.get("urdf_file") or ""))
 
     def _set_facts(self, name: str, found: dict[str, Any]) -> None:
         changed = {**self._facts[name], **found}
@@ -330,21 +330,25 @@ class RosRobot:
             self._facts[name] = changed
             self._board.post(f"{name}_node", changed)
 
-    def _load(self, topics: str, limits: str, urdf: str) -> None:
+    def _show_robot(self, topics: str, limits: str, urdf: str) -> None:
+        """Show joints and cameras of the files that a node names, which may be on another machine."""
         if (topics, limits, urdf) == self._files:
             return
-        self._files = (topics, limits, urdf)
         try:
-            topic_map, embodiment = load_topic_map(topics)
-            described: dict[str, JointLimit] = {}
-            if urdf:
-                described = channel_limits(read_urdf(read_description(urdf)).limits, embodiment)
-            file = load_settings(LimitsFile, limits) if limits else LimitsFile()
-            reader = JointReader(topic_map, embodiment, file.limits(described))
+            self._load(topics, limits, urdf)
         except Gr00tError as error:
-            self._node.get_logger().warning(f"joints and cameras are not shown: {error}")
-            self._board.post("notice", {"text": f"joints and cameras are not shown: {error}"})
-            return
+            text = f"joints and cameras are not shown: {error}"
+            self._node.get_logger().warning(text)
+            self._board.post("notice", {"text": text})
+
+    def _load(self, topics: str, limits: str, urdf: str) -> None:
+        self._files = (topics, limits, urdf)
+        topic_map, embodiment = load_topic_map(topics)
+        described: dict[str, JointLimit] = {}
+        if urdf:
+            described = channel_limits(read_urdf(read_description(urdf)).limits, embodiment)
+        file = load_settings(LimitsFile, limits) if limits else LimitsFile()
+        reader = JointReader(topic_map, embodiment, file.limits(described))
         self._previews.show(topic_map, reader)
         self.on_joints(reader.rows)
 

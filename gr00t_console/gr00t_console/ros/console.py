@@ -27,6 +27,7 @@ from gr00t_console.actions import add_actions
 from gr00t_console.board import Board
 from gr00t_console.datasets import Shelf
 from gr00t_console.joints import JointRow
+from gr00t_console.lease import TIMEOUT_S
 from gr00t_console.operator import Operator
 from gr00t_console.ros.bridge import BridgeSettings, RosRobot
 from gr00t_console.ros.previews import MAX_RATE_HZ, MIN_RATE_HZ
@@ -36,7 +37,7 @@ from gr00t_console.server import create_app, new_token
 from gr00t_console.trial_desk import TrialDesk
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_training.cli.arguments import add
-from gr00t_training.cli.command import run_command
+from gr00t_training.cli.command import TerminatedError, run_command
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.files import read_text
@@ -46,6 +47,8 @@ from gr00t_training.serve.access import bind_address, find_token
 NAME = "gr00t_console"
 PORT = 8600
 JOG_SHARE = 0.15  # of max_velocity, while a joint's button is held
+MIN_LOST_S, MAX_LOST_S = 0.5, 30.0
+SPIN_S = 0.2
 TASKS_LIMIT = 2**20  # [bytes]
 LAST_ANSWERS_S = 1  # for open requests at the end
 
@@ -72,6 +75,8 @@ def _parser() -> CommandParser:
     add(parser, "--topics", "(default: that of the nodes)")
     text = "Joint limits (YAML) (default: those of the policy node)."
     parser.add_argument("--limits", type=Path, metavar="FILE", help=text)
+    text = "Silence of the browser in control after which the robot is held [s]."
+    parser.add_argument("--lost-after", type=_lost_after, default=TIMEOUT_S, metavar="X", help=text)
     text = "Datasets to show, or folders with datasets; that of the recorder is shown anyway."
     parser.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="FOLDER", help=text)
     text = "Folders of fine-tunes, or folders with some."
@@ -92,6 +97,13 @@ def _rate(text: str) -> float:
     return rate
 
 
+def _lost_after(text: str) -> float:
+    seconds = float(text)
+    if not MIN_LOST_S <= seconds <= MAX_LOST_S:
+        raise argparse.ArgumentTypeError(f"{text} is not a time from {MIN_LOST_S:g} to {MAX_LOST_S:g} s")
+    return seconds
+
+
 def _serve(options: argparse.Namespace, ros: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.ExitStack() as opened:
@@ -105,7 +117,7 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
         )
         reading = opened.enter_context(ThreadPoolExecutor(1, "datasets"))
         robot = opened.enter_context(_robot(ros, board, pictures, settings))
-        operator = Operator(robot, board)
+        operator = Operator(robot, board, lost_after_s=options.lost_after)
         add_actions(operator, robot, board, shelf, desk)
         robot.on_joints = lambda rows: operator.set_jog_speeds(_jog_speeds(rows))
         robot.on_policy = lambda view: desk.observe(view, time.monotonic())
@@ -126,7 +138,12 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
             server_header=False,
             timeout_graceful_shutdown=LAST_ANSWERS_S,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            # a node ends with code 0 after a signal
+            with contextlib.suppress(KeyboardInterrupt, TerminatedError):
+                uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            operator.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -191,25 +208,24 @@ def _robot(ros: list[str], board: Board, pictures: Board, settings: BridgeSettin
     """Run the node in a thread of its own."""
     context = Context()
     rclpy.init(args=ros, context=context, signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(f"gr00t_console_{os.getpid()}", context=context, enable_rosout=False)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    robot = RosRobot(node, board, pictures, settings)
-    is_over = threading.Event()
+    with contextlib.ExitStack() as opened:
+        opened.callback(context.try_shutdown)
+        node = Node(f"gr00t_console_{os.getpid()}", context=context, enable_rosout=False)
+        opened.callback(node.destroy_node)
+        executor = SingleThreadedExecutor(context=context)
+        opened.callback(executor.shutdown)
+        executor.add_node(node)
+        robot = RosRobot(node, board, pictures, settings)
+        opened.callback(robot.close)
+        is_over = threading.Event()
 
-    def spin() -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            while not is_over.is_set():
-                executor.spin_once(timeout_sec=0.2)
+        def spin() -> None:
+            with contextlib.suppress(ExternalShutdownException):
+                while not is_over.is_set():
+                    executor.spin_once(timeout_sec=SPIN_S)
 
-    thread = threading.Thread(target=spin, name="ros", daemon=True)
-    thread.start()
-    try:
+        thread = threading.Thread(target=spin, name="ros", daemon=True)
+        thread.start()
+        opened.callback(thread.join)
+        opened.callback(is_over.set)
         yield robot
-    finally:
-        is_over.set()
-        thread.join()
-        robot.close()
-        executor.shutdown()
-        node.destroy_node()
-        context.try_shutdown()

@@ -66,7 +66,7 @@ export function draw(state) {
   const shown = dataset ? dataset.episodes.filter(isShown) : [];
   fill(parts.facts, dataset && [dataset.path, dataset.fps, dataset.version, dataset.is_recording, dataset.episodes.length], () => dataset ? facts([["folder", dataset.path], ["format", dataset.version], ["rate", `${dataset.fps} Hz`], ["embodiment", dataset.embodiment], ["episodes", String(dataset.episodes.length)],
     ["editing", dataset.is_recording ? "not while the recorder has it open" : "possible"]]) : element("p", { class: "empty" }, "No dataset: record one, or start the console with --datasets."));
-  fill(parts.rows, [dataset?.id, shown, [...chosen]], () => shown.length ? table([[""], ["Episode", "num"], ["Task", "wide"], ["Length", "num"], ["Success"], ["Valid"], ["Filled rows", "num"], ["Note"], [""]],
+  fill(parts.rows, [dataset?.id, shown, [...chosen]], () => shown.length ? table([["Choose"], ["Episode", "num"], ["Task", "wide"], ["Length", "num"], ["Success"], ["Valid"], ["Filled rows", "num"], ["Note"], ["Play back"]],
     shown.map((each) => [element("td", {}, element("input", { type: "checkbox", "aria-label": `choose episode ${each.index}`, checked: chosen.has(each.index), onchange: (event) => { event.target.checked ? chosen.add(each.index) : chosen.delete(each.index); draw(); } })),
       String(each.index), each.tasks.join("; "), `${each.seconds.toFixed(1)} s`, said(each.success), said(each.valid), each.filled == null ? "–" : `${(100 * each.filled).toFixed(1)} %`, each.note,
       element("td", {}, element("button", { type: "button", "aria-label": `show episode ${each.index}`, onclick: () => player.show(dataset, each.index) }, "Show"))])) : element("p", { class: "empty" }, "No episode."));

@@ -41,7 +41,7 @@ export function draw(state) {
   fill(parts.now, [trials.running, state.policy?.state], () => figures([["trial", trials.running ? `number ${trials.running.number}` : "none"], ["policy", state.policy?.state || "absent"]]));
   if (!parts.instruction.value && state.policy?.instruction) parts.instruction.value = state.policy.instruction;
   fill(parts.groups, [trials.groups, trials.pairs], () => trials.groups.length ? [
-    table([["Checkpoint"], ["Task", "wide"], ["Done", "num"], ["Success", "num"], ["95 % interval", "num"], [""], ["Time", "num"], ["Holds", "num"], ["Clamps", "num"]],
+    table([["Checkpoint"], ["Task", "wide"], ["Done", "num"], ["Success", "num"], ["95 % interval", "num"], ["0 to 100 %"], ["Time", "num"], ["Holds", "num"], ["Clamps", "num"]],
       trials.groups.map((each) => [element("td", {}, path(each.checkpoint)), each.task, `${each.successes} of ${each.trials}`, percent(each.share), each.interval.map(percent).join(" to "),
         element("td", {}, interval(each)), each.median_time_s == null ? "–" : `${fixed(each.median_time_s, 1)} s`, String(each.holds), String(each.clamps)])),
     ...trials.pairs.map((each) => element("p", { class: "muted" }, `${short(each.first)} and ${short(each.second)} on the same ${each.scenes} scenes: only the first in ${each.only_first}, only the second in ${each.only_second}; p = ${each.p.toPrecision(3)}`))]
