@@ -64,6 +64,8 @@ class MetaworldRobot:
         env = self._scene.env
         env.seed(seed)
         self._observation, _ = env.reset()
+        for site in env._target_site_config:
+            env._set_pos_site(*site)  # a step does so, a reset does not: the goal would be seen where the last one was
         self._is_done = False
         self._targets: dict[str, float] = dict(zip(JOINTS, np.append(self.hand_target_m, 1.0).tolist(), strict=True))
         self._velocities = np.zeros(len(JOINTS))

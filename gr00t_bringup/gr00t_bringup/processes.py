@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gr00t_bringup.parameters_file import read_parameters
 from gr00t_bringup.robots import TrialRobot, robot_file
 from gr00t_training.errors import ConfigError
 
@@ -60,7 +59,7 @@ def policy_timing(robot: TrialRobot, parameters: Sequence[str]) -> dict[str, flo
     Raises:
         ConfigError: one is no number.
     """
-    shipped = yaml.safe_load(robot.file("policy.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    shipped = read_parameters(robot.file("policy.yaml"), "/policy").values
     given: dict[str, Any] = dict(each.split(":=", 1) for each in parameters)
     values = {name: given.get(name, shipped.get(name, default)) for name, default in DEFAULTS.items()}
     try:

@@ -27,6 +27,7 @@ from gr00t_bringup.robots import TrialRobot, load_robot
 from gr00t_bringup.runner import Runner
 from gr00t_bringup.trials.table import Spec, plan
 from gr00t_recorder.episodes.buttons import Command
+from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_training.cli.arguments import add, positive_int
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.errors import ConfigError
@@ -196,13 +197,21 @@ def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path
 
 
 def recorder_topics(robot: TrialRobot, folder: Path) -> Path:
-    """Write a topic map whose action is what the controller gets, from the first row on; return its path."""
-    topics: Any = yaml.safe_load(robot.file("topics_policy.yaml").read_text(encoding="utf-8"))
+    """Write a topic map whose action is what the controller gets, from the first row on; return its path.
+
+    Raises:
+        ConfigError: the robot's own map is wrong, or has no commands to replace.
+    """
+    given = robot.file("topics_policy.yaml")
+    load_topic_map(given)
+    topics: Any = yaml.safe_load(given.read_text(encoding="utf-8"))
+    if "commands" not in topics["streams"]:
+        raise ConfigError(f"{given}: stream 'commands' not found; name the stream of the action so")
     topics["streams"]["commands"]["topic"] = "arm_controller/reference"  # also before the first command
-    topics["streams"].pop("events")
+    topics["streams"].pop("events", None)
     for name in ("events", "commands"):
-        topics.pop(name)
-    own = robot.file("topics_policy.yaml").parent / topics["embodiment"]
+        topics.pop(name, None)
+    own = given.parent / topics["embodiment"]
     if own.is_file():
         topics["embodiment"] = str(own)
     path = folder / "topics.yaml"
