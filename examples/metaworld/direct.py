@@ -63,7 +63,7 @@ def _try(given: argparse.Namespace) -> None:
 
 def _attempt(policy: Policy, robot: MetaworldRobot) -> tuple[int, int]:
     """Let the policy act until the task is done at an image, or time is up; return numbers of steps and chunks."""
-    chunks = 0
+    rows, chunks = np.empty((0, len(JOINTS))), 0
     for step in range(round(LIMIT_S * STEP_HZ)):
         if step % (ROWS * STEPS_PER_ROW) == 0:
             rows = _rows(policy, robot)
