@@ -180,7 +180,7 @@ def finetune(dataset: Path, output: Path, given: argparse.Namespace) -> Path:
     options += ["--max-steps", given.max_steps, "--save-steps", given.max_steps, "--batch-size", given.batch_size]
     options += ["--learning-rate", given.learning_rate, "--device", given.device, "--report-to", "none"]
     options += ["--no-tune-visual", "--no-augment-images", "--feature-cache", output.with_suffix(".features")]
-    options += ["--no-preflight", "--num-workers", 1]
+    options += ["--no-preflight", "--num-workers", 1, "--resume"]  # nothing to resume is a new run
     _run("finetune", options)
     return checkpoint
 
