@@ -142,7 +142,7 @@ class PersonTrials(TrialDriver):
                 raise QuitError
             is_success = answer is Answer.SUCCESS
             if self.recorder is not None:
-                self.recorder.judge(is_success=is_success)
+                note = note or self.recorder.judge(is_success=is_success)
         except BaseException:  # also Ctrl-C: the robot must not go on without a judge
             self._abandon(goal)
             raise
@@ -168,8 +168,6 @@ class PersonTrials(TrialDriver):
         time_s = time.monotonic() - start_s
         if self.recorder is not None and not refusal:
             self.recorder.stop()
-        if refusal:
-            print(f"not recorded: {refusal}", flush=True)
         return answer, time_s, f"not recorded: {refusal}" if refusal else ""
 
     def _answer(self) -> Answer | None:

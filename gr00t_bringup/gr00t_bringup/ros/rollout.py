@@ -101,7 +101,8 @@ def _drive(asked: Rollout, specs: list[Spec], table: TrialTable, ros: list[str],
 def _described(trial: Trial) -> str:
     told = "" if trial.spec.instruction == trial.spec.task else f", told to {printable(trial.spec.instruction)}"
     ending = f"done in {trial.time_s:.1f} s" if trial.success else f"not done ({printable(trial.outcome)})"
-    return f"seed {trial.spec.seed}: {printable(trial.spec.task)}{told}: {ending}"
+    note = f"; {printable(trial.note)}" if trial.note else ""
+    return f"seed {trial.spec.seed}: {printable(trial.spec.task)}{told}: {ending}{note}"
 
 
 def _video(asked: Rollout, spec: Spec) -> Path:

@@ -171,9 +171,10 @@ class SimTrials(TrialDriver):
             done_ns = self._watch(goal, begin_ns, spec.time_limit_s)
             ended_ns = self._verdict["stamp_ns"]
             outcome = self._end(goal)
+            note = ""
             if self.recorder is not None:
                 self.recorder.stop()
-                self.recorder.judge(is_success=done_ns is not None)
+                note = self.recorder.judge(is_success=done_ns is not None)
         except BaseException:  # also Ctrl-C
             self._abandon(goal)
             raise
@@ -190,6 +191,7 @@ class SimTrials(TrialDriver):
             success=done_ns is not None,
             time_s=((ended_ns if done_ns is None else done_ns) - since_ns) / 1e9,
             outcome="done" if done_ns is not None else outcome or "time limit reached",
+            note=note,
         )
 
     def _watch(self, goal: Goal, begin_ns: int, time_limit_s: float) -> int | None:

@@ -74,18 +74,18 @@ class TrialRecorder:
         self._is_running = False
         self._saving = self._stop.call_async(StopEpisode.Request(keep=True, marks=EpisodeMarks(note=NOTE)))
 
-    def judge(self, *, is_success: bool) -> None:
-        """Mark the episode that was stopped; without one nothing happens.
-
-        Raises:
-            DemoError: it was not saved, or the recorder does not take the mark.
-        """
+    def judge(self, *, is_success: bool) -> str:
+        """Mark the episode that was stopped, if there is one; return why it is not kept or marked, empty if it is."""
         if self._saving is None:
-            return
-        self._wait_for_saved()
+            return ""
+        saved = self._saved()
+        if saved.error_code:
+            self._saving = None
+            return f"not recorded: {printable(saved.error_msg)}"
         success = EpisodeMarks.YES if is_success else EpisodeMarks.NO
         marks = EpisodeMarks(success=success, note=NOTE)
-        self._check(self._node.call(self._mark, MarkEpisode.Request(marks=marks)))
+        marked = self._node.call(self._mark, MarkEpisode.Request(marks=marks))
+        return f"recorded without a mark: {printable(marked.error_msg)}" if marked.error_code else ""
 
     def drop(self) -> None:
         """Take back the episode of this trial, if there is one and the recorder is there.
@@ -95,18 +95,13 @@ class TrialRecorder:
         """
         if self._is_running and self._stop.service_is_ready():
             self._node.call(self._stop, StopEpisode.Request(keep=False))
-        elif self._saving is not None and self._discard.service_is_ready():
-            self._wait_for_saved()
+        elif self._saving is not None and self._discard.service_is_ready() and not self._saved().error_code:
             self._node.call(self._discard, DiscardLastEpisode.Request())
         self._is_running, self._saving = False, None
 
-    def _wait_for_saved(self) -> None:
+    def _saved(self) -> StopEpisode.Response:
         assert self._saving is not None
-        self._check(self._node.reply(self._saving, "saved episode", ANSWER_TIMEOUT_S))
-
-    def _check(self, answer: StopEpisode.Response | MarkEpisode.Response) -> None:
-        if answer.error_code:
-            raise DemoError(f"recorder: {printable(answer.error_msg)}")
+        return self._node.reply(self._saving, "saved episode", ANSWER_TIMEOUT_S)
 
     def _on_status(self, message: RecorderStatus) -> None:
         self._status = message
