@@ -233,7 +233,8 @@ class FakeRobotNode(Node):
 
     def _on_change(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
-            if parameter.name == "fault":
+            # another word is refused by the check of parameters, which names the choices
+            if parameter.name == "fault" and parameter.value in [fault.value for fault in Fault]:
                 try:
                     self._robot.set_fault(Fault(parameter.value))
                 except ValueError as error:
