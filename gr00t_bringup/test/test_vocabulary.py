@@ -25,7 +25,12 @@ CONSOLE = pytest.importorskip("gr00t_console.commands").COMMANDS  # a package ab
 COMMANDS = [each for each in (*TRAINING, *RECORDER, *POLICY, *BRINGUP, *CONSOLE) if not each.name.endswith("_node")]
 every_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 # not the shared option: a list of episodes for each name; which clock, not whether to publish one; another command
-OTHER_MEANING = {("gr00t_dataset split", "--episodes"), ("gr00t_rollout", "--clock"), ("gr00t_evaluate", "--bag")}
+OTHER_MEANING = {
+    ("gr00t_dataset split", "--episodes"),
+    ("gr00t_rollout", "--clock"),
+    ("gr00t_demo", "--clock"),
+    ("gr00t_evaluate", "--bag"),
+}
 
 
 @pytest.fixture
