@@ -90,11 +90,16 @@ class TaskGiver(Node):
         goal = RunPolicy.Goal(instruction=instruction, time_limit=time_limit_s)
         return Goal(self, self.reply(self.policy.send_goal_async(goal), "run_policy"))
 
-    def wait_for_rest(self) -> None:
-        """Let the node brake: a command after a reset would move the arm out of its start pose."""
+    def wait_for_rest(self, *, may_be_stopped: bool = False) -> None:
+        """Let the node brake: a command after a reset would move the arm out of its start pose.
+
+        Args:
+            may_be_stopped: a latched stop, which lasts until a reset, will do.
+        """
+        at_rest = (CommandSource.NONE, *((CommandSource.STOP,) if may_be_stopped else ()))
         self.wait_for(
             "end of the policy's commands",
-            lambda: self._source is not None and self._source.source == CommandSource.NONE,
+            lambda: self._source is not None and self._source.source in at_rest,
             REST_TIMEOUT_S,
         )
 

@@ -100,7 +100,7 @@ class TrialDriver(TaskGiver):
             goal.cancel()
             goal.outcome()
         self.wait_for("status without a task", lambda: self.status and not self.status.instruction, REST_TIMEOUT_S)
-        self.wait_for_rest()
+        self.wait_for_rest(may_be_stopped=True)
         return outcome
 
     def _counts(self) -> dict[str, int]:
