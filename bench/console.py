@@ -7,8 +7,9 @@ The simulated arm, `policy_node` with the shipped policy, `recorder_node` and `g
 
 * Effect: presses in a headless browser (emergency stop and reset, in turn) until `~/status` of the policy node says so,
   seen by a node of this process. The browser's own time from the input event is part of it.
-* Cost: an episode is recorded twice, without a page and with two open pages that show everything. Control ticks (from
-  `~/command_source`, which has one message per tick) and what the recorder counted of each stream are compared.
+* Cost: an episode is recorded without a page, with two clients that take all that pages get but draw nothing (as
+  browsers on other machines), and with two pages in browsers on the same cores. Control ticks (from `~/command_source`,
+  which has one message per tick) and what the recorder counted of each stream are compared.
 
     ticks           control ticks per second, and the longest time between two
     lost            messages that the recorder has not received, all streams
@@ -20,9 +21,11 @@ The simulated arm, `policy_node` with the shipped policy, `recorder_node` and `g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,6 +36,7 @@ import numpy as np
 from gr00t_msgs.msg import CommandSource, PolicyStatus, RecorderStatus
 from gr00t_msgs.srv import SetInstruction, StartEpisode, StopEpisode
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from websockets.sync.client import connect
 
 from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, robot_file
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
@@ -112,6 +116,30 @@ class Rig:
         }
 
 
+@contextmanager
+def clients(address: str, count: int) -> Iterator[None]:
+    """Take state and pictures as so many pages do, without drawing them."""
+    base = address.replace("http", "ws").rstrip("/")
+    is_over = threading.Event()
+
+    def take(path: str) -> None:
+        with connect(f"{base}{path}", max_size=2**24) as socket:
+            while not is_over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    socket.recv(0.5)
+
+    paths = [path for number in range(count) for path in (f"/state?client={number:032d}", "/pictures")]
+    threads = [threading.Thread(target=take, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
 def measure_effect(rig: Rig, page: Page, presses: int) -> dict[str, list[float]]:
     """Press stop and reset in turn; return the times to the effect [ms]."""
     found: dict[str, list[float]] = {"stop": [], "reset": []}
@@ -185,6 +213,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         rig = Rig(Path(folder), opened, options)
         result: dict[str, Any] = {"without a page": rig.record(options.seconds)}
+        with clients(rig.address, 2):
+            result["two clients"] = rig.record(options.seconds)
         with pages(rig.address) as (desk, phone):
             result["two pages"] = rig.record(options.seconds)
             if options.screenshots:
