@@ -76,18 +76,18 @@ def test_running_robot_gives_its_files_and_is_checked(
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     bag, robot = bimanual(trajectories).write(tmp_path / "fold.mcap"), tmp_path / "robot"
     with NodeProcess("gr00t_recorder.ros.play_bag", bag, "--loop", "--now", domain=domain):
-        run("init", "--output", robot, "--duration-s", 2)
+        run("init", "--output", robot, "--duration-s", 4)
         text = (robot / "topics.yaml").read_text()
         assert "topic: /left/follower/joint_states" in text
         assert "topic: /right/arm_controller/joint_trajectory" in text
         (robot / "topics.yaml").write_text(text.replace("topic: /head/image_raw", "topic: /head/image"))
         capsys.readouterr()
-        run("check", robot, "--running", "--duration-s", 1, codes=[1])
+        run("check", robot, "--running", "--duration-s", 3, codes=[1])
         found = capsys.readouterr().out
         assert "/head/image is not among the topics of the running robot; did you mean '/head/image_raw'?" in found
         assert "no node subscribes to /left/arm_controller/joint_trajectory; start its controller" in found
         (robot / "topics.yaml").write_text(text)
         # on a busy machine the newest image may be too old
-        run("check", robot, "--running", "--duration-s", 1, "--picture", tmp_path / "now.png", codes=[0, 1])
+        run("check", robot, "--running", "--duration-s", 3, "--picture", tmp_path / "now.png", codes=[0, 1])
         assert "is not among the topics" not in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / "now.png")) is not None

@@ -83,6 +83,11 @@ class BagRecording:
         writer = self._writer
         return writer.num_messages if writer else self._num_written
 
+    @property
+    def num_topics(self) -> int:
+        """Topics that have been declared."""
+        return len(self._topics)
+
     def bytes_per_s(self) -> float:
         """Return the bytes per second of a bag: the incoming rate times the measured compression."""
         lead = self._lead

@@ -37,7 +37,7 @@ def listening(seconds: float, topic_map: TopicMap | None = None) -> Iterator[Hea
     """Give what was heard of a topic map's topics, or of all; its bag is deleted at the end.
 
     Args:
-        seconds: how long to listen after the first message.
+        seconds: how long to listen after the first message of the last topic that was heard.
         topic_map: of the robot; None: all topics.
 
     Raises:
@@ -70,11 +70,11 @@ def _listen(path: Path, seconds: float, topic_map: TopicMap | None) -> Heard:
     executor.add_node(node)
     try:
         end_s = time.monotonic() + DISCOVERY_S
-        is_heard = False
+        num_heard = 0
         while time.monotonic() < end_s:
             executor.spin_once(timeout_sec=0.1)
-            if not is_heard and node.num_messages:
-                is_heard, end_s = True, time.monotonic() + seconds
+            if node.num_topics > num_heard:
+                num_heard, end_s = node.num_topics, time.monotonic() + seconds
         heard = _graph(node, path, missing)
     finally:
         executor.shutdown()

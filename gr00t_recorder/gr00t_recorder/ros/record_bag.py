@@ -51,9 +51,9 @@ class BagRecorderNode(Node):
         self.get_logger().info(f"writing {len(configs) or 'all'} topics to {path}")
 
     @property
-    def num_messages(self) -> int:
-        """Messages written so far."""
-        return self._bags.recording.num_messages
+    def num_topics(self) -> int:
+        """Topics of which a message has come."""
+        return self._bags.recording.num_topics
 
     def close(self) -> None:
         """Finish the bag."""
