@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -138,10 +139,13 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
             server_header=False,
             timeout_graceful_shutdown=LAST_ANSWERS_S,
         )
+        server = uvicorn.Server(config)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup; the server handles the other signals
+            signal.signal(signal.SIGHUP, lambda number, frame: setattr(server, "should_exit", True))
         try:
             # a node ends with code 0 after a signal
             with contextlib.suppress(KeyboardInterrupt, TerminatedError):
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             operator.close()
 
