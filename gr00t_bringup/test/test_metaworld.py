@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,30 +27,28 @@ def modules_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_name_the_same_joints_cameras_and_tasks() -> None:
-    from metaworld_tasks import CAMERAS, JOINTS, STEP_HZ, STEP_M, TASKS
-
+    tasks = import_module("metaworld_tasks")
     given = load_settings(RolloutFile, FOLDER / "rollout.yaml")
-    assert given.tasks == tuple(TASKS)
-    assert given.image_topic.removesuffix("/image_raw") in CAMERAS
+    assert given.tasks == tuple(tasks.TASKS)
+    assert given.image_topic.removesuffix("/image_raw") in tasks.CAMERAS
     limits = yaml.safe_load((FOLDER / "limits.yaml").read_text())["joints"]
-    assert tuple(limits) == JOINTS
-    assert {limits[axis]["max_velocity"] for axis in "xyz"} == {STEP_M * STEP_HZ}
+    assert tuple(limits) == tasks.JOINTS
+    assert {limits[axis]["max_velocity"] for axis in "xyz"} == {tasks.STEP_M * tasks.STEP_HZ}
     for name in ("topics.yaml", "topics_policy.yaml"):
         topic_map, embodiment = load_topic_map(FOLDER / name)
-        assert tuple(topic_map.video) == tuple(CAMERAS)
+        assert tuple(topic_map.video) == tuple(tasks.CAMERAS)
         for keys in (embodiment.state, embodiment.action):
-            assert tuple(channel for key in keys.values() for channel in key.names) == JOINTS
+            assert tuple(channel for key in keys.values() for channel in key.names) == tasks.JOINTS
 
 
 def test_action_and_target_are_inverse_within_a_step() -> None:
-    from metaworld_tasks import hand_action, hand_target
-
+    tasks = import_module("metaworld_tasks")
     hand_m = np.array([0.1, 0.6, 0.2])
-    target = hand_target(hand_m, np.array([1.0, -0.5, 0.0, -1.0]))
+    target = tasks.hand_target(hand_m, np.array([1.0, -0.5, 0.0, -1.0]))
     np.testing.assert_allclose(target, [0.11, 0.595, 0.2, 1.0])  # Meta-World's -1 opens the gripper
-    np.testing.assert_allclose(hand_action(hand_m, target), [1.0, -0.5, 0.0, -1.0])
-    np.testing.assert_allclose(hand_target(hand_m, np.array([9.0, 0.0, 0.0, 9.0])), [0.11, 0.6, 0.2, 0.0])
-    np.testing.assert_allclose(hand_action(hand_m, np.array([0.1, 0.7, 0.2, 0.5])), [0.0, 1.0, 0.0, 0.0])
+    np.testing.assert_allclose(tasks.hand_action(hand_m, target), [1.0, -0.5, 0.0, -1.0])
+    np.testing.assert_allclose(tasks.hand_target(hand_m, np.array([9.0, 0.0, 0.0, 9.0])), [0.11, 0.6, 0.2, 0.0])
+    np.testing.assert_allclose(tasks.hand_action(hand_m, np.array([0.1, 0.7, 0.2, 0.5])), [0.0, 1.0, 0.0, 0.0])
 
 
 def test_simulator_that_is_not_installed_is_named(tmp_path: Path) -> None:
@@ -61,19 +60,16 @@ def test_simulator_that_is_not_installed_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_experts_succeed_from_positions_of_the_hand() -> None:
-    pytest.importorskip("metaworld", reason="Meta-World is not installed")
-    from metaworld.policies import ENV_POLICY_MAP
-    from metaworld_robot import MetaworldRobot
-    from metaworld_tasks import JOINTS, TASKS, hand_target
-
-    robot = MetaworldRobot()
-    for seed, task in enumerate(TASKS):
+    experts = pytest.importorskip("metaworld.policies", reason="Meta-World is not installed").ENV_POLICY_MAP
+    tasks = import_module("metaworld_tasks")
+    robot = import_module("metaworld_robot").MetaworldRobot()
+    for seed, task in enumerate(tasks.TASKS):
         robot.reset(seed, task)
         first = robot.observation
-        expert = ENV_POLICY_MAP[TASKS[task]]()
+        expert = experts[tasks.TASKS[task]]()
         for _ in range(200):
-            target = hand_target(robot.hand_target_m, expert.get_action(robot.observation))
-            robot.command(dict(zip(JOINTS, target.tolist(), strict=True)))
+            target = tasks.hand_target(robot.hand_target_m, expert.get_action(robot.observation))
+            robot.command(dict(zip(tasks.JOINTS, target.tolist(), strict=True)))
             robot.step()
             if robot.success():
                 break
