@@ -56,7 +56,7 @@ LAST_ANSWERS_S = 1  # for open requests at the end
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page until a signal; return 0 after one."""
-    return run_command(NAME, lambda: _serve(*parse_with_ros_args(_parser(), arguments)), interrupted="stopped")
+    return run_command(NAME, lambda: _serve(*parse_with_ros_args(_parser(), arguments)))
 
 
 def _parser() -> CommandParser:
