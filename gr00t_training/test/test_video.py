@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import dataclasses
+import os
 import random
 from pathlib import Path
 
@@ -182,3 +184,23 @@ def test_frames_equal_those_of_torchcodec(data_dir, name):
     reader, decoder = VideoReader(data_dir / name), VideoDecoder(data_dir / name, dimension_order="NHWC")
     indices = [0, 1, *range(20, 30), reader.num_frames - 1, 7]
     assert np.array_equal(reader.read(indices), decoder.get_frames_at(indices).data.numpy())
+
+
+def scheduling():
+    """Return policies and priorities of this process's threads."""
+    found = set()
+    for entry in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            found.add((os.sched_getscheduler(int(entry.name)), os.sched_getparam(int(entry.name)).sched_priority))
+    return found
+
+
+@pytest.mark.parametrize("codec", list(VideoCodec))
+def test_encoding_leaves_the_scheduling_of_all_threads(tmp_path, codec):
+    before = scheduling()
+    writer = VideoWriter(tmp_path / "a.mp4", 64, 64, 10, VideoSettings(codec=codec))
+    writer.add(np.zeros((64, 64, 3), np.uint8))
+    during = scheduling()  # with the encoder's own threads
+    writer.close()
+    assert during == before
+    assert scheduling() == before

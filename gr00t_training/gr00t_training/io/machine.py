@@ -1,15 +1,19 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Cores and memory that this process may use, with the limits of its container."""
+"""Cores, memory and priority that this process has, with the limits of its container."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 _CONTAINER = Path("/sys/fs/cgroup")  # version 2, as the process sees its own
 _UNKNOWN_BYTES = 8 * 2**30  # where the system does not tell
+_scheduling_lock = threading.Lock()  # two that restore at once would restore what the other one's library set
 
 
 def num_cores() -> int:
@@ -39,6 +43,38 @@ def shared_memory_bytes() -> int:
         return shutil.disk_usage("/dev/shm").free
     except OSError:
         return 0
+
+
+@contextlib.contextmanager
+def kept_scheduling() -> Iterator[None]:
+    """Undo what a library does to the scheduling of this process's threads; new threads get the caller's.
+
+    SVT-AV1 gives every thread of a process that runs as root the highest real-time priority (SCHED_FIFO, 99) when an
+    encoder is opened: on a robot it would then run before the driver's control loop.
+    """
+    with _scheduling_lock:
+        own = _scheduling(0)
+        before = {thread: _scheduling(thread) for thread in _threads()}
+        try:
+            yield
+        finally:
+            for thread in _threads():
+                wanted = before.get(thread, own)
+                if wanted and _scheduling(thread) != wanted:
+                    with contextlib.suppress(OSError):  # it has ended
+                        os.sched_setscheduler(thread, wanted[0], os.sched_param(wanted[1]))
+
+
+def _threads() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
+
+
+def _scheduling(thread: int) -> tuple[int, int] | None:
+    """Return policy and priority of a thread, None if it has ended."""
+    try:
+        return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
+    except OSError:
+        return None
 
 
 def _words(name: str) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.machine import kept_scheduling
 from gr00t_training.settings import setting
 
 
@@ -150,6 +151,8 @@ def _try_out(settings: VideoSettings, height: int, width: int, fps: int) -> str:
         context.time_base, context.framerate = Fraction(1, fps), Fraction(fps)
         context.options = settings.encoder_options
         packets = []
+        with kept_scheduling():
+            context.open()
         for number in range(num_frames):
             image = np.full((height, width, 3), 80 * number, np.uint8)
             picture = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")

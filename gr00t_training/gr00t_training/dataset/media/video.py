@@ -9,6 +9,7 @@ ffmpeg's defaults both ways.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -29,6 +30,7 @@ from gr00t_training.dataset.media.encoders import VideoEncoder as VideoEncoder
 from gr00t_training.dataset.media.encoders import VideoSettings, check_encoder
 from gr00t_training.dataset.media.video_files import open_video
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.machine import kept_scheduling
 
 # A file truncated by a kill can be read up to the cut: it is written in fragments, which close() converts to an
 # ordinary mp4 in place (ffmpeg 7.1 or later).
@@ -79,7 +81,9 @@ class VideoWriter:
         picture = self._reformatter.reformat(picture, format="yuv420p", interpolation=Interpolation.AREA, **_CONVERSION)
         picture.pts = self.num_frames
         picture.time_base = self._stream.codec_context.time_base
-        self._container.mux(self._stream.encode(picture))
+        with contextlib.nullcontext() if self.num_frames else kept_scheduling():  # the first one opens the encoder
+            packets = self._stream.encode(picture)
+        self._container.mux(packets)
         self.num_frames += 1
         self._file.raise_error()
 
