@@ -131,12 +131,16 @@ class Exchange:
         if not self.is_split:
             yield
             return
+        from torch.distributed.fsdp import FSDPModule
+
         module: Any = self.loss
-        module.unshard()  # units are put together when they compute
+        module.unshard()  # units are put together when they compute, and stay so until a backward pass
         try:
             yield
         finally:
-            module.reshard()
+            for unit in module.modules():
+                if isinstance(unit, FSDPModule):
+                    unit.reshard()
 
     def expect_gradients(self, is_last: bool) -> None:
         """Announce a backward pass; gradients are exchanged in the last one of a step."""
