@@ -15,7 +15,7 @@ import yaml
 
 from bench.fuzz_trees import mutate_bytes, mutate_tree, replace_file
 from gr00t_bringup.parameters_file import read_parameters
-from gr00t_bringup.robots import robot_file, shipped_robots
+from gr00t_bringup.robots import has_robot_file, robot_file, shipped_robots
 from gr00t_policy_node.safety.limits import LimitsFile
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_training.cli.command import run_command
@@ -87,7 +87,7 @@ class Kind:
 def prepare(_: Path) -> dict[str, Kind]:
     """Collect the shipped files of every kind."""
     shipped = {
-        name: tuple(robot_file(robot, name).read_text() for robot in shipped_robots())
+        name: tuple(robot_file(robot, name).read_text() for robot in shipped_robots() if has_robot_file(robot, name))
         for name in ("topics.yaml", "limits.yaml", "policy.yaml")
     }
     embodiments = Path(sys.modules["gr00t_training"].__path__[0], "embodiments")
