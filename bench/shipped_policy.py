@@ -39,10 +39,9 @@ from gr00t_bringup.sim.task import PHRASES, task_text
 from gr00t_recorder.episodes.capture import RecorderOptions
 from gr00t_recorder.episodes.conditions import Conditions
 from gr00t_recorder.episodes.disk import DiskBudget
-from gr00t_recorder.episodes.events import EpisodeEvent
 from gr00t_recorder.episodes.recorder import EpisodeRecorder
-from gr00t_recorder.episodes.requests import RunningEpisode, Start, Stop
-from gr00t_recorder.episodes.run import EpisodeResult
+from gr00t_recorder.episodes.requests import Start, Stop
+from gr00t_recorder.episodes.view import RecorderListener
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_recorder.topics.serialized_images import Header, RawImage, Stamp
@@ -61,23 +60,8 @@ FIRST_SCENE = 500_000  # no trial of gr00t_rollout has these seeds by default
 STARTS = {"home": 0.5, "pose": 0.14, "beside": 0.2, "dropped": 0.16}  # share of the episodes by how they begin
 
 
-class WarningListener:
+class WarningListener(RecorderListener):
     """Prints what goes wrong; nobody waits for the other reports."""
-
-    def on_event(self, event: EpisodeEvent, time_ns: int) -> None:
-        """Take a marker."""
-
-    def on_start(self, episode: RunningEpisode) -> None:
-        """Take a start."""
-
-    def on_end(self, result: EpisodeResult) -> None:
-        """Take an end."""
-
-    def on_taken_back(self, folder: Path) -> None:
-        """Take that an episode was removed."""
-
-    def on_decision(self, result: EpisodeResult) -> None:
-        """Take a decision."""
 
     def on_warning(self, text: str) -> None:
         """Print it."""
