@@ -246,6 +246,16 @@ def cache_folder(value: str, name: str) -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "gr00t" / name
 
 
+def open_frame_cache(folder: str, limit_gib: float) -> CacheFolder:
+    """Open the cache that the settings `frame_cache` and `frame_cache_gib` name; errors as for `CacheFolder`."""
+    return CacheFolder(cache_folder(folder, "frames"), limit_gib, "frame_cache_gib")
+
+
+def open_feature_cache(folder: str, limit_gib: float) -> CacheFolder:
+    """Open the cache that the settings `feature_cache` and `feature_cache_gib` name; errors as for `CacheFolder`."""
+    return CacheFolder(cache_folder(folder, "features"), limit_gib, "feature_cache_gib")
+
+
 def _open(path: Path) -> BinaryIO:
     with _explained(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

@@ -15,7 +15,7 @@ from pathlib import Path
 from gr00t_training.checkpoint import Checkpoint
 from gr00t_training.checkpoint.trial import shape_model
 from gr00t_training.errors import ConfigError
-from gr00t_training.io.cache_folder import CacheFolder, cache_folder
+from gr00t_training.io.cache_folder import open_feature_cache, open_frame_cache
 from gr00t_training.train.adapters import choose_trained
 from gr00t_training.train.conditioning import check_delay
 from gr00t_training.train.data.feature_cache import check_fixed
@@ -78,9 +78,9 @@ def check_choices(
         check_quantized(model.backbone)
     if settings.feature_cache:
         check_fixed(sources, ImageChanges(settings.augment_images, settings.image_views), model)
-        CacheFolder(cache_folder(settings.feature_cache, "features"), settings.feature_cache_gib, "feature_cache_gib")
+        open_feature_cache(settings.feature_cache, settings.feature_cache_gib)
     if settings.frame_cache:
-        CacheFolder(cache_folder(settings.frame_cache, "frames"), settings.frame_cache_gib, "frame_cache_gib")
+        open_frame_cache(settings.frame_cache, settings.frame_cache_gib)
 
 
 def check_parts(settings: TrainerSettings, num_processes: int) -> None:

@@ -28,7 +28,7 @@ from gr00t_training.checkpoint.training_run import read_training_run, starting_r
 from gr00t_training.checkpoint.weight_files import count_not_finite
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import CheckpointError, ConfigError, Gr00tError
-from gr00t_training.io.cache_folder import CacheFolder, cache_folder
+from gr00t_training.io.cache_folder import open_feature_cache
 from gr00t_training.io.files import copy_regular
 from gr00t_training.io.processes import starting_workers
 from gr00t_training.io.text import one_line
@@ -325,9 +325,7 @@ class Trainer:
 
     def _feature_cache(self) -> FeatureCache:
         settings = self.settings
-        cache = CacheFolder(
-            cache_folder(settings.feature_cache, "features"), settings.feature_cache_gib, "feature_cache_gib"
-        )
+        cache = open_feature_cache(settings.feature_cache, settings.feature_cache_gib)
         dtype = self._autocast or self.model.dtype
         return FeatureCache(cache, self._samples, self.model, dtype=dtype)
 

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import ConfigError
-from gr00t_training.io.cache_folder import CacheFolder, cache_folder
+from gr00t_training.io.cache_folder import CacheFolder, open_frame_cache
 from gr00t_training.train.data.decoded_frames import DecodedFrames
 from gr00t_training.train.data.frame_cache import FrameCache
 from gr00t_training.train.data.language import Texts
@@ -273,7 +273,7 @@ class StepDataset(Dataset[dict[str, Tensor]]):
             ConfigError: the cache has no room.
             DatasetError: a video is missing.
         """
-        cache = CacheFolder(cache_folder(folder, "frames"), limit_gib, "frame_cache_gib")
+        cache = open_frame_cache(folder, limit_gib)
         for source in self.sources:
             source.cache_frames(cache)
 
