@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Who may do what, and what the robot is told when the browser in control is lost."""
+"""Who may do what, and what the console sends when the browser in control is lost."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_lost_server_is_found_again(rig: Any) -> None:
     assert (outcome.end, rig.node) == ("hold", node)
 
 
-def test_a_killed_node_begins_anew_where_the_robot_is(rig: Any) -> None:
+def test_a_killed_node_begins_again_where_the_robot_is(rig: Any) -> None:
     killed = rig.node
     assert outcome_of(rig, "policy node killed").end == "commands cease"
     assert (killed.process.returncode, rig.node is killed) == (-9, False)

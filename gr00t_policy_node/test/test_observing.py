@@ -88,7 +88,7 @@ def test_history_begins_with_the_task_and_grows() -> None:
     assert world.seen() == [40, 40]
 
 
-def test_history_begins_anew_when_the_clock_is_set_back() -> None:
+def test_history_begins_again_when_the_clock_is_set_back() -> None:
     world = World()
     world.pass_until(9000)
     world.observer.begin_task()

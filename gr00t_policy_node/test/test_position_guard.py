@@ -141,7 +141,7 @@ def test_jerk_is_limited_and_a_moving_target_is_followed() -> None:
     assert way[-1] == pytest.approx(-0.5, abs=1e-4)
 
 
-def test_after_a_pause_the_robot_stands_and_starts_anew() -> None:
+def test_after_a_pause_the_robot_stands_and_starts_again() -> None:
     guard = one_joint(SOFT)
     drive(guard, np.full(20, 1.0))
     before = guard.last

@@ -138,7 +138,7 @@ def test_a_tool_moves_the_robot_from_where_both_were_when_the_person_engaged() -
     elsewhere = ToolPose(np.array([9.0, 9.0, 9.0]), TURNED)
     assert tool.request(moved, elsewhere, is_engaged=True).positions == pytest.approx(expected)
     assert tool.request(moved, elsewhere, is_engaged=False) == Request()
-    again = tool.request(moved, elsewhere, is_engaged=True).positions  # engaged anew: nothing jumps
+    again = tool.request(moved, elsewhere, is_engaged=True).positions  # engaged again: nothing jumps
     assert again == pytest.approx([9.0, 9.0, 9.0, *TURNED])
 
 

@@ -69,7 +69,7 @@ def test_marks_go_with_the_episode_before_and_after_it_is_saved(launch, tmp_path
     assert "no episode 7" in answer.error_msg
 
 
-def test_redo_takes_the_last_episode_back_and_starts_anew(launch, tmp_path):
+def test_redo_takes_the_last_episode_back_and_starts_again(launch, tmp_path):
     _, recorder, _ = launch(autostart=True)
     recorder.wait_until_ready()
     assert recorder.call(RedoEpisode, "redo_episode").error_code == ErrorCode.NO_EPISODE

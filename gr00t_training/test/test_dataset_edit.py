@@ -333,7 +333,7 @@ def test_trimmed_episode_has_the_rows_and_pictures_of_the_motion(tmp_path, versi
     assert quality["start_ns"] == 1_000_000_000 and quality["length"] == 14
 
 
-def test_video_that_cannot_be_cut_is_encoded_anew_and_named(tmp_path):
+def test_video_that_cannot_be_cut_is_encoded_again_and_named(tmp_path):
     frames = idle_episode(12, 10, 15)
     root = record(tmp_path / "in", [("lift", frames, None)], embodiment=make_embodiment(), video=VideoSettings(gop=100))
     report, ends = trim_dataset(root, tmp_path / "out", TrimSettings(margin_s=0.2))
@@ -577,7 +577,7 @@ def test_statistics_of_decoded_frames_are_those_of_all_images(recorded):
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_statistics_are_computed_anew(recorded, tmp_path, version):
+def test_statistics_are_computed_again(recorded, tmp_path, version):
     root = tmp_path / "copy"
     shutil.copytree(recorded[version], root)
     right = schema.read_json(root / schema.STATS_FILE)

@@ -212,7 +212,7 @@ def test_episodes_share_files_when_the_dataset_is_closed(tmp_path):
     assert names(tmp_path, "meta/episodes/*/*") == [TABLE]
 
 
-def test_video_is_joined_without_encoding_it_anew(tmp_path):
+def test_video_is_joined_without_encoding_it_again(tmp_path):
     lengths = [5, 4]
     separate = []
     with DatasetWriter(tmp_path, EMBODIMENT, version="v3.0") as writer:

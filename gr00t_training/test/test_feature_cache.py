@@ -222,7 +222,7 @@ def test_cache_that_was_sent_to_a_worker_reads(dataset, tmp_path):
     assert len(prompt) == len(features)
 
 
-def test_change_of_a_cause_makes_features_anew(dataset, tmp_path):
+def test_change_of_a_cause_makes_features_again(dataset, tmp_path):
     setup = Setup("n1_compact", dataset)
     setup.built(tmp_path / "cache")
     for change in ("weights", "head", "dtype", "instruction", "video"):

@@ -200,7 +200,7 @@ def test_the_release_has_the_published_names_and_shapes(spec_dir: ReferenceFiles
 
 
 @pytest.mark.slow
-def test_a_model_of_any_size_can_be_made_anew_and_learns(tiny: Path, model_json: dict, vlm_json: dict):
+def test_a_model_of_any_size_can_be_made_from_nothing_and_learns(tiny: Path, model_json: dict, vlm_json: dict):
     torch.manual_seed(0)
     model, batch = Gr00tModel(N1_5.parse(model_json, vlm_json)), load_batch(tiny, "batch")
     model.set_trainable(tune_llm=True)

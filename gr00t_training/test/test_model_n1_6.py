@@ -287,7 +287,7 @@ def test_one_of_the_tied_tables_is_enough(tiny: Path, caplog: pytest.LogCaptureF
         assign_weights(model, weights, N1_6.names, "file")
 
 
-def test_a_token_for_the_hidden_state_is_made_anew_where_the_file_has_none(
+def test_a_token_for_the_hidden_state_is_made_where_the_file_has_none(
     tiny: Path, model_json: dict[str, Any], vlm_json: dict[str, Any], caplog: pytest.LogCaptureFixture
 ):
     weights = load_file(tiny / "model.safetensors")

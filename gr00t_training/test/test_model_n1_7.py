@@ -365,7 +365,7 @@ def test_the_release_has_the_published_names_and_shapes(spec_dir: ReferenceFiles
 
 
 @pytest.mark.slow
-def test_a_model_of_any_size_can_be_made_anew_and_learns(main_tiny: Path):
+def test_a_model_of_any_size_can_be_made_from_nothing_and_learns(main_tiny: Path):
     torch.manual_seed(0)
     config = N1_7.parse(read_json(main_tiny, "config.json"), read_json(main_tiny, "backbone/config.json"))
     model, batch, noise = Gr00tModel(config), load_packed(main_tiny), load_file(main_tiny / "noise.safetensors")
