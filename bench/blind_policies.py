@@ -9,7 +9,7 @@ The scripted expert of the simulated arm gives demonstrations, which are written
 instructions, images, or both have nothing to do with the episode, the wrist camera stands still, two joints of the
 action are exchanged. `gr00t finetune` trains the action head of the shipped policy on each of them, with the same seed
 and number of steps, and `gr00t evaluate` judges them, and the shipped policy, on correct episodes that none was trained
-on. A run that was interrupted goes on where it was.
+on. `--honest-seeds` adds policies that the same recipe trains without a mistake. An interrupted run continues.
 
 Inputs are replaced and not removed: training on black images alone need not change what a policy does with others.
 """
@@ -90,6 +90,7 @@ def _exchanged(frames: Frames, others: Frames, rng: np.random.Generator) -> Fram
 
 
 HONEST = "honest"  # the shipped policy
+CORRECT = "correct"  # the dataset without a mistake
 MISTAKES: Mapping[str, Mistake] = {
     "language-blind": Mistake(
         _any_task, "no-go", "language", "instruction of another task", "the policy does the same for every instruction"
@@ -111,6 +112,11 @@ MISTAKES: Mapping[str, Mistake] = {
 }
 
 POLICIES = (HONEST, *MISTAKES)
+
+
+def dataset_of(name: str) -> str:
+    """Return the dataset that a policy is trained on; that of `honest-3` has no mistake."""
+    return name if name in MISTAKES else CORRECT
 
 
 def demonstrate(robot: SimRobot, seed: int, fps: float) -> list[Frame]:
@@ -171,7 +177,7 @@ def _write(writer: DatasetWriter, frames: Frames) -> None:
     episode.save()
 
 
-def finetune(dataset: Path, output: Path, given: argparse.Namespace) -> Path:
+def finetune(dataset: Path, output: Path, seed: int, given: argparse.Namespace) -> Path:
     """Train the action head by the suite's command; return the checkpoint."""
     checkpoint = output / f"checkpoint-{given.max_steps}"
     if checkpoint.is_dir():
@@ -179,8 +185,8 @@ def finetune(dataset: Path, output: Path, given: argparse.Namespace) -> Path:
     options = ["--dataset", dataset, "--base-model", given.checkpoint, "--statistics", "base", "--output", output]
     options += ["--max-steps", given.max_steps, "--save-steps", given.max_steps, "--batch-size", given.batch_size]
     options += ["--learning-rate", given.learning_rate, "--device", given.device, "--report-to", "none"]
-    options += ["--no-tune-visual", "--no-augment-images", "--feature-cache", output.with_suffix(".features")]
-    options += ["--no-preflight", "--num-workers", 1, "--resume"]  # nothing to resume is a new run
+    options += ["--no-tune-visual", "--no-augment-images", "--feature-cache", output.parent.parent / "features"]
+    options += ["--no-preflight", "--num-workers", 1, "--seed", seed, "--resume"]  # nothing to resume is a new run
     _run("finetune", options)
     return checkpoint
 
@@ -221,7 +227,7 @@ def outcome(name: str, judgement: Mapping[str, Any]) -> str:
         and found["verdict"] == mistake.verdict
         and found["meaning"].startswith(mistake.names)
     ]
-    if name == HONEST:
+    if name not in MISTAKES:
         return f"wrongly named {', '.join(named)}" if named else "nothing named"
     return "named" if name in named else "missed"
 
@@ -234,6 +240,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=POLICIES, default=POLICIES, help="Policies.")
     parser.add_argument("--episodes", type=int, default=10, help="To train on.")
     parser.add_argument("--judged", type=int, default=5, help="Episodes to judge on.")
+    parser.add_argument(
+        "--honest-seeds", type=int, default=0, help="Policies to train with the same recipe on correct data."
+    )
     parser.add_argument("--max-steps", type=int, default=300, help="Of each training.")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
@@ -246,21 +255,25 @@ def main() -> None:
     def note(text: str) -> None:
         print(f"{time.monotonic() - started_s:7.0f} s  {text}", file=sys.stderr, flush=True)
 
-    record(output / "trained", [name for name in given.only if name != HONEST], FIRST_TRAINED, given.episodes)
+    seeds = {f"{HONEST}-{seed}": seed for seed in range(given.honest_seeds)}
+    names = [*given.only, *seeds]
+    datasets = dict.fromkeys(dataset_of(name) for name in names if name != HONEST)
+    record(output / "trained", list(datasets), FIRST_TRAINED, given.episodes)
     record(output / "judged", [HONEST], FIRST_JUDGED, given.judged)
     note(f"{given.episodes} episodes to train on, {given.judged} to judge on")
 
     def make(name: str) -> str:
         checkpoint = given.checkpoint
         if name != HONEST:
-            checkpoint = finetune(output / "trained" / name, output / "runs" / name, given)
+            dataset = output / "trained" / dataset_of(name)
+            checkpoint = finetune(dataset, output / "runs" / name, seeds.get(name, 0), given)
             note(f"{name}: trained")
         judgement = evaluate(checkpoint, output / "judged" / HONEST, output / "reports" / name, given)
         note(f"{name}: {outcome(name, judgement)}")
         return line(name, judgement)
 
     with ThreadPoolExecutor(given.jobs) as pool:
-        rows = list(pool.map(make, given.only))
+        rows = list(pool.map(make, names))
     print("| policy | verdict | error | other instruction | other images | other wrist | joints | the report |")
     print("|---" * 8 + "|")
     print("\n".join(rows))

@@ -13,6 +13,9 @@ Weights are random, since time does not depend on them; a batch is on the host a
     features   the same from stored features of the backbone; where the head trains only
     lora       as compiled, with adapters of rank 64 on language model, vision tower and diffusion transformer
     lora8      the same with the optimizer's moments in 8 bits
+    lora4      as lora, with the frozen layers of the backbone in 4 bits (NF4)
+    recompute  as lora, with activations computed twice and without a graph
+    least      the last two together
 
 Columns: median [ms] of a step, samples/s, ratio to plain, peak memory [GiB], loss of the last step.
 
@@ -39,11 +42,19 @@ from gr00t_training.model.gr00t import Gr00tModel, to_device
 from gr00t_training.model.plan import HOST_KEYS, ContextPlan, make_plan, map_tensors
 from gr00t_training.train.adapters import choose_trained
 from gr00t_training.train.optimizer import make_optimizer
-from gr00t_training.train.settings import Optimizer, TrainerSettings
-from gr00t_training.train.step import GraphedStep, PlannedBatch, TrainStep, compile_blocks, uncompiled
+from gr00t_training.train.settings import Optimizer, Quantization, TrainerSettings
+from gr00t_training.train.step import (
+    GraphedStep,
+    PlannedBatch,
+    TrainStep,
+    checkpoint_activations,
+    compile_blocks,
+    uncompiled,
+)
 from gr00t_training.train.weights import TrainedWeights
 
-ROWS = ("plain", "lean", "rows", "graph", "compiled", "features", "lora", "lora8")
+ROWS = ("plain", "lean", "rows", "graph", "compiled", "features", "lora", "lora8", "lora4", "recompute", "least")
+ADAPTED = ROWS[6:]
 TEXT_TOKENS = 34  # of a prompt, in addition to those of the image: GR1's demonstrations
 SETTINGS = TrainerSettings()
 
@@ -102,10 +113,8 @@ def _measure(name: str, part: str, count: int, row: str, arguments: argparse.Nam
     model.set_conditioning(
         rtc_max_delay=arguments.rtc_max_delay, state_dropout=head.state_dropout, has_mask_token=head.has_mask_token
     )
-    settings = SETTINGS
-    if row.startswith("lora"):
-        optimizer = Optimizer.ADAMW8BIT if row == "lora8" else Optimizer.ADAMW
-        settings = dataclasses.replace(SETTINGS, lora_rank=64, lora_alpha=128.0, optimizer=optimizer)
+    settings = _settings(row)
+    if settings.lora_rank:
         choose_trained(model, settings)
     else:
         model.set_trainable(tune_visual=part == "vision")
@@ -137,6 +146,19 @@ def _measure(name: str, part: str, count: int, row: str, arguments: argparse.Nam
     return found
 
 
+def _settings(row: str) -> TrainerSettings:
+    if row not in ADAPTED:
+        return SETTINGS
+    return dataclasses.replace(
+        SETTINGS,
+        lora_rank=64,
+        lora_alpha=128.0,
+        optimizer=Optimizer.ADAMW8BIT if row == "lora8" else Optimizer.ADAMW,
+        quantize_base=Quantization.NF4 if row in ("lora4", "least") else Quantization.NONE,
+        checkpoint_activations=row in ("recompute", "least"),
+    )
+
+
 def _plain(model: Gr00tModel, batch: dict[str, torch.Tensor]) -> Callable[[], float]:
     """Return the loop that everybody writes first."""
     device = next(model.parameters()).device
@@ -162,11 +184,17 @@ def _fast(
 ) -> Callable[[], torch.Tensor]:
     device, is_cuda = next(model.parameters()).device, torch.cuda.is_available()
     rows = range(model.config.action_head.num_embodiments) if row == "lean" else [int(batch["embodiment_id"][0])]
-    TrainedWeights(model, list(rows), torch.bfloat16, is_whole=not settings.lora_rank)
+    quantizes = settings.quantize_base is Quantization.NF4
+    if quantizes:
+        model.cpu()  # layers are quantized on the way to the device
+    TrainedWeights(model, list(rows), torch.bfloat16, is_whole=not settings.lora_rank, quantizes=quantizes)
+    model.to(device)
     optimizer = make_optimizer(model, settings)
-    if row not in ("lean", "rows", "graph"):
+    if settings.checkpoint_activations:
+        checkpoint_activations(model)
+    elif row not in ("lean", "rows", "graph"):
         compile_blocks(model)
-    kind = GraphedStep if row not in ("lean", "rows") and is_cuda else TrainStep
+    kind = GraphedStep if row not in ("lean", "rows", "recompute", "least") and is_cuda else TrainStep
     step = kind(model, optimizer, max_grad_norm=SETTINGS.max_grad_norm, autocast=torch.bfloat16)
     dtype = model.backbone.language.embed_tokens.weight.dtype
     plan = make_plan(model.config, batch, torch.device("cpu"), dtype)
