@@ -52,6 +52,7 @@ setup(
             "fake_robot_node = gr00t_bringup.commands:fake_robot_node",
             "demo_driver = gr00t_bringup.commands:demo_driver",
             "gr00t_demo = gr00t_bringup.commands:demo",
+            "gr00t_launch = gr00t_bringup.commands:launch",
             "gr00t_loop = gr00t_bringup.commands:loop",
             "gr00t_rollout = gr00t_bringup.commands:rollout",
         ],

@@ -39,6 +39,15 @@ fake_robot_node = Command(
     needs=ROS,
     is_node=True,
 )
+launch = Command(
+    "gr00t_launch",
+    "launch",
+    "gr00t_bringup.launch_cli:main",
+    Job.RUN,
+    "Start a launch file of the suite without 'ros2 launch'.",
+    needs=ROS,
+    is_node=True,
+)
 loop = Command(
     "gr00t_loop",
     "loop",
@@ -65,4 +74,4 @@ sim_node = Command(
     is_node=True,
 )
 
-COMMANDS = (demo, demo_driver, expert_node, fake_robot_node, loop, rollout, sim_node)
+COMMANDS = (demo, demo_driver, expert_node, fake_robot_node, launch, loop, rollout, sim_node)

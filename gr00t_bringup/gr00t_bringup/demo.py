@@ -12,12 +12,14 @@ from gr00t_bringup.processes import (
     LOCK_STEP,
     REAL,
     ROBOT,
+    launched,
     parameter_words,
-    policy_command,
+    policy_of,
     policy_timing,
-    stepped,
+    stepped_clock,
+    stepped_policy,
 )
-from gr00t_bringup.robots import compact_checkpoint, load_robot, robot_file
+from gr00t_bringup.robots import compact_checkpoint, load_robot
 from gr00t_bringup.runner import Runner
 from gr00t_training.cli.arguments import add
 from gr00t_training.cli.command import run_command
@@ -28,26 +30,22 @@ DRIVER_START_S = 240.0
 STEPPED_S = 120.0  # longest time on the clock of the wall that a simulated task of some seconds may take in lock-step
 
 
-def sim_command() -> list[str | Path]:
-    """Return the command of the simulated robot."""
-    return ["sim_node", "--ros-args", "--params-file", robot_file(ROBOT, "sim.yaml")]
-
-
 def run_demo(runner: Runner, checkpoint: Path, folder: Path, *, rounds: int, round_s: float, clock: str = REAL) -> None:
     """Start robot and policy, give the tasks, and write the results to `folder`.
 
     Raises:
         ProcessError: a process failed; names its log.
     """
-    sim, policy = sim_command(), policy_command(checkpoint)
+    sim, policy = launched("sim"), policy_of(checkpoint)
     driver = ["demo_driver", "--output", folder, "--rounds", str(rounds), "--round-s", str(round_s)]
     limit_s = DRIVER_START_S + rounds * (round_s + 20.0)
     if clock == LOCK_STEP:
-        sim, policy = stepped(sim, policy, policy_timing(load_robot(ROBOT), []), speed=1.0)
+        sim = sim.with_parameters(**stepped_clock(policy_timing(load_robot(ROBOT), []), speed=1.0))
+        policy = stepped_policy(policy)
         driver += ["--ros-args", *parameter_words(use_sim_time=True)]
         limit_s += rounds * STEPPED_S
-    runner.start("sim_node", sim)
-    runner.start("policy_node", policy)
+    runner.start_node(sim)
+    runner.start_node(policy)
     runner.run("demo_driver", driver, timeout_s=limit_s)
     runner.stop_all()
 

@@ -30,6 +30,7 @@ POLICY_SOURCES = ("checkpoint_path", "server")
 TELEOP_MODES = ("never", "task", "always")  # of policy_node
 NO_POLICY = "always"  # the mode in which persons need none
 URDF_SOURCES = ("urdf_file", "urdf_topic")
+POLICY_START_S = 120  # in which policy_node must see the robot before a replay
 TRIAL_OPTIONS = (
     "instruction",
     "num_trials",
@@ -63,6 +64,9 @@ class NodeSettings:
         return [*([str(self.file)] if self.file else []), *([dict(self.overrides)] if self.overrides else [])]
 
 
+NO_SETTINGS = NodeSettings(None, {})
+
+
 def check_arguments(given: Mapping[str, str], arguments: Mapping[str, Argument]) -> None:
     """Check the values of arguments that have choices; ConfigError names argument, value and choices."""
     for name, argument in arguments.items():
@@ -87,19 +91,20 @@ def check_names(command_line: Collection[str], known: Collection[str]) -> None:
             raise ConfigError(f"unknown launch argument '{printable(name)}'; {meant}")
 
 
-def policy_settings(given: Mapping[str, str], node: str) -> NodeSettings:
+def policy_settings(given: Mapping[str, str], node: str, *, has_own_policy: bool = True) -> NodeSettings:
     """Return the parameters of policy_node.
 
     Args:
-        given: text of each launch argument, empty if it was not given.
+        given: text of each launch argument, empty or absent if it was not given.
         node: fully qualified name of the node.
+        has_own_policy: a robot that comes with a policy runs it if no other is given.
 
     Raises:
         ConfigError: the parameters file cannot be used, arguments exclude each other, or topics, limits or the policy
             are missing; names them.
     """
     robot = given["robot"]
-    file = _parameters_file(given, robot, "policy.yaml", node)
+    file = parameters_file(given, "policy.yaml", node)
     overrides = _texts(
         given, "instruction", "device", "teleop", *POLICY_SOURCES, *URDF_SOURCES, "topics_file", "limits_file"
     )
@@ -108,7 +113,7 @@ def policy_settings(given: Mapping[str, str], node: str) -> NodeSettings:
         _exclude(overrides, file, alternatives)
     known = {**_values(file), **overrides}
     if robot:
-        overrides |= _robot_defaults(robot, known)
+        overrides |= _robot_defaults(robot, known, has_own_policy=has_own_policy)
     known |= overrides
     has_policy = known.get("teleop") == NO_POLICY or _has(known, *POLICY_SOURCES)
     missing = {
@@ -124,7 +129,7 @@ def policy_settings(given: Mapping[str, str], node: str) -> NodeSettings:
 def recorder_settings(given: Mapping[str, str], node: str) -> NodeSettings:
     """Return the parameters of recorder_node; as `policy_settings`."""
     robot = given["robot"]
-    file = _parameters_file(given, robot, "recorder.yaml", node)
+    file = parameters_file(given, "recorder.yaml", node)
     overrides = _texts(given, "dataset_path", "task", "bag", "joy_topic", "topics_file")
     overrides |= _booleans(given, "use_sim_time")
     known = {**_values(file), **overrides}
@@ -147,7 +152,7 @@ def simulation_settings(
     Raises:
         ConfigError: the parameters file cannot be used, or `expert_episodes` is not a whole number.
     """
-    file = _parameters_file(given, SIM_ROBOT, "sim.yaml", node)
+    file = parameters_file({**given, "robot": SIM_ROBOT}, "sim.yaml", node)
     overrides = _booleans(given, "use_sim_time")
     if "use_sim_time" in overrides:
         overrides["clock"] = "sim" if overrides["use_sim_time"] else "wall"
@@ -160,13 +165,13 @@ def simulation_settings(
     if not int(episodes):
         return simulation, None
     is_simulated = {**_values(file), **overrides}.get("clock") == "sim"
-    own = {} if file is None else _own_section(file.path, expert_node)
+    own = {} if file is None else own_section(file.path, expert_node)
     return simulation, NodeSettings(None, {**own, "episodes": int(episodes), "use_sim_time": is_simulated})
 
 
 def rollout_settings(
     given: Mapping[str, str], policy_node: str, recorder_node: str
-) -> tuple[NodeSettings, NodeSettings | None, list[str]]:
+) -> tuple[NodeSettings, NodeSettings | None, tuple[str, ...]]:
     """Return the parameters of policy_node, those of recorder_node if trials are kept, and options of gr00t_rollout.
 
     Raises:
@@ -174,8 +179,8 @@ def rollout_settings(
     """
     if not given["instruction"]:
         raise ConfigError("missing: instruction; give the task of the trials with instruction:=")
-    robot, params = given["robot"], given["params_file"]
-    file = _parameters_file(given, robot, "policy.yaml", policy_node)
+    robot = given["robot"]
+    file = parameters_file(given, "policy.yaml", policy_node)
     own = {**given, **dict.fromkeys(("instruction", "dry_run", "autostart", "task", "bag", "joy_topic"), "")}
     if robot and given["dataset_path"] and not (given["topics_file"] or _has(_values(file), "topics_file")):
         own["topics_file"] = str(robot_file(robot, "topics_policy.yaml"))
@@ -184,14 +189,40 @@ def rollout_settings(
     options = ["--judge=person", f"--checkpoint={known.get('checkpoint_path') or known.get('server') or 'none'}"]
     options += [f"--{name.replace('_', '-')}={value}" for name, value in _texts(given, *TRIAL_OPTIONS).items()]
     if not given["dataset_path"]:
-        return policy, None, options
-    recorder = recorder_settings({**own, "params_file": "", "topics_file": str(known["topics_file"])}, recorder_node)
-    section = _own_section(Path(params).expanduser(), recorder_node) if params else {}
+        return policy, None, tuple(options)
+    recorder = recorder_beside({**own, "topics_file": str(known["topics_file"])}, recorder_node)
     options.append(f"--record-to={recorder.overrides['dataset_path']}")
-    return policy, NodeSettings(recorder.file, {**section, **recorder.overrides}), options
+    return policy, recorder, tuple(options)
 
 
-def _own_section(path: Path, node: str) -> dict[str, Any]:
+def replay_settings(given: Mapping[str, str], policy_node: str) -> tuple[NodeSettings, tuple[str, ...]]:
+    """Return the parameters of policy_node, which needs no policy here, and options of gr00t_replay.
+
+    Raises:
+        ConfigError: as `policy_settings`, or nothing says where the robot must go.
+    """
+    if bool(given["dataset_path"]) != bool(given["episode"]):
+        missing = "episode" if given["dataset_path"] else "dataset_path"
+        raise ConfigError(f"missing: {missing}; an episode is named by dataset_path:= and episode:=")
+    if not given["episode"] and not given["pose"]:
+        raise ConfigError("missing: dataset_path and episode, or pose; say where the robot must go")
+    policy = policy_settings({**given, "teleop": NO_POLICY}, policy_node, has_own_policy=False)
+    options = [f"--wait-ready={POLICY_START_S}"]
+    options += [f"--{name}={given[name]}" for name in ("speed", "pose") if given[name]]
+    options += ["--first-row-only"] if given["first_row_only"].lower() == "true" else []
+    if given["episode"]:
+        options += [expanded(given["dataset_path"]), given["episode"]]
+    return policy, tuple(options)
+
+
+def recorder_beside(given: Mapping[str, str], node: str) -> NodeSettings:
+    """Return the parameters of recorder_node beside another node: of params_file only the sections of its name."""
+    settings = recorder_settings({**given, "params_file": ""}, node)
+    section = own_section(Path(expanded(given["params_file"])), node) if given["params_file"] else {}
+    return NodeSettings(settings.file, {**section, **settings.overrides})
+
+
+def own_section(path: Path, node: str) -> dict[str, Any]:
     """Return the values of a file for one node; a section for all nodes belongs to the node started first."""
     name = node.rpartition("/")[2]
     sections = [(section.rpartition("/")[2], section, values) for section, values in read_sections(path).items()]
@@ -199,9 +230,11 @@ def _own_section(path: Path, node: str) -> dict[str, Any]:
     return {parameter: value for values in own for parameter, value in values.items()}
 
 
-def _parameters_file(given: Mapping[str, str], robot: str, name: str, node: str) -> ParametersFile | None:
+def parameters_file(given: Mapping[str, str], name: str, node: str) -> ParametersFile | None:
+    """Return params_file, else the file of this name of the robot; None: neither exists."""
+    robot = given["robot"]
     if given["params_file"]:
-        return read_parameters(Path(given["params_file"]).expanduser(), node)
+        return read_parameters(Path(expanded(given["params_file"])), node)
     # a robot has the file where its parameters differ from the node's defaults
     return read_parameters(robot_file(robot, name), node) if robot and has_robot_file(robot, name) else None
 
@@ -215,13 +248,16 @@ def _has(known: Mapping[str, Any], *names: str) -> bool:
 
 
 def _texts(given: Mapping[str, str], *names: str) -> dict[str, Any]:
-    # no shell expands the tilde of name:=~/path
-    texts = {name: given[name] for name in names if given[name]}
-    return {name: str(Path(text).expanduser()) if text.startswith("~/") else text for name, text in texts.items()}
+    return {name: expanded(given[name]) for name in names if given.get(name)}
+
+
+def expanded(text: str) -> str:
+    """Return a path with the home folder in place of a tilde: no shell expands that of name:=~/path."""
+    return str(Path(text).expanduser()) if text.startswith("~/") else text
 
 
 def _booleans(given: Mapping[str, str], *names: str) -> dict[str, Any]:
-    return {name: given[name].lower() == "true" for name in names if given[name]}
+    return {name: given[name].lower() == "true" for name in names if given.get(name)}
 
 
 def _autostart(given: Mapping[str, str], file: ParametersFile | None) -> dict[str, Any]:
@@ -239,7 +275,7 @@ def _exclude(overrides: dict[str, Any], file: ParametersFile | None, alternative
             overrides[other] = ""
 
 
-def _robot_defaults(robot: str, known: Mapping[str, Any]) -> dict[str, Any]:
+def _robot_defaults(robot: str, known: Mapping[str, Any], *, has_own_policy: bool) -> dict[str, Any]:
     """Return the files of the named robot for everything that neither arguments nor parameters file set."""
     defaults = {}
     if not _has(known, "topics_file"):
@@ -247,7 +283,7 @@ def _robot_defaults(robot: str, known: Mapping[str, Any]) -> dict[str, Any]:
     # shipped limits may be wider than those of a given URDF
     if not _has(known, "limits_file", *URDF_SOURCES):
         defaults["limits_file"] = str(robot_file(robot, "limits.yaml"))
-    if robot == SIM_ROBOT and not _has(known, *POLICY_SOURCES):
+    if has_own_policy and robot == SIM_ROBOT and not _has(known, *POLICY_SOURCES):
         defaults["checkpoint_path"] = str(compact_checkpoint())
     return defaults
 

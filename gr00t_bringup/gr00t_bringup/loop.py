@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gr00t_bringup.demo import check_rounds, run_demo, sim_command
-from gr00t_bringup.processes import LOCK_STEP, ROBOT
+from gr00t_bringup.demo import check_rounds, run_demo
+from gr00t_bringup.processes import LOCK_STEP, ROBOT, launched
 from gr00t_bringup.robots import compact_checkpoint, robot_file
 from gr00t_bringup.runner import Runner
 from gr00t_training.cli.arguments import add
@@ -34,11 +34,9 @@ RESULTS = ("bag", "checkpoint", "converted", "demo", "evaluation", "live", "logs
 def record(runner: Runner, folder: Path, episodes: int) -> None:
     """Record expert episodes live into `<folder>/live` and as a bag into `<folder>/bag`."""
     topics = robot_file(ROBOT, "topics.yaml")
-    runner.start("sim_node", sim_command())
+    runner.start_node(launched("sim"))
     runner.start("bag_recorder", ["gr00t_record_bag", folder / "bag", "--topics", topics])
-    recorder = ["recorder_node", "--ros-args", "--params-file", robot_file(ROBOT, "recorder.yaml")]
-    recorder += ["-p", "autostart:=true", "-p", f"topics_file:={topics}", "-p", f"dataset_path:={folder / 'live'}"]
-    runner.start("recorder_node", recorder)
+    runner.start_node(launched("record", robot=ROBOT, dataset_path=folder / "live"))
     expert = ["expert_node", "--ros-args", "-p", f"episodes:={episodes}", "-p", "wait_for_recorder:=true"]
     runner.run("expert_node", expert, timeout_s=60.0 + episodes * EPISODE_S)
     runner.stop_all()

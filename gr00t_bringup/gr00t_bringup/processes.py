@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of simulator and policy node, in real time or in lock-step; without ROS."""
+"""Simulator and policy node, in real time or in lock-step; without ROS."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gr00t_bringup.launch_files import LAUNCH_FILES, SuiteNode
 from gr00t_bringup.parameters_file import read_parameters
-from gr00t_bringup.robots import TrialRobot, robot_file
+from gr00t_bringup.robots import TrialRobot
 from gr00t_training.errors import ConfigError
 
 ROBOT = "sim_arm"
@@ -21,36 +22,37 @@ DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2, "answer_delay_ti
 Words = list[str | Path]
 
 
-def policy_command(checkpoint: Path, robot: str = ROBOT) -> Words:
-    """Return the command of the policy node on a robot, as policy.launch.py would start it."""
-    return [
-        *("policy_node", "--ros-args", "--params-file", robot_file(robot, "policy.yaml")),
-        *("-p", f"checkpoint_path:={checkpoint}", "-p", "autostart:=true"),
-        *("-p", f"topics_file:={robot_file(robot, 'topics.yaml')}"),
-        *("-p", f"limits_file:={robot_file(robot, 'limits.yaml')}"),
-    ]
+def launched(file: str, **given: str | Path) -> SuiteNode:
+    """Return the first node of a launch file for these arguments."""
+    return LAUNCH_FILES[file].nodes({name: str(value) for name, value in given.items()}, "/")[0]
 
 
-def stepped(
-    simulator: Sequence[str | Path], policy: Sequence[str | Path], timing: dict[str, float], speed: float
-) -> tuple[Words, Words]:
-    """Return both commands for lock-step.
+def policy_of(checkpoint: Path, robot: str = ROBOT) -> SuiteNode:
+    """Return the policy node that tries a checkpoint on a robot."""
+    return launched("policy", robot=robot, checkpoint_path=checkpoint)
+
+
+def stepped_clock(timing: Mapping[str, float], speed: float) -> dict[str, Any]:
+    """Return the parameters of a simulator (ros/simulation_node.py) for lock-step.
 
     Args:
-        simulator: with the parameters of ros/simulation_node.py.
-        policy: the policy node.
         timing: of the policy node, as `policy_timing` returns it.
         speed: most times real time; 0: without limit.
     """
-    ros = [] if "--ros-args" in simulator else ["--ros-args"]
-    words = parameter_words(
-        clock="sim",
-        speed=speed,
-        lock_step=True,
-        lock_step_control_s=1.0 / timing["control_rate_hz"],
-        lock_step_query_s=max(timing["inference_period_s"], timing["answer_delay_ticks"] / timing["control_rate_hz"]),
-    )
-    return [*simulator, *ros, *words], [*policy, *parameter_words(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)]
+    return {
+        "clock": "sim",
+        "speed": speed,
+        "lock_step": True,
+        "lock_step_control_s": 1.0 / timing["control_rate_hz"],
+        "lock_step_query_s": max(
+            timing["inference_period_s"], timing["answer_delay_ticks"] / timing["control_rate_hz"]
+        ),
+    }
+
+
+def stepped_policy(policy: SuiteNode) -> SuiteNode:
+    """Return the policy node for lock-step."""
+    return policy.with_parameters(use_sim_time=True, max_clock_stall_s=MAX_STALL_S)
 
 
 def policy_timing(robot: TrialRobot, parameters: Sequence[str]) -> dict[str, float]:

@@ -7,6 +7,7 @@ Those of the shipped ones are package data: a share folder exists in ROS install
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -133,6 +134,11 @@ def shipped_robots() -> list[str]:
 def fastdds_profile() -> Path:
     """Return the Fast DDS profile with shared memory that is large enough for raw images."""
     return _package_folder() / "config" / "fastdds.xml"
+
+
+def profile_environment() -> dict[str, str]:
+    """Return the environment variable of that profile, unless the user has a profile."""
+    return {} if os.environ.get(PROFILES_VARIABLE) else {PROFILES_VARIABLE: str(fastdds_profile())}
 
 
 def compact_checkpoint() -> Path:

@@ -18,10 +18,12 @@ from gr00t_bringup.processes import (
     LOCK_STEP,
     REAL,
     ROBOT,
+    launched,
     parameter_words,
-    policy_command,
+    policy_of,
     policy_timing,
-    stepped,
+    stepped_clock,
+    stepped_policy,
 )
 from gr00t_bringup.robots import TrialRobot, load_robot
 from gr00t_bringup.runner import Runner
@@ -175,25 +177,21 @@ def _joystick(given: argparse.Namespace) -> Joystick:
 def start_processes(runner: Runner, robot: TrialRobot, spec: Spec, dataset: Path | None, folder: Path) -> None:
     """Start simulator, policy node and, for a dataset, a recorder node; for the trials of one checkpoint."""
     is_stepped = spec.clock == LOCK_STEP
-    timing = policy_timing(robot, spec.parameters.split())
-    policy = policy_command(Path(spec.checkpoint), robot.name)
+    parameters = spec.parameters.split()
+    timing = policy_timing(robot, parameters)
+    policy = policy_of(Path(spec.checkpoint), robot.name)
     sim: list[str | Path] = list(robot.simulator)
     if is_stepped:
         speed = 0.0 if dataset is None else 1.0  # a recorder keeps pace with a real robot
-        sim, policy = stepped(sim, policy, timing, speed)
-    for each in spec.parameters.split():
-        policy += ["-p", each]
+        ros = [] if "--ros-args" in sim else ["--ros-args"]
+        sim += [*ros, *parameter_words(**stepped_clock(timing, speed))]
+        policy = stepped_policy(policy)
     runner.start("simulator", sim)
-    runner.start("policy_node", policy)
+    runner.start_node(policy, parameters=parameters)
     if dataset is not None:
-        recorder: list[str | Path] = [
-            "recorder_node",
-            "--ros-args",
-            "--params-file",
-            robot.file("recorder.yaml"),
-        ]
-        recorder += parameter_words(autostart=True, use_sim_time=is_stepped, dataset_path=dataset)
-        runner.start("recorder_node", [*recorder, "-p", f"topics_file:={recorder_topics(robot, folder)}"])
+        topics = recorder_topics(robot, folder)
+        recorder = launched("record", robot=robot.name, topics_file=topics, dataset_path=dataset)
+        runner.start_node(recorder.with_parameters(use_sim_time=is_stepped))
 
 
 def recorder_topics(robot: TrialRobot, folder: Path) -> Path:

@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from gr00t_bringup.robots import fastdds_profile
+import yaml
+
+from gr00t_bringup.launch_files import SuiteNode
+from gr00t_bringup.robots import profile_environment
 from gr00t_training.cli.parent import parent_environment
 from gr00t_training.errors import Gr00tError
 
@@ -32,17 +35,18 @@ class ProcessError(Gr00tError):
 class Runner:
     """Processes of one run; as a context it stops them all at the end, the newest first."""
 
-    def __init__(self, log_folder: Path, *, domain_id: str | None = None) -> None:
-        """Write each process's output to `<log_folder>/<name>.log`.
+    def __init__(self, folder: Path, *, domain_id: str | None = None, is_shown: bool = False) -> None:
+        """Write each process's output to `<folder>/<name>.log`.
 
         Args:
-            log_folder: is made.
+            folder: of logs and parameters; is made.
             domain_id: ROS domain; None: that of the environment, or a private one, to avoid real robots.
+            is_shown: processes print to this one's output, and talk to what the environment says: real robots.
         """
-        self._logs = log_folder
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self._folder, self._is_shown = folder, is_shown
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.environment = ros_environment(domain_id)
+        self.environment = {**os.environ, **profile_environment()} if is_shown else ros_environment(domain_id)
 
     def __enter__(self) -> Runner:
         return self
@@ -62,15 +66,51 @@ class Runner:
         Raises:
             ProcessError: there is no such executable.
         """
-        log = (self._logs / f"{name}.log").open("wb")
-        with log:
+        with ExitStack() as opened:
+            log = None if self._is_shown else opened.enter_context(self._log(name).open("wb"))
             self._processes[name] = subprocess.Popen(
                 [executable(str(command[0])), *map(str, command[1:])],
                 env={**self.environment, **parent_environment()},  # none is left when this program is killed
+                stdin=subprocess.DEVNULL if self._is_shown else None,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log,
                 start_new_session=True,  # Ctrl-C reaches this program only, which then stops them in order
             )
+
+    def start_node(
+        self, node: SuiteNode, *, parameters: Sequence[str] = (), namespace: str = "/", log_level: str = ""
+    ) -> None:
+        """Start a node of the suite, as launch does.
+
+        Args:
+            node: what is started.
+            parameters: over its own, each `name:=value`.
+            namespace: full name.
+            log_level: empty: the default.
+        """
+        own = node.without_parameters(*(each.partition(":=")[0] for each in parameters))
+        words = [word for each in parameters for word in ("-p", each)]
+        command = node_command(own, self._folder, namespace=namespace, log_level=log_level)
+        self.start(node.executable, [*command, *words])
+
+    def follow(self, leaders: Collection[str] = ()) -> None:
+        """Wait until one of the leaders or every process has ended; another that fails does not end the rest.
+
+        Raises:
+            ProcessError: a process has failed, at the end.
+        """
+        failures: dict[str, int] = {}
+        while self._processes:
+            ended = {name: process for name, process in self._processes.items() if process.poll() is not None}
+            for name, process in ended.items():
+                del self._processes[name]
+                print(f"{name} has ended, exit code {process.returncode}", flush=True)
+                failures |= {name: process.returncode} if process.returncode else {}
+            if set(leaders) & set(ended):
+                break
+            time.sleep(0.05)
+        for name, code in failures.items():
+            raise ProcessError(f"{name} failed with exit code {code}; its last lines are above")
 
     def run(self, name: str, command: Sequence[str | Path], *, timeout_s: float) -> None:
         """Start an executable and wait for its end.
@@ -123,11 +163,32 @@ class Runner:
             self.stop(name)
 
     def _log(self, name: str) -> Path:
-        return self._logs / f"{name}.log"
+        return self._folder / f"{name}.log"
 
     def _last_line(self, name: str) -> str:
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
         return f"{lines[-1] if lines else 'no output'} (log: {self._log(name)})"
+
+
+def node_command(node: SuiteNode, folder: Path, *, namespace: str = "/", log_level: str = "") -> list[str]:
+    """Return the words that launch would execute for a node.
+
+    Args:
+        node: what is started.
+        folder: of the file with the parameters that are no file's; it is written.
+        namespace: full name.
+        log_level: empty: the default.
+    """
+    full_name = f"{namespace.rstrip('/')}/{node.name}"
+    files = [str(node.settings.file)] if node.settings.file else []
+    if node.settings.overrides:
+        path = folder / f"{node.name}.parameters.yaml"
+        section = {full_name: {"ros__parameters": dict(node.settings.overrides)}}
+        path.write_text(yaml.safe_dump(section, allow_unicode=True), encoding="utf-8")
+        files.append(str(path))
+    words = [node.executable, *node.options, "--ros-args", *(["--log-level", log_level] if log_level else [])]
+    words += ["-r", f"__node:={node.name}", "-r", f"__ns:={namespace}"]
+    return [*words, *(word for file in files for word in ("--params-file", file))]
 
 
 def ros_environment(domain_id: str | None = None) -> dict[str, str]:
@@ -138,7 +199,7 @@ def ros_environment(domain_id: str | None = None) -> dict[str, str]:
         environment.setdefault("ROS_LOCALHOST_ONLY", "1")
     else:
         environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    environment.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(fastdds_profile()))
+    environment.update(profile_environment())
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
 

@@ -29,6 +29,7 @@ class LaunchContext:
     def __init__(self, *, argv: list[str] | None = None) -> None:
         self.argv = argv or []
         self.launch_configurations: dict[str, str] = {}
+        self.pushed: list[dict[str, str]] = []
 
 
 class LaunchDescription:
@@ -62,6 +63,16 @@ class OpaqueFunction:
 
     def visit(self, context: LaunchContext) -> list[Any] | None:
         return self._function(context)
+
+
+class PushLaunchConfigurations:
+    def visit(self, context: LaunchContext) -> None:
+        context.pushed.append(dict(context.launch_configurations))
+
+
+class PopLaunchConfigurations:
+    def visit(self, context: LaunchContext) -> None:
+        context.launch_configurations = context.pushed.pop()
 
 
 class Shutdown:
@@ -110,6 +121,8 @@ def launch_modules() -> Iterator[None]:
         modules["launch"].LaunchContext, modules["launch"].LaunchDescription = LaunchContext, LaunchDescription
         modules["launch.actions"].DeclareLaunchArgument = DeclareLaunchArgument
         modules["launch.actions"].OpaqueFunction = OpaqueFunction
+        modules["launch.actions"].PushLaunchConfigurations = PushLaunchConfigurations
+        modules["launch.actions"].PopLaunchConfigurations = PopLaunchConfigurations
         modules["launch.actions"].Shutdown = Shutdown
         modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration
     before = {name: sys.modules.get(name) for name in (*modules, "gr00t_bringup.ros.launching")}
@@ -141,10 +154,14 @@ def launch(file: str, *words: str, outer_namespace: str = "") -> list[Node]:
         context.launch_configurations.update(word.split(":=", maxsplit=1) for word in words)
         if outer_namespace:
             context.launch_configurations["ros_namespace"] = outer_namespace
-        description = runpy.run_path(str(LAUNCH_FOLDER / file))["generate_launch_description"]()
-        nodes = []
-        for entity in description.entities:
-            nodes += entity.visit(context) or []
-        for node in nodes:
+        return include(context, file)
+
+
+def include(context: Any, file: str) -> list[Node]:
+    """Do what an IncludeLaunchDescription of a file does in the context of the launch file around it."""
+    nodes = []
+    for entity in runpy.run_path(str(LAUNCH_FOLDER / file))["generate_launch_description"]().entities:
+        for node in entity.visit(context) or []:
             node.visit(context)
-        return nodes
+            nodes.append(node)
+    return nodes

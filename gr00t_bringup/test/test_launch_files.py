@@ -15,19 +15,23 @@ import yaml
 pytest.importorskip("rclpy")
 
 import rclpy
-from launch_stand_ins import LAUNCH_FOLDER, declared_arguments, launch
+from launch_stand_ins import LAUNCH_FOLDER, declared_arguments, include, launch, launch_modules
 from rclpy.context import Context
 
+from gr00t_bringup.launch_files import launch_file
 from gr00t_bringup.parameters_file import read_parameters
 from gr00t_bringup.robots import compact_checkpoint, robot_file, shipped_robots
+from gr00t_bringup.runner import node_command
 from gr00t_recorder.ros.bag_topics import BagScope
 from gr00t_recorder.ros.processes import next_domain
 from gr00t_training.errors import ConfigError
 
 # What is needed besides the argument under test, as it would be in a lab's own file.
 BASE = {
+    "collect.launch.py": {"topics_file": "own_topics.yaml", "limits_file": "own.yaml", "teleop": "always"},
     "policy.launch.py": {"topics_file": "own_topics.yaml", "limits_file": "own.yaml", "checkpoint_path": "own_policy"},
     "record.launch.py": {"topics_file": "own_topics.yaml", "dataset_path": "own_data"},
+    "replay.launch.py": {"topics_file": "own_topics.yaml", "limits_file": "own.yaml"},
     "rollout.launch.py": {"topics_file": "own_topics.yaml", "limits_file": "own.yaml", "checkpoint_path": "own_policy"},
     "sim.launch.py": {},
 }
@@ -56,24 +60,44 @@ TABLE: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "autostart": (False, "True", True),
         "use_sim_time": (True, "False", False),
     },
-    # its policy node takes all arguments as that of policy.launch.py does
+    # their policy nodes take all arguments as that of policy.launch.py does
+    "collect.launch.py": {
+        "device": ("cpu", "cuda:1", "cuda:1"),
+        "autostart": (False, "true", True),
+        "use_sim_time": (True, "false", False),
+    },
+    "replay.launch.py": {"use_sim_time": (True, "false", False)},
     "rollout.launch.py": {"device": ("cpu", "cuda:1", "cuda:1"), "use_sim_time": (True, "false", False)},
     "sim.launch.py": {"use_sim_time": (True, "false", False)},
 }
 TRIALS = {"instruction", "num_trials", "round_s", "output", "joy_topic", "joy_begin", "joy_success", "joy_failure"}
 POLICY = {"checkpoint_path", "server", "topics_file", "limits_file", "urdf_file", "urdf_topic", "teleop"}
 # what else a file needs on the command line
-NEEDED = {"rollout.launch.py": ["instruction:=fold the towel"]}
+NEEDED = {
+    "collect.launch.py": ["dataset_path:=data"],
+    "replay.launch.py": ["pose:=home"],
+    "rollout.launch.py": ["instruction:=fold the towel"],
+}
 # arguments that are not parameters; each has its own tests below
+COMMON = {"robot", "params_file", "namespace", "log_level"}
+COLLECT = {"dataset_path", "task", "bag", "joy_topic", "teleop_file", "console", "console_host", "console_port"}
 OTHERS = {
-    "policy.launch.py": {"robot", "params_file", "namespace", "log_level"},
-    "record.launch.py": {"robot", "params_file", "namespace", "log_level"},
-    "rollout.launch.py": {"robot", "dataset_path", "params_file", "namespace", "log_level", *TRIALS, *POLICY},
+    "collect.launch.py": {*COMMON, *COLLECT, *POLICY},
+    "replay.launch.py": {
+        *COMMON,
+        *("dataset_path", "episode", "speed", "first_row_only", "pose"),
+        *("topics_file", "limits_file", "urdf_file", "urdf_topic"),
+    },
+    "policy.launch.py": COMMON,
+    "record.launch.py": COMMON,
+    "rollout.launch.py": {*COMMON, "dataset_path", *TRIALS, *POLICY},
     "sim.launch.py": {"expert_episodes", "params_file", "namespace", "log_level"},
 }
 EXCLUDES = {"server": "checkpoint_path"}
 ROWS = [(file, argument) for file, table in TABLE.items() for argument in table]
 NODES = {
+    "collect.launch.py": "policy",
+    "replay.launch.py": "policy",
     "policy.launch.py": "policy",
     "record.launch.py": "recorder",
     "rollout.launch.py": "policy",
@@ -140,7 +164,7 @@ def test_command_line_wins_over_the_file_and_absence_over_nothing(
         assert values["seed"] == 3
 
 
-@pytest.mark.parametrize("file", sorted(TABLE))
+@pytest.mark.parametrize("file", sorted(set(TABLE) - {"replay.launch.py"}))  # which needs no policy, whatever is given
 def test_nothing_but_what_was_given_goes_over_a_file(file: str, tmp_path: Path) -> None:
     complete = {**BASE[file], "autostart": False}
     node, *_ = launch(file, parameters_file(tmp_path, {"/**": complete}), *NEEDED.get(file, []))
@@ -214,6 +238,8 @@ MISSING = [
     ("policy.launch.py", ["robot:=gr1_arms_only"], "missing: checkpoint_path or server; "),
     ("record.launch.py", [], "missing: dataset_path; topics_file; "),
     ("record.launch.py", ["robot:=sim_arm"], "missing: dataset_path; "),
+    ("collect.launch.py", ["robot:=so101"], "missing: dataset_path; "),
+    ("collect.launch.py", ["robot:=so101", "dataset_path:=d", "teleop:=task"], "missing: checkpoint_path or server; "),
     ("rollout.launch.py", ["instruction:=wave"], "missing: topics_file; limits_file, urdf_file or urdf_topic; check"),
 ]
 
@@ -247,6 +273,9 @@ def test_unknown_words_are_no_booleans(argument: str, word: str) -> None:
         ("record.launch.py", ["bag:=some"], r"bag.*some.*configured"),
         ("policy.launch.py", ["log_level:=loud"], r"log_level.*loud.*debug"),
         ("rollout.launch.py", ["robot:=sim_arm"], r"launch.py: missing: instruction; give the task of the trials"),
+        ("replay.launch.py", ["robot:=sim_arm"], r"missing: dataset_path and episode, or pose; say where the robot"),
+        ("replay.launch.py", ["robot:=sim_arm", "episode:=3"], r"missing: dataset_path; an episode is named by"),
+        ("collect.launch.py", ["teleop:=never", "server:=a:1"], r"'server' needs policy_node, which teleop:=n"),
         ("sim.launch.py", ["expert_episodes:=-1"], r"expert_episodes': '-1' is not a whole number"),
         ("sim.launch.py", ["expert_episodes:=2.5"], r"expert_episodes': '2.5' is not a whole number"),
         ("policy.launch.py", ["server:=a:1", "checkpoint_path:=b"], r"'checkpoint_path' and 'server' are both given"),
@@ -431,6 +460,82 @@ def test_trials_end_the_launch_and_are_recorded_where_asked(tmp_path: Path) -> N
     assert given <= set(trials.command())
     with pytest.raises(ConfigError, match=r"robot 'gr1_arms_only' has no file topics_policy\.yaml"):
         launch("rollout.launch.py", "robot:=gr1_arms_only", "server:=a:1", "instruction:=fold", "dataset_path:=data")
+
+
+def commands_of(*words: str) -> dict[str, list[str]]:
+    return {node.full_name: node.command() for node in launch("collect.launch.py", "console:=false", *words)}
+
+
+def test_collecting_records_what_policy_node_commands_for_the_device(tmp_path: Path) -> None:
+    words = ["robot:=so101", "dataset_path:=data", "task:=fold it", "namespace:=left"]
+    commands = commands_of(*words)
+    assert list(commands) == ["/left/policy", "/left/recorder", "/left/teleop"]
+    policy, recorder, teleop = (received(command) for command in commands.values())
+    attempts = str(robot_file("so101", "topics_policy.yaml"))
+    assert {"topics_file": attempts, "teleop": "always", "autostart": True}.items() <= policy.items()
+    assert {"topics_file": attempts, "dataset_path": "data", "task": "fold it"}.items() <= recorder.items()
+    assert teleop["teleop_file"] == str(robot_file("so101", "teleop.yaml"))
+    sections = {"policy": {"use_sim_time": True, "seed": 3}, "teleop": {"teleop_file": "own.yaml"}}
+    policy, recorder, teleop = (
+        received(command) for command in commands_of(*words[:2], parameters_file(tmp_path, sections)).values()
+    )
+    assert (policy["seed"], policy["use_sim_time"], recorder["use_sim_time"]) == (3, True, True)
+    assert (teleop["teleop_file"], teleop["use_sim_time"]) == ("own.yaml", True)
+    assert list(commands_of("robot:=xarm7", "dataset_path:=data")) == ["/policy", "/recorder"]  # the page is the device
+
+
+def test_collecting_with_other_software_at_the_robot_starts_no_policy_node(tmp_path: Path) -> None:
+    words = ["robot:=so101", "dataset_path:=data", "teleop:=never"]
+    (recorder,) = commands_of(*words, parameters_file(tmp_path, {"recorder": {"min_free_disk_gb": 9.0}})).values()
+    topics = str(robot_file("so101", "topics.yaml"))  # the action is the leader's
+    assert {"topics_file": topics, "min_free_disk_gb": 9.0}.items() <= received(recorder).items()
+    with pytest.raises(ConfigError, match=r"node '/policy', '/recorder', '/teleop' \(found reorder\)"):
+        commands_of(*words, parameters_file(tmp_path, {"reorder": {"seed": 1}}))
+
+
+def test_page_is_started_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["robot:=so101", "dataset_path:=data", "namespace:=left", "console_port:=8601"]
+    *_, page = launch("collect.launch.py", *words)
+    assert page.command()[:2] == ["gr00t_console", "--port=8601"]
+    assert page.namespace == "/left"
+    monkeypatch.setattr("gr00t_bringup.collecting.CONSOLE", "no_such_console")
+    assert len(launch("collect.launch.py", *words)) == 3
+    with pytest.raises(ConfigError, match="'console': no_such_console is not installed; build it, or give console:=fa"):
+        launch("collect.launch.py", *words, "console:=true")
+
+
+def test_replay_ends_the_launch_and_needs_no_policy() -> None:
+    words = ["robot:=sim_arm", "dataset_path:=data", "episode:=3", "speed:=0.5", "pose:=home"]
+    policy, replay = launch("replay.launch.py", *words)
+    values = received(policy.command())
+    assert values["teleop"] == "always" and "checkpoint_path" not in values
+    assert replay.command()[:6] == ["gr00t_replay", "--wait-ready=120", "--speed=0.5", "--pose=home", "data", "3"]
+    assert (policy.ends_launch, replay.ends_launch) == (False, True)
+
+
+def test_what_a_file_declares_does_not_reach_the_files_after_it() -> None:
+    with launch_modules():
+        context = sys.modules["launch"].LaunchContext()
+        context.launch_configurations |= {"robot": "so101", "teleop": "always", "autostart": "false"}
+        (policy,) = include(context, "policy.launch.py")
+    assert policy.parameters[-1]["autostart"] is False  # of the launch file around it
+    assert context.launch_configurations == {"robot": "so101", "teleop": "always", "autostart": "false"}
+
+
+@pytest.mark.parametrize("file", sorted(TABLE))
+def test_the_runner_starts_what_launch_starts(file: str, tmp_path: Path) -> None:
+    words = {name: str(value) for name, value in BASE[file].items()} | {"namespace": "left", "log_level": "warn"}
+    words |= dict(word.split(":=") for word in NEEDED.get(file, []))
+    launched = launch(file, *(f"{name}:={value}" for name, value in words.items()))
+    nodes = launch_file(file).nodes(words, "/left")
+    assert len(launched) == len(nodes)
+    for theirs, ours in zip(launched, nodes, strict=True):
+        command = node_command(ours, tmp_path, namespace="/left", log_level="warn")
+        assert command[0] == theirs.command()[0]
+        assert {word for word in theirs.command() if not word.endswith(".yaml")} == {
+            word for word in command if not word.endswith(".yaml")
+        }
+        assert received(command) == received(theirs.command())
 
 
 def test_own_fast_dds_profile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,11 @@ from gr00t_msgs.msg import RecorderStatus
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
-from gr00t_bringup.processes import policy_command, policy_timing
+from gr00t_bringup.processes import policy_of, policy_timing
 from gr00t_bringup.robots import compact_checkpoint, load_robot, robot_file
 from gr00t_bringup.rollout import checked, make_parser, recorder_topics
 from gr00t_bringup.ros.task_giver import LATCHED
+from gr00t_bringup.runner import node_command
 from gr00t_bringup.trials.table import Trial
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_recorder.topics.bindings import load_topic_map
@@ -152,8 +153,7 @@ def test_person_judges_a_robot_that_runs_already_by_keys_services_and_buttons(tm
     words += ["--output", str(tmp_path), "--record-to", str(tmp_path / "dataset")]
     words += ["--joy-topic", "joy", "--joy-failure", "1"]
     topics = robot_file("sim_arm", "topics_policy.yaml")
-    shipped = map(str, policy_command(compact_checkpoint())[1:])
-    policy = [f"topics_file:={topics}" if word.startswith("topics_file") else word for word in shipped]
+    policy = node_command(policy_of(compact_checkpoint()).with_parameters(topics_file=str(topics)), tmp_path)[1:]
     recorder = parameter_arguments(
         topics_file=topics, dataset_path=tmp_path / "dataset", min_free_disk_gb=0.0, autostart=True
     )

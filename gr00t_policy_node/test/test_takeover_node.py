@@ -18,6 +18,7 @@ from gr00t_msgs.msg import CommandSource, ErrorCode, PolicyStatus, TeleopTarget
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action.client import ActionClient
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool
@@ -27,11 +28,12 @@ from test_policy_node import CONTROL_HZ, MAX_VELOCITY, POSE, Robot, files, start
 from gr00t_policy_node.ros.messages import duration
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_test_support.builders import make_embodiment, make_frames
-from gr00t_test_support.ros.nodes import parameter_arguments
+from gr00t_test_support.ros.nodes import Peer, parameter_arguments
 from gr00t_test_support.waiting import DEADLINE_S
 from gr00t_training.dataset.writer import DatasetWriter
 
 pytestmark = pytest.mark.slow
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK_TIMEOUT_S = 1.0  # loaded machines deliver late
 LEADER = "name: leader\nleader:\n  topic: leader/joint_states\n  joints: {j0: {joint: m0}, j1: {}, j2: {}, grip: {}}\n"
 
@@ -306,6 +308,11 @@ def test_an_episode_is_replayed_from_a_dataset(place: tuple[Workplace, int], tmp
         assert "moved to the first row of episode 0 in" in command.output
         assert "replayed 11 rows in" in command.output
     np.testing.assert_allclose(robot.commands[-1].points[0].positions, [0.2, -0.5, 0.2], atol=1e-3)
+    with NodeProcess("gr00t_policy_node.ros.replay", "--pose", "home", domain=domain) as command:
+        robot.until(lambda: command.process.poll() is not None, "end of the command")
+        assert command.process.returncode == 0, command.output
+        assert "moved to pose 'home' in" in command.output
+    np.testing.assert_allclose(robot.commands[-1].points[0].positions, [0.3, -0.3, 0.2], atol=1e-3)
     robot.forget_sources()
     with NodeProcess("gr00t_policy_node.ros.replay", *arguments, domain=domain) as command:
         robot.until_source(CommandSource.MOTION)
@@ -321,3 +328,26 @@ def test_an_episode_is_replayed_from_a_dataset(place: tuple[Workplace, int], tmp
         robot.until(lambda: command.process.poll() is not None, "end of the command")
         assert command.process.returncode == 2
         assert "error: 'policy': a task runs; end that first" in command.output
+
+
+def test_a_replay_waits_for_a_node_that_starts_up_and_for_its_inputs(
+    files: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    domain = next_domain()
+    limits = tmp_path / "limits.yaml"
+    limits.write_text(files["limits_file"].read_text()[:-1] + ', "poses": {"home": {"j0": 0.3, "j1": -0.3}}}')
+    words = ["--pose", "home", "--wait-ready"]
+    with NodeProcess("gr00t_policy_node.ros.replay", *words, str(DEADLINE_S), domain=domain) as command:
+        with start_node({**files, "limits_file": limits}, domain, autostart=False), Peer(domain) as peer:
+            peer.call(ChangeState, "policy/change_state", transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+            statuses = peer.listen(PolicyStatus, "policy/status", LATCHED)
+            peer.until(lambda: statuses, "status")
+            with NodeProcess("gr00t_policy_node.ros.replay", *words, "4", domain=domain) as blind:
+                peer.until(lambda: blind.process.poll() is not None, "end of the command without a robot")
+                assert "error: 'policy' does not see the robot: " in blind.output
+            with Workplace(domain) as robot:
+                robot.until(lambda: robot.status.streams and not any(s.state for s in robot.status.streams), "inputs")
+                peer.call(ChangeState, "policy/change_state", transition=Transition(id=Transition.TRANSITION_ACTIVATE))
+                robot.until(lambda: command.process.poll() is not None, "end of the command")
+        assert command.process.returncode == 0, command.output

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Replay an episode of a dataset on the robot, through the limits of the policy node.
+"""Replay an episode of a dataset on the robot, or move it to a pose, through the limits of the policy node.
 
-The robot first moves slowly to the first row. Ctrl-C brings it to rest.
+The robot first moves slowly to the first row, at the end to the pose. Ctrl-C brings it to rest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import rclpy
 from gr00t_msgs.action import MoveTo, ReplayMotion
+from gr00t_msgs.msg import ErrorCode, PolicyStatus, StreamStatus
 from rclpy.action.client import ActionClient, ClientGoalHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from rclpy.utilities import try_shutdown
@@ -30,9 +32,12 @@ from gr00t_training.cli.parser import CommandParser
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import Gr00tError
 
-CONNECT_TIMEOUT_S = 20.0
+WAIT_S = 20.0
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWER_TIMEOUT_S = 20.0
 CANCEL_TIMEOUT_S = 2.0
+RETRY_S = 0.5  # while the policy node becomes active
+MAX_WAIT_S = 3600.0
 
 
 class ReplayError(Gr00tError):
@@ -40,12 +45,20 @@ class ReplayError(Gr00tError):
 
 
 class ReplayClient(Node):
-    """Sends the two goals and waits for their end."""
+    """Sends the goals and waits for their ends."""
 
-    def __init__(self, policy: str) -> None:
-        """Connect to the actions of a policy node."""
+    def __init__(self, policy: str, wait_s: float) -> None:
+        """Connect to the actions of a policy node.
+
+        Args:
+            policy: its name.
+            wait_s: in which it must be ready for the first goal.
+        """
         super().__init__("replay")
-        self._policy = policy
+        self._policy, self._ready_s = policy, time.monotonic() + wait_s
+        self._wait_s = wait_s
+        self._status: PolicyStatus | None = None
+        self.create_subscription(PolicyStatus, f"{policy}/status", self._on_status, LATCHED)
         self._courses = {
             MoveTo: ActionClient(self, MoveTo, f"{policy}/move_to"),
             ReplayMotion: ActionClient(self, ReplayMotion, f"{policy}/replay"),
@@ -54,23 +67,34 @@ class ReplayClient(Node):
         self._executor.add_node(self)
 
     def wait_for_policy(self) -> None:
-        """Wait until the policy node is there.
+        """Wait until the policy node is there and sees the robot.
 
         Raises:
-            ReplayError: it is not.
+            ReplayError: it is not, or does not.
         """
-        self._spin(
-            lambda: all(client.server_is_ready() for client in self._courses.values()),
-            CONNECT_TIMEOUT_S,
-            f"no policy node '{self._policy}' within {CONNECT_TIMEOUT_S:g} s; start and activate it, or give --policy",
-        )
+
+        def is_there() -> bool:
+            return self._status is not None and all(client.server_is_ready() for client in self._courses.values())
+
+        remedy = "start and configure it, or give --policy"
+        self._spin(is_there, self._left_s(), f"no policy node '{self._policy}' within {self._wait_s:g} s; {remedy}")
+        self._spin(lambda: not self._unseen(), self._left_s(), "")
+        if self._unseen():
+            raise ReplayError(f"'{self._policy}' does not see the robot: {self._unseen()}")
 
     def run(self, kind: Any, goal: Any) -> Any:
-        """Send a goal, wait for its end and return its result.
+        """Send a goal, wait for its end and return its result; a node that starts up is waited for.
 
         Raises:
             ReplayError: refused, or not reached; with the reason of the policy node.
         """
+        while (result := self._run(kind, goal)).error_code == ErrorCode.NOT_ACTIVE and self._left_s() > 0.0:
+            self._executor.spin_once(timeout_sec=RETRY_S)
+        if result.error_code:
+            raise ReplayError(f"'{self._policy}': {result.error_msg or 'ended'}")
+        return result
+
+    def _run(self, kind: Any, goal: Any) -> Any:
         sent = self._courses[kind].send_goal_async(goal)
         self._wait(sent, ANSWER_TIMEOUT_S)
         handle: ClientGoalHandle | None = sent.result()
@@ -83,8 +107,6 @@ class ReplayClient(Node):
             self._wait(handle.cancel_goal_async(), CANCEL_TIMEOUT_S)
             raise
         response: Any = ended.result()
-        if response.result.error_code:
-            raise ReplayError(f"'{self._policy}': {response.result.error_msg or 'ended'}")
         return response.result
 
     def close(self) -> None:
@@ -97,10 +119,23 @@ class ReplayClient(Node):
     def _wait(self, future: Future, timeout_s: float | None) -> None:
         self._spin(future.done, timeout_s, f"'{self._policy}' does not answer; see its log")
 
+    def _left_s(self) -> float:
+        return max(0.0, self._ready_s - time.monotonic())
+
+    def _unseen(self) -> str:
+        """Return which inputs are missing or unusable, empty if none is; a pose far from training is none of them."""
+        streams = [] if self._status is None else self._status.streams
+        return "; ".join(f"{each.name}: {each.reason}" for each in streams if each.state != StreamStatus.OK)
+
+    def _on_status(self, message: PolicyStatus) -> None:
+        self._status = message
+
     def _spin(self, condition: Callable[[], bool], timeout_s: float | None, failure: str) -> None:
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not condition():
             if end_s is not None and time.monotonic() > end_s:
+                if not failure:
+                    return
                 raise ReplayError(failure)
             self._executor.spin_once(timeout_sec=0.1)
 
@@ -108,13 +143,17 @@ class ReplayClient(Node):
 def main(args: list[str] | None = None) -> int:
     """Run the command."""
     parser = CommandParser("gr00t_replay", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("dataset", metavar="DATASET", help="Folder of the dataset.")
-    parser.add_argument("episode", metavar="EPISODE", type=int, help="Index of the episode.")
+    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="Folder of the dataset.")
+    parser.add_argument("episode", metavar="EPISODE", nargs="?", type=int, help="Index of the episode.")
     parser.add_argument("--first-row-only", action="store_true", help="Only move to the first row of the episode.")
     parser.add_argument(
         "--speed", type=float, default=1.0, metavar="X", help="Share of the recorded speed, up to 1 (default: 1)."
     )
+    text = "Pose of the limits file to move to at the end, such as home; without an episode only that."
+    parser.add_argument("--pose", default="", metavar="NAME", help=text)
     parser.add_argument("--policy", default="policy", metavar="NAME", help="Name of the policy node (default: policy).")
+    text = f"Time in which the policy node must be active and see the robot [s] (default: {WAIT_S:g})."
+    parser.add_argument("--wait-ready", type=float, default=WAIT_S, metavar="X", help=text)
     return run_command(
         "gr00t_replay",
         lambda: _replay(*parse_with_ros_args(parser, args)),
@@ -123,18 +162,32 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _replay(options: argparse.Namespace, ros: list[str]) -> None:
-    if not 0.0 < options.speed <= 1.0:
-        raise ReplayError(f"--speed is {options.speed:g}, expected more than 0 and at most 1")
-    episode = replay_rows(EpisodeDataset(options.dataset), options.episode)
+    _check(options)
+    episode = None if options.dataset is None else replay_rows(EpisodeDataset(options.dataset), options.episode)
     # keep the signal handlers of the command: they let the robot be brought to rest
     rclpy.init(args=ros, signal_handler_options=SignalHandlerOptions.NO)
-    client = ReplayClient(options.policy)
+    client = ReplayClient(options.policy, options.wait_ready)
     try:
         client.wait_for_policy()
-        _follow(client, episode, options)
+        if episode is not None:
+            _follow(client, episode, options)
+        if options.pose:
+            done = client.run(MoveTo, MoveTo.Goal(pose=options.pose))
+            print(f"moved to pose '{options.pose}' in {done.duration:.1f} s", flush=True)
     finally:
         client.close()
         try_shutdown()
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not 0.0 < options.speed <= 1.0:
+        raise ReplayError(f"--speed is {options.speed:g}, expected more than 0 and at most 1")
+    if not 0.0 <= options.wait_ready <= MAX_WAIT_S:
+        raise ReplayError(f"--wait-ready is {options.wait_ready:g}, expected 0 to {MAX_WAIT_S:g} s")
+    if options.dataset is not None and options.episode is None:
+        raise ReplayError("EPISODE is missing; give the index of one after the dataset")
+    if options.dataset is None and (options.first_row_only or not options.pose):
+        raise ReplayError("DATASET and EPISODE are missing; give them, or a --pose to move to")
 
 
 def _follow(client: ReplayClient, episode: ReplayRows, options: argparse.Namespace) -> None:
