@@ -43,7 +43,7 @@ from gr00t_training.model.plan import HOST_KEYS, make_plan
 from gr00t_training.train.distributed import Processes, join
 from gr00t_training.train.optimizer import make_optimizer
 from gr00t_training.train.settings import TrainerSettings
-from gr00t_training.train.step import GraphedStep, PlannedBatch, TrainStep, compile_blocks
+from gr00t_training.train.step import GraphedStep, PlannedBatch, TrainStep, change_blocks
 from gr00t_training.train.weights import TrainedWeights
 
 ROWS = ("plain", "compiled", "graph", "fsdp")
@@ -133,7 +133,7 @@ def _measure(
     batch = make_batch(config, total)
     TrainedWeights(model, [int(batch["embodiment_id"][0])], torch.bfloat16 if is_cuda else None)
     if row != "plain" and is_cuda:
-        compile_blocks(model)
+        change_blocks(model, compiles=True)
     autocast = torch.bfloat16 if is_cuda else None
     exchange = processes.exchange(model, device, 0, "fsdp" if row == "fsdp" else "ddp", autocast)
     kind = GraphedStep if row in ("graph", "fsdp") and is_cuda else TrainStep

@@ -14,7 +14,7 @@ Weights are random, since time does not depend on them; a batch is on the host a
     lora       as compiled, with adapters of rank 64 on language model, vision tower and diffusion transformer
     lora8      the same with the optimizer's moments in 8 bits
     lora4      as lora, with the frozen layers of the backbone in 4 bits (NF4)
-    recompute  as lora, with activations computed twice and without a graph
+    recompute  as lora, with activations of the backbone computed twice
     least      the last two together
 
 Columns: median [ms] of a step, samples/s, ratio to plain, peak memory [GiB], loss of the last step.
@@ -47,8 +47,7 @@ from gr00t_training.train.step import (
     GraphedStep,
     PlannedBatch,
     TrainStep,
-    checkpoint_activations,
-    compile_blocks,
+    change_blocks,
     uncompiled,
 )
 from gr00t_training.train.weights import TrainedWeights
@@ -190,11 +189,9 @@ def _fast(
     TrainedWeights(model, list(rows), torch.bfloat16, is_whole=not settings.lora_rank, quantizes=quantizes)
     model.to(device)
     optimizer = make_optimizer(model, settings)
-    if settings.checkpoint_activations:
-        checkpoint_activations(model)
-    elif row not in ("lean", "rows", "graph"):
-        compile_blocks(model)
-    kind = GraphedStep if row not in ("lean", "rows", "recompute", "least") and is_cuda else TrainStep
+    compiles = row not in ("lean", "rows", "graph")
+    change_blocks(model, compiles=compiles, recomputes=settings.checkpoint_activations)
+    kind = GraphedStep if row not in ("lean", "rows") and is_cuda else TrainStep
     step = kind(model, optimizer, max_grad_norm=SETTINGS.max_grad_norm, autocast=torch.bfloat16)
     dtype = model.backbone.language.embed_tokens.weight.dtype
     plan = make_plan(model.config, batch, torch.device("cpu"), dtype)

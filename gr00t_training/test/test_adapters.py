@@ -33,7 +33,7 @@ from gr00t_training.train.adapters import Base, choose_trained  # noqa: E402
 from gr00t_training.train.data.fit import dataset_statistics  # noqa: E402
 from gr00t_training.train.finetune import finetune  # noqa: E402
 from gr00t_training.train.settings import FinetuneSettings, TrainerSettings  # noqa: E402
-from gr00t_training.train.step import checkpoint_activations  # noqa: E402
+from gr00t_training.train.step import change_blocks  # noqa: E402
 from gr00t_training.train.trainer import Trainer  # noqa: E402
 from gr00t_training.train.weights import TrainedWeights  # noqa: E402
 from gr00t_training.transforms.observation import observation_from_frames  # noqa: E402
@@ -305,7 +305,7 @@ def test_activations_computed_twice_give_the_same_gradients(fixtures_dir):
             if ".lora_B." in name:
                 parameter.normal_(std=0.1)
     kept = copy.deepcopy(model)
-    checkpoint_activations(model)
+    change_blocks(model, recomputes=True)
     for each in (kept, model):
         torch.manual_seed(3)
         each.train().loss(batch, *noise_of(batch)).backward()

@@ -16,7 +16,7 @@ from gr00t_training.errors import Gr00tError  # noqa: E402
 from gr00t_training.model.gr00t import Gr00tModel  # noqa: E402
 from gr00t_training.train.optimizer import load_optimizer, make_optimizer  # noqa: E402
 from gr00t_training.train.settings import TrainerSettings  # noqa: E402
-from gr00t_training.train.step import BatchPlanner, GraphedStep, TrainStep, checkpoint_activations  # noqa: E402
+from gr00t_training.train.step import BatchPlanner, GraphedStep, TrainStep, change_blocks  # noqa: E402
 from gr00t_training.train.transfer import on_device  # noqa: E402
 from gr00t_training.train.weights import TrainedWeights  # noqa: E402
 from gr00t_training.transforms.observation import observation_from_frames  # noqa: E402
@@ -148,9 +148,16 @@ def test_averages_follow_the_weights(model, batches):
         torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-7)
 
 
-def test_activations_computed_twice_give_the_same_gradients(model, batches):
+@pytest.mark.parametrize("is_graphed", [True, False])
+def test_activations_computed_twice_give_the_same_gradients(model, batches, is_graphed):
+    for module in model.action_head.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
     kept = copy.deepcopy(model)
-    checkpoint_activations(model)
+    change_blocks(model, recomputes=True, is_graphed=is_graphed)
+    recomputed = [block for block in model.blocks() if "forward" in vars(block)]
+    backbone = set(model.backbone.modules())
+    assert recomputed == [block for block in model.blocks() if block in backbone or not is_graphed]
     for each in (kept, model):
         torch.manual_seed(3)
         make_step(each).forward_backward([batches[0]])
@@ -181,8 +188,12 @@ def test_the_optimizer_of_another_device_keeps_its_own_kernel(model, batches):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU")
-@pytest.mark.parametrize(("num_parts", "delay"), [(1, 0), (2, 0), (1, 3)], ids=["one part", "two parts", "delays"])
-def test_the_graph_gives_the_losses_and_weights_of_plain_steps(checkpoint, batches, num_parts, delay):
+@pytest.mark.parametrize(
+    ("num_parts", "delay", "changes"),
+    [(1, 0, {}), (2, 0, {}), (1, 3, {}), (2, 0, {"recomputes": True}), (1, 0, {"recomputes": True, "compiles": True})],
+    ids=["one part", "two parts", "delays", "recomputed", "recomputed, compiled"],
+)
+def test_the_graph_gives_the_losses_and_weights_of_plain_steps(checkpoint, batches, num_parts, delay, changes):
     found = {}
     for kind in (TrainStep, GraphedStep):
         torch.manual_seed(0)
@@ -190,6 +201,8 @@ def test_the_graph_gives_the_losses_and_weights_of_plain_steps(checkpoint, batch
         model.set_conditioning(rtc_max_delay=delay, state_dropout=0.0, has_mask_token=False)
         model.set_trainable()
         model.train().to("cuda")
+        if kind is GraphedStep:
+            change_blocks(model, **changes)
         torch.manual_seed(1)
         step = make_step(model, kind)
         losses = [step(batches[:num_parts]) for _ in range(8)]

@@ -90,18 +90,16 @@ def estimate_memory(
     trained = sum(x.numel() for x in model.parameters() if x.requires_grad)
     is_split = settings.parallel == "fsdp" and num_processes > 1
     share = 1 / num_processes if is_split else 1.0
-    is_graphed = settings.cuda_graphs and not settings.checkpoint_activations
-    is_compiled = settings.compile_blocks and not settings.checkpoint_activations
     moments = 2 if settings.optimizer is Optimizer.ADAMW8BIT else 8
     count = math.ceil(settings.batch_size / settings.accumulate / num_processes)
     kept = count * _activations(model, config, size, settings, adapters is not None)
-    if not is_compiled and not settings.checkpoint_activations:
+    if not settings.compile_blocks:
         kept *= _UNCOMPILED
     frozen = _frozen_bytes(model, settings)
     copies = 2 * trained if settings.bf16 else 0  # of weights, which the backward pass needs
     if is_split:  # they are put together
         copies = (2 if settings.bf16 else 4) * trained + frozen
-    work = _WORK_BYTES + count * _passing(config, size) + (0 if is_graphed else _UNGRAPHED_BYTES * trained)
+    work = _WORK_BYTES + count * _passing(config, size) + (0 if settings.fits_graph else _UNGRAPHED_BYTES * trained)
     return MemoryEstimate(
         weights=share * (4 * trained + frozen) + copies,
         gradients=share * 4 * trained,
@@ -148,11 +146,15 @@ def _activations(
         blocks.append((size.num_tokens, width, 4 * width, head.refiner.num_layers, _DROPPING))
     num_cross = sum(attends(dit, i) is not Attends.ITSELF for i in range(dit.num_layers))
     keys_values = num_cross * size.num_tokens * 2 * dit.width * 2
-    if settings.checkpoint_activations:  # inputs of all blocks, and one block whole
-        inputs = sum(count * width * 4 * layers for count, width, _, layers, _ in blocks)
-        return keys_values + inputs + max(_block_bytes(*block[:3], block[4]) for block in blocks if block[3])
-    kept = sum(layers * _block_bytes(count, width, hidden, rate) for count, width, hidden, layers, rate in blocks)
-    return keys_values + kept * (_ADAPTED if is_adapted else 1.0)
+    factor, kept, largest = _ADAPTED if is_adapted else 1.0, 0.0, 0.0
+    for count, width, hidden, layers, rate in blocks:
+        block_bytes = factor * _block_bytes(count, width, hidden, rate)
+        if settings.checkpoint_activations and not (settings.fits_graph and rate is _DROPPING):
+            kept += layers * count * width * 4  # inputs of the blocks; one block is whole at a time
+            largest = max(largest, block_bytes if layers else 0.0)
+        else:
+            kept += layers * block_bytes
+    return keys_values + kept + largest
 
 
 def _block_bytes(count: int, width: int, hidden: int, rate: tuple[int, int]) -> float:

@@ -164,6 +164,12 @@ class TrainerSettings:
         """Samples that are computed at once, by all processes together."""
         return self.batch_size // self.accumulate
 
+    @property
+    def fits_graph(self) -> bool:
+        """Whether a step on a GPU is one CUDA graph, which cannot repeat the random numbers of activations."""
+        repeats = self.checkpoint_activations and (self.lora_dropout > 0 or self.parallel == "fsdp")
+        return self.cuda_graphs and not repeats
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
@@ -333,24 +333,33 @@ class GraphedStep(TrainStep):
         torch.cuda.current_stream().wait_stream(stream)
 
 
-def compile_blocks(model: Gr00tModel) -> None:
-    """Compile the repeated blocks of the model one by one; the whole model at once would take minutes.
+def change_blocks(
+    model: Gr00tModel, *, compiles: bool = False, recomputes: bool = False, is_graphed: bool = True
+) -> None:
+    """Change how the repeated blocks of the model run.
 
     Blocks of one kind share their compiled code. What cannot be compiled on this machine runs uncompiled, with a
     warning of PyTorch.
+
+    Args:
+        model: changed in place.
+        compiles: compile the blocks one by one; the whole model at once would take minutes.
+        recomputes: compute activations again in the backward pass, to save memory.
+        is_graphed: for a step in a CUDA graph, which cannot repeat random numbers: blocks with dropout, those of the
+            action head, keep their activations.
     """
-    torch._dynamo.config.suppress_errors = True
+    if compiles:
+        torch._dynamo.config.suppress_errors = True
     for block in model.blocks():
-        block.compile(dynamic=False)
+        draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in block.modules())
+        if recomputes and not (draws and is_graphed):
+            forward = torch.compile(block.forward, dynamic=False) if compiles else block.forward
+            block.forward = functools.partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=draws)
+        elif compiles:
+            block.compile(dynamic=False)
 
 
 def uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Run compiled blocks as they are: compiling them for one pass takes longer than it saves."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # since PyTorch 2.6
     return set_stance("force_eager") if set_stance else contextlib.nullcontext()
-
-
-def checkpoint_activations(model: Gr00tModel) -> None:
-    """Let the repeated blocks of the model compute their activations again in the backward pass, to save memory."""
-    for block in model.blocks():
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

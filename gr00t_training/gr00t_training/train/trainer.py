@@ -66,8 +66,7 @@ from gr00t_training.train.step import (
     GraphedStep,
     PlannedBatch,
     TrainStep,
-    checkpoint_activations,
-    compile_blocks,
+    change_blocks,
 )
 from gr00t_training.train.transfer import on_device
 from gr00t_training.train.validation import Validation, ValidationResult
@@ -304,7 +303,7 @@ class Trainer:
 
     def _make_step(self) -> TrainStep:
         settings = self.settings
-        is_graphed = settings.cuda_graphs and self.device.type == "cuda" and not settings.checkpoint_activations
+        is_graphed = settings.fits_graph and self.device.type == "cuda"
         return (GraphedStep if is_graphed else TrainStep)(
             self.model,
             self.optimizer,
@@ -331,10 +330,12 @@ class Trainer:
 
     def _change_blocks(self) -> None:
         settings = self.settings
-        if settings.checkpoint_activations:
-            checkpoint_activations(self.model)
-        elif settings.compile_blocks and self.device.type == "cuda":
-            compile_blocks(self.model)
+        change_blocks(
+            self.model,
+            compiles=settings.compile_blocks and self.device.type == "cuda",
+            recomputes=settings.checkpoint_activations,
+            is_graphed=settings.fits_graph,
+        )
 
     def _batches(self, stop: int) -> Iterator[list[PlannedBatch]]:
         """Yield the parts of each step's samples."""
