@@ -27,12 +27,13 @@ from gr00t_msgs.msg import PolicyStatus, StreamStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_srvs.srv import SetBool
 
 from gr00t_bringup.fake.faults import Fault
-from gr00t_bringup.robots import robot_file, shipped_robots
+from gr00t_bringup.robots import has_robot_file, robot_file, shipped_robots
 from gr00t_bringup.ros.fake_robot_node import FakeRobot, FakeRobotSettings
 from gr00t_policy_node.ros.policy_node import PolicyNode
-from gr00t_recorder.ros.processes import DEADLINE_S, next_domain
+from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess, next_domain
 from gr00t_test_support.ros.nodes import parameter_arguments
 from gr00t_training.dataset.statistics.compute import KeyStatistics
 from gr00t_training.embodiment import Embodiment, load_embodiment, to_mapping
@@ -105,9 +106,11 @@ def served(policy: PolicyLike) -> Iterator[str]:
 class Rig:
     """A fake robot and a policy node in this process."""
 
-    def __init__(self, robot: str, folder: Path, server: str, **parameters: Any) -> None:
+    def __init__(
+        self, robot: str, folder: Path, server: str, *, topic_map: str = "topics.yaml", **parameters: Any
+    ) -> None:
         topics = folder / f"{robot}.yaml"
-        content = yaml.safe_load(robot_file(robot, "topics.yaml").read_text())
+        content = yaml.safe_load(robot_file(robot, topic_map).read_text())
         for stream in content["streams"].values():
             stream["max_age_s"] = 5.0  # which a loaded machine keeps
         (folder / "embodiment.json").write_text(json.dumps(to_mapping(patient(robot))))
@@ -124,7 +127,9 @@ class Rig:
             "max_silence_s": 0.0,
             **parameters,
         }
-        rclpy.init(args=parameter_arguments(**values), domain_id=next_domain())
+        self.domain = next_domain()
+        given = {name: value for name, value in values.items() if value != ""}
+        rclpy.init(args=parameter_arguments(**given), domain_id=self.domain)
         self._executor = SingleThreadedExecutor()
         self._node = rclpy.create_node("fake_robot")
         self.policy_node = PolicyNode()
@@ -208,6 +213,41 @@ def test_chunk_and_commands_of_every_robot_come_back_within_limits(robot: str, t
             assert set(rig.robot.num_commands) == {control.config.topic for control in rig.robot.plan.controls}
             # the driver takes nothing that is outside the limits, or for other joints
             assert rig.robot.refusals == []
+
+
+@pytest.mark.parametrize("robot", [name for name in shipped_robots() if has_robot_file(name, "teleop.yaml")])
+def test_follower_goes_with_its_leader_within_limits(robot: str, tmp_path: Path) -> None:
+    device = yaml.safe_load(robot_file(robot, "teleop.yaml").read_text())
+    device["leader"]["max_age_s"] = 5.0  # a loaded machine delivers late
+    (tmp_path / "teleop.yaml").write_text(yaml.safe_dump(device))
+    words = parameter_arguments(teleop_file=tmp_path / "teleop.yaml")
+    with Rig(
+        robot, tmp_path, "", topic_map="topics_policy.yaml", instruction="", teleop="always", teleop_timeout_s=5.0
+    ) as rig:
+        rig.start()
+        plant, limits = rig.robot.plant, rig.robot.plan.limits
+        ranges = {name: limit.max - limit.min for name, limit in limits.items()}
+
+        def follows() -> bool:
+            """Whether every joint is where the leader is, which is not where both began."""
+            now_s = rig.robot._now_s()
+            values = plant.values(now_s)
+            leader = {name: plant.leader(name, now_s) for name in ranges}
+            has_left = [abs(leader[name] - rig.robot.plan.start[name]) > 0.05 * ranges[name] for name in ranges]
+            return sum(has_left) > len(ranges) / 2 and all(
+                abs(values[name] - leader[name]) < 0.03 * ranges[name] for name in ranges
+            )
+
+        with NodeProcess("gr00t_policy_node.ros.teleop_node", *words, domain=rig.domain) as teleop:
+            engage = rig._node.create_client(SetBool, "teleop/engage")
+            rig.until(engage.service_is_ready, "teleop_node")
+            assert not rig.robot.num_commands
+            done = engage.call_async(SetBool.Request(data=True))
+            rig.until(done.done, "the answer of teleop_node")
+            rig.until(follows, f"the leader's pose; {teleop.output}")
+            assert rig.statuses[-1].device == device["name"]
+        assert set(rig.robot.num_commands) == {control.config.topic for control in rig.robot.plan.controls}
+        assert rig.robot.refusals == []
 
 
 WIRING = [

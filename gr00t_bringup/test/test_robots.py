@@ -32,11 +32,17 @@ from gr00t_training.settings import load_settings
 from gr00t_training.types import Observation
 
 ROBOTS = shipped_robots()
+WITH_LEADER = ["aloha", "sim_arm", "so100", "so101", "wx250s"]
 
 
 def test_every_shipped_embodiment_has_a_robot() -> None:
     assert shipped_embodiments() == ROBOTS
     assert len(ROBOTS) >= 15
+
+
+def test_every_robot_whose_leader_is_recorded_has_its_files_for_teleoperation() -> None:
+    assert [name for name in ROBOTS if "  leader" in robot_file(name, "topics.yaml").read_text()] == WITH_LEADER
+    assert [name for name in ROBOTS if has_robot_file(name, "teleop.yaml")] == WITH_LEADER
 
 
 def test_every_shipped_robot_is_in_the_table_of_the_documentation() -> None:
@@ -57,15 +63,15 @@ def test_topic_map_and_limits_fit_the_embodiment(robot: str) -> None:
     assert set(limits.poses) == ({"home"} if robot == "sim_arm" else set())
 
 
-@pytest.mark.parametrize("robot", ["sim_arm", "so101"])
+@pytest.mark.parametrize("robot", WITH_LEADER)
 def test_attempts_under_a_policy_have_its_inputs_and_record_its_commands(robot: str) -> None:
     demonstrations, _ = load_topic_map(robot_file(robot, "topics.yaml"))
     attempts, embodiment = load_topic_map(robot_file(robot, "topics_policy.yaml"))
     assert embodiment == load_embodiment(robot)
     assert (attempts.state, attempts.video) == (demonstrations.state, demonstrations.video)
-    assert attempts.commands[:1] == demonstrations.commands
+    assert attempts.commands[:-1] == demonstrations.commands
     recorded = {attempts.streams[binding.stream].topic for binding in attempts.action.values()}
-    assert recorded == {attempts.commands[1].topic}
+    assert recorded == {attempts.commands[-1].topic}
     assert attempts.command_source is not None
     FrameAssembler(attempts, embodiment)
     inputs = input_map(attempts)
@@ -73,7 +79,7 @@ def test_attempts_under_a_policy_have_its_inputs_and_record_its_commands(robot: 
     assert inputs.streams == input_map(demonstrations).streams
 
 
-@pytest.mark.parametrize("robot", ["sim_arm", "so101"])
+@pytest.mark.parametrize("robot", WITH_LEADER)
 def test_leader_moves_every_channel(robot: str) -> None:
     device = load_settings(TeleopFile, robot_file(robot, "teleop.yaml"))
     embodiment = load_embodiment(robot)
@@ -81,6 +87,8 @@ def test_leader_moves_every_channel(robot: str) -> None:
     assert list(device.leader.joints) == [
         name for key in embodiment.action_keys for name in embodiment.action[key].names
     ]
+    streams = load_topic_map(robot_file(robot, "topics.yaml"))[0].streams
+    assert set(device.leader.topics) == {each.topic for name, each in streams.items() if name.startswith("leader")}
     if robot == "sim_arm":
         home = load_settings(LimitsFile, robot_file(robot, "limits.yaml")).poses["home"]
         np.testing.assert_allclose([home[name] for name in JOINTS], home_positions(), atol=1e-4)

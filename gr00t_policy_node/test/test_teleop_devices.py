@@ -54,6 +54,23 @@ def test_joints_of_a_leader_in_two_messages_belong_together_only_when_both_are_n
         LeaderDevice(Leader(joints={"j0": LeaderJoint()})).request(["a", "b"], [0.0, 0.0], 0)
 
 
+def test_two_leader_arms_with_the_same_names_are_told_apart_by_topic() -> None:
+    joints = {
+        "left": LeaderJoint(joint="waist", topic="leader_left"),
+        "right": LeaderJoint(joint="waist", topic="leader_right", scale=-1.0),
+    }
+    settings = Leader(joints=joints, max_age_s=0.05)
+    assert settings.topics == ("leader_left", "leader_right")
+    leader = LeaderDevice(settings)
+    with pytest.raises(ValueError, match="nothing of the leader has come on leader_right yet; check that arm"):
+        leader.request(["waist"], [0.1], 0, "leader_left")
+    request = leader.request(["waist"], [0.5], 20 * MS, "leader_right")
+    assert request is not None
+    assert dict(zip(request.names, request.positions, strict=True)) == {"left": 0.1, "right": -0.5}
+    with pytest.raises(ValueError, match=r"joint 'waist' of the leader is 0\.080 s old"):  # the left arm fell silent
+        leader.request(["waist"], [0.5], 80 * MS, "leader_right")
+
+
 def test_a_stick_starts_at_zero_behind_its_deadband_and_buttons_move_back_and_forth() -> None:
     gamepad = GamepadDevice(
         Gamepad(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -89,17 +90,18 @@ class TeleopNode(Node):
     def _listen_to_leader(self, settings: Leader) -> None:
         device = LeaderDevice(settings)
 
-        def on_message(message: JointState) -> None:
+        def on_message(topic: str, message: JointState) -> None:
             stamp_ns = stamp_of(message) or self._now_ns()
             try:
-                request = device.request(list(message.name), list(message.position), stamp_ns)
+                request = device.request(list(message.name), list(message.position), stamp_ns, topic)
             except ValueError as error:
                 self._refuse(str(error))
                 return
             if request is not None:
                 self._send(request, stamp_ns)
 
-        self.create_subscription(JointState, settings.topic, on_message, SENSOR_QOS)
+        for topic in settings.topics:
+            self.create_subscription(JointState, topic, partial(on_message, topic), SENSOR_QOS)
 
     def _listen_to_gamepad(self, settings: Gamepad) -> None:
         device = GamepadDevice(settings)

@@ -21,35 +21,51 @@ class LeaderDevice:
     def __init__(self, settings: Leader) -> None:
         """Begin without a position."""
         self._settings = settings
-        self._positions: dict[str, tuple[float, int]] = {}  # of the leader's joints, and their stamps
+        # joint of each channel, with its topic: two arms may have the same names
+        self._places = {
+            channel: (setting.topic or settings.topic, setting.joint or channel)
+            for channel, setting in settings.joints.items()
+        }
+        self._positions: dict[tuple[str, str], tuple[float, int]] = {}  # of the leader's joints, and their stamps
         self._targets: dict[str, float] = {}  # of channels, as they were sent
 
-    def request(self, names: Sequence[str], positions: Sequence[float], stamp_ns: int) -> Request | None:
+    def request(
+        self, names: Sequence[str], positions: Sequence[float], stamp_ns: int, topic: str = ""
+    ) -> Request | None:
         """Take a message; return what to ask for, None if it has none of the joints.
+
+        Args:
+            names: of the joints in the message.
+            positions: one each.
+            stamp_ns: of the message.
+            topic: that it came on; empty: that of the leader.
 
         Raises:
             ValueError: joints are missing, or too old.
         """
-        needed = {setting.joint or channel: channel for channel, setting in self._settings.joints.items()}
+        topic = topic or self._settings.topic
+        needed = [joint for place, joint in self._places.values() if place == topic]
         if len(names) != len(positions):
             raise ValueError(f"{len(positions)} positions for {len(names)} joints; expected one each")
         given = {name: value for name, value in zip(names, positions, strict=True) if name in needed}
         if not given:
-            if self._positions:
+            if any(place == topic for place, _ in self._positions):
                 return None  # of another device on the same topic
-            raise ValueError(f"the leader sends {_listed(names)}, expected {_listed(list(needed))}")
-        self._positions |= {name: (value, stamp_ns) for name, value in given.items()}
-        missing = [name for name in needed if name not in self._positions]
+            raise ValueError(f"the leader sends {_listed(names)}, expected {_listed(needed)}")
+        self._positions |= {(topic, name): (value, stamp_ns) for name, value in given.items()}
+        missing = [place for place in self._places.values() if place not in self._positions]
+        if missing and missing[0][0] != topic:
+            raise ValueError(f"nothing of the leader has come on {missing[0][0]} yet; check that arm")
         if missing:
-            raise ValueError(f"joint '{missing[0]}' of the leader is missing; it sends {_listed(names)}")
-        for name, (_, at_ns) in self._positions.items():
+            raise ValueError(f"joint '{missing[0][1]}' of the leader is missing; it sends {_listed(names)}")
+        for (_, name), (_, at_ns) in self._positions.items():
             if abs(stamp_ns - at_ns) > round(self._settings.max_age_s * 1e9):
                 age_s = abs(stamp_ns - at_ns) / 1e9
                 raise ValueError(
                     f"joint '{name}' of the leader is {age_s:.3f} s old (limit {self._settings.max_age_s:g} s)"
                 )
         for channel, setting in self._settings.joints.items():
-            value = setting.scale * self._positions[setting.joint or channel][0] + setting.offset
+            value = setting.scale * self._positions[self._places[channel]][0] + setting.offset
             before = self._targets.get(channel)
             if before is None or not abs(value - before) <= setting.deadband:  # or not a number
                 self._targets[channel] = value

@@ -25,6 +25,7 @@ class LeaderJoint:
     """How one channel of the robot follows a joint of the leader: scale * position + offset."""
 
     joint: str = setting("", "Joint of the leader; empty: it has the channel's name.")
+    topic: str = setting("", "Topic of this joint, as of the second arm of two; empty: that of the leader.")
     scale: float = setting(1.0, "Unit of the channel per unit of the leader's joint; negative turns around.")
     offset: float = setting(0.0, "Added after scaling [unit of the channel].")
     deadband: float = setting(0.0, "Smaller changes are ignored [unit of the channel].", ge=0.0)
@@ -37,6 +38,11 @@ class Leader:
     joints: Mapping[str, LeaderJoint] = setting(description="By channel of the robot.")
     topic: str = setting("leader/joint_states", "Topic of its sensor_msgs/msg/JointState.")
     max_age_s: float = setting(0.1, "Joints in several messages: the oldest must be younger [s].", ge=0.001, le=10.0)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic that a joint comes from."""
+        return tuple(dict.fromkeys(joint.topic or self.topic for joint in self.joints.values()))
 
 
 @dataclass(frozen=True)
