@@ -78,6 +78,7 @@ setup(
             "gr00t = gr00t_training.cli.commands:umbrella",
             "gr00t_checkpoint = gr00t_training.cli.commands:checkpoint",
             "gr00t_dataset = gr00t_training.cli.commands:dataset",
+            "gr00t_doctor = gr00t_training.cli.commands:doctor",
             "gr00t_finetune = gr00t_training.cli.commands:finetune",
             "gr00t_evaluate = gr00t_training.cli.commands:evaluate",
             "gr00t_serve = gr00t_training.cli.commands:serve",

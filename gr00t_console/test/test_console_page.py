@@ -145,6 +145,7 @@ def test_an_operator_records_runs_takes_over_stops_and_judges(files: Path, tmp_p
         for page in (anna, ben):
             page.open(found[1])
             page.has("#state", "idle")
+        anna.until("/checks, no fault|warning|fault/.test(document.querySelector('#robot').textContent)", "the doctor")
         take_control(anna, "Anna")
         ben.has("#control", "Take control")
         ben.until("document.getElementById('control').disabled", "nobody else may take control")

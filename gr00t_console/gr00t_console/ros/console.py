@@ -26,6 +26,7 @@ from rclpy.signals import SignalHandlerOptions
 from gr00t_console.access import MIN_TOKEN, Access
 from gr00t_console.actions import add_actions
 from gr00t_console.board import Board
+from gr00t_console.checkup import examining
 from gr00t_console.datasets import Shelf
 from gr00t_console.joints import JointRow
 from gr00t_console.lease import TIMEOUT_S
@@ -121,6 +122,7 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
         operator = Operator(robot, board, lost_after_s=options.lost_after)
         add_actions(operator, robot, board, shelf, desk)
         robot.on_joints = lambda rows: operator.set_jog_speeds(_jog_speeds(rows))
+        opened.enter_context(examining(board, options.topics))
         robot.on_policy = lambda view: desk.observe(view, time.monotonic())
 
         def on_recorder(path: str) -> None:

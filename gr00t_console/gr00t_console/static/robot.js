@@ -13,9 +13,10 @@ export function build(root) {
   parts.source = element("div");
   parts.streams = element("div");
   parts.gates = element("div");
+  parts.machine = element("div");
   root.append(element("div", { class: "grid cols-2" },
     element("div", { class: "stack" }, panel("Cameras", parts.cameras), panel("Streams", parts.streams)),
-    element("div", { class: "stack" }, panel("Command source", parts.source), panel("Joints", parts.joints), panel("Input gates", parts.gates))));
+    element("div", { class: "stack" }, panel("Command source", parts.source), panel("Joints", parts.joints), panel("Input gates", parts.gates), panel("Machine", parts.machine))));
 }
 
 export function draw(state) {
@@ -31,6 +32,16 @@ export function draw(state) {
   const streams = merged(state);
   fill(parts.streams, streams, () => streams.length ? streamTable(streams) : element("p", { class: "empty" }, "Neither policy node nor recorder report streams."));
   fill(parts.gates, [policy?.gates, policy?.input_fault, policy?.refused_observations], () => policy ? gates(policy) : element("p", { class: "empty" }, "The policy node reports gates."));
+  fill(parts.machine, [state.machine], () => machine(state.machine));
+}
+
+/** What gr00t doctor found at the start of the console. */
+function machine(found) {
+  if (!found) return element("p", { class: "empty" }, "gr00t doctor is looking at this machine.");
+  if (found.error) return element("p", { class: "fault" }, `Not checked: ${found.error}`);
+  if (!found.rows.length) return element("p", { class: "ok" }, `${found.num_checks} checks, no fault`);
+  return table([["Level"], ["Check"], ["Found"]], found.rows.map(([level, check, what, remedy]) =>
+    [element("span", { class: level === "fault" ? "fault" : "" }, level), check.replaceAll("_", " "), element("span", {}, what, remedy ? element("div", { class: "muted" }, remedy) : null)]));
 }
 
 function gates(policy) {

@@ -19,6 +19,13 @@ dataset = Command(
     Job.DATASET,
     "Inspect, validate, repair, edit, convert, view and publish datasets.",
 )
+doctor = Command(
+    "gr00t_doctor",
+    "doctor",
+    "gr00t_training.cli.doctor:main",
+    Job.RUN,
+    "Find out what is wrong with a machine, and say what to do.",
+)
 evaluate = Command(
     "gr00t_evaluate",
     "evaluate",
@@ -45,4 +52,4 @@ serve = Command(
 )
 umbrella = Command("gr00t", "", "gr00t_training.cli.umbrella:main", Job.RUN, "All commands of the suite.")
 
-COMMANDS = (checkpoint, dataset, evaluate, finetune, serve)
+COMMANDS = (checkpoint, dataset, doctor, evaluate, finetune, serve)
