@@ -43,8 +43,7 @@ RUNNING_POLICY = "running policy node"  # instead of a checkpoint, where a perso
 def make_parser() -> CommandParser:
     """Return the parser of the command."""
     parser = CommandParser("gr00t_rollout", description="Try a policy many times through ROS 2, and count successes.")
-    text = "Shipped simulated robot, or a folder with the files of another one."
-    parser.add_argument("--robot", default=ROBOT, metavar="NAME|FOLDER", help=f"{text} (default: {ROBOT})")
+    add(parser, "--robot", f"It must be a simulated one (default: {ROBOT}).", default=ROBOT)
     add(
         parser,
         "--checkpoint",

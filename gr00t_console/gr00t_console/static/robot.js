@@ -41,7 +41,7 @@ function machine(found) {
   if (found.error) return element("p", { class: "fault" }, `Not checked: ${found.error}`);
   if (!found.rows.length) return element("p", { class: "ok" }, `${found.num_checks} checks, no fault`);
   return table([["Level"], ["Check"], ["Found"]], found.rows.map(([level, check, what, remedy]) =>
-    [element("span", { class: level === "fault" ? "fault" : "" }, level), check.replaceAll("_", " "), element("span", {}, what, remedy ? element("div", { class: "muted" }, remedy) : null)]));
+    [element("span", { class: level === "fault" ? "fault" : "" }, level), check.replaceAll("_", " "), element("div", { class: "finding" }, what, remedy ? element("div", { class: "muted" }, remedy) : null)]));
 }
 
 function gates(policy) {

@@ -66,6 +66,7 @@ SHARED = {
     "--json": Shared("Print JSON.", _SWITCH),
     "--output": Shared("Folder to write.", _FOLDER, short="-o"),
     "--quick": Shared("Skip the slow checks.", _SWITCH),
+    "--robot": Shared("Shipped robot, or a folder with the files of another one.", {"metavar": "NAME|FOLDER"}),
     "--round-s": Shared("Time limit of a task [s].", {"type": float, "metavar": "X"}),
     "--rounds": Shared("Number of tasks.", {"type": int, "default": 3, "metavar": "N"}),
     "--seed": Shared("Seed of the random numbers.", {"type": int, "metavar": "N"}),

@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(NAME, description=__doc__, epilog=EPILOG)
-    text = "Shipped robot, or folder with topics.yaml: whose cameras count, instead of three of 640x480 at 30 Hz."
-    parser.add_argument("--robot", default="", metavar="ROBOT", help=text)
+    add(parser, "--robot", "Its cameras count, instead of three of 640x480 at 30 Hz.", default="")
     add(parser, "--dataset", "Its disk is measured (default: the current folder).", default=Path("."))
     text = "Other machines of the robot, whose clocks are compared through ssh."
     parser.add_argument("--hosts", nargs="+", default=[], metavar="HOST", help=text)
