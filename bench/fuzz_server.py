@@ -318,8 +318,11 @@ def _handled(server: PolicyServer, parts: list[bytes]) -> Any:
     server._listener.send = lambda _, reply: replies.append(reply)  # type: ignore[method-assign, assignment]
     peer: Any = _Peer()
     server._receive(peer, tuple(memoryview(part) for part in parts))
-    for job in server._jobs.drain():
-        server._finish(server._run(job))
+    server._computing.work_off()
+    while not server._answers.empty():
+        answer = server._answers.get()
+        assert answer is not None
+        server._finish(answer)
     assert len(replies) == 1, f"{len(replies)} replies"
     return unpack(replies[0][-1])[0]
 

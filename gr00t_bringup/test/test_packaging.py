@@ -52,6 +52,7 @@ OPTIONAL = {
     "flash_attn",
     "huggingface_hub",
     "peft",
+    "prometheus_client",
     "rerun",
     "sentencepiece",
     "torchcodec",

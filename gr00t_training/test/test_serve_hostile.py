@@ -332,7 +332,7 @@ def test_a_client_that_floods_gets_one_turn_a_round():
         thread = threading.Thread(target=honest.infer, args=(make_observation(7.0),))
         thread.start()
         # the others are refused
-        eventually(lambda: serving.server._jobs.num_jobs == server_module.MAX_WAITING + 1, "jobs of both clients")
+        eventually(lambda: serving.server.num_waiting == server_module.MAX_WAITING + 1, "jobs of both clients")
         policy.release.set()
         thread.join(PATIENCE_S)
     order = [observation.state["arm"][0, 0] for observation in policy.asked]
@@ -345,12 +345,12 @@ def test_nothing_is_computed_for_a_client_that_has_gone():
         first.socket.send(pack(nested(language={"task": [["wait"]]}), Wire.N1_7))
         assert policy.is_held.wait(PATIENCE_S)
         closed.say(nested(language={"task": [["lift"]]}))
-        eventually(lambda: serving.server._jobs.num_jobs == 2, "two jobs")
+        eventually(lambda: serving.server.num_waiting == 2, "two jobs")
         closed.stream.close()
         eventually(lambda: serving.server._listener.num_connections == 1, "one connection")
         policy.release.set()
         first.socket.recv()
-        eventually(lambda: serving.server._jobs.num_jobs == 0, "no job")
+        eventually(lambda: serving.server.num_waiting == 0, "no job")
         assert first.ask({"endpoint": "health"})["requests"]["expired"] == 1
     assert [observation.instruction for observation in policy.asked] == ["wait"]
 

@@ -11,8 +11,9 @@ import argparse
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -25,11 +26,15 @@ from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import check_instruction, one_line
 from gr00t_training.policy.policy import Policy
 from gr00t_training.serve.access import TOKEN_VARIABLE, bind_address, check_exposure, find_token
-from gr00t_training.serve.server import PolicyServer, ServerSettings
+from gr00t_training.serve.metrics import MetricsPage, PrometheusObserver
+from gr00t_training.serve.pace import batch_sizes
+from gr00t_training.serve.server import PolicyServer
+from gr00t_training.serve.server_settings import ServerSettings
 from gr00t_training.serve.wire import Wire
 from gr00t_training.settings import add_arguments, from_arguments
 
 NAME = "gr00t_serve"
+SWITCH_INTERVAL_S = 0.0005  # Python's 5 ms: the thread of the GPU would wait that long for each of the others
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,7 +49,7 @@ def _serve(options: argparse.Namespace) -> None:
         try:
             serve(options)
         except torch.cuda.OutOfMemoryError as error:
-            raise ConfigError(f"{one_line(error)} End other programs on the GPU.") from error
+            raise ConfigError(f"{one_line(error)} End other programs on the GPU, or lower --max-batch.") from error
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -68,20 +73,52 @@ def serve(options: argparse.Namespace) -> None:
         data_config=options.data_config,
         fps=options.fps,
     )
-    policy.warm_up(options.instruction)
-    name = os.path.basename(os.path.normpath(options.checkpoint))
+    serve_policy(policy, settings, name=_name(options.checkpoint), token=token, instruction=options.instruction)
+
+
+def serve_policy(
+    policy: Policy, settings: ServerSettings, *, name: str, token: str | None, instruction: str | None
+) -> None:
+    """Prepare the policy, print one line when it is ready, and serve until a signal.
+
+    Args:
+        policy: of a checkpoint.
+        settings: of the server.
+        name: of the checkpoint.
+        token: required in every request; None: no token.
+        instruction: prompts of its length need no preparation later; None: not known.
+
+    Raises:
+        Gr00tError: the address or the port of the metrics cannot be used.
+    """
     family = policy.checkpoint.family
     model, wire = family.model_type, Wire(family.wire)
-    with PolicyServer(policy, settings, token=token, name=name, model=model, usual_wire=wire) as server:
+    observer = PrometheusObserver(name, model) if settings.metrics_port else None
+    policy.warm_up(instruction)
+    times_s = {}
+    if instruction is not None and policy.overlaps:
+        times_s = policy.prepare_batches(instruction, batch_sizes(settings.max_batch))
+    with ExitStack() as stack:
+        server = PolicyServer(policy, settings, token=token, name=name, model=model, usual_wire=wire, observer=observer)
+        stack.enter_context(server)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
+        server.expect(times_s)
+        if observer is not None:
+            observer.watch(lambda: server.num_waiting, lambda: server.num_connections, policy.device_memory)
+            stack.callback(MetricsPage(observer, settings.metrics_port).close)
         embodiment = policy.embodiment
         print(
             f"{shown_name(NAME)}: ready at {server.address}: {name} ({model}), embodiment {embodiment.name} "
             f"({embodiment.fingerprint()}), {'token required' if token else 'no token'}",
             flush=True,
         )
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         server.serve()
+
+
+def _name(checkpoint: str) -> str:
+    return os.path.basename(os.path.normpath(checkpoint))
 
 
 def _parser() -> CommandParser:

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute actions from raw images and state, both in host memory; on a CUDA device as one captured graph.
 
-There is one program per shape: sizes of the images, number of samples, length and layout of the prompt. A program has
+There is a program per shape: sizes of the images, number of samples, length and layout of the prompt. A program has
 its own input buffers. All values that the graph does not read from them are part of the program's key, so an answer
 never comes from the graph of another prompt, camera or batch. On the CPU the same operations run one by one.
+
+A server starts a request while the one before it is still computed (`Engine.start`); two requests of one shape then use
+two programs, so that the buffers of one are filled while the device reads those of the other.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Sizes = tuple[tuple[int, int], ...]  # height and width of every image [px]
 
-MAX_PROGRAMS = 8  # captured graphs kept; each holds some tens of megabytes
+MAX_PROGRAMS = 48  # captured graphs kept; each holds some tens of megabytes. A server has up to 12 per prompt length
 MAX_PROMPTS = 64  # prepared prompts kept
 WARM_UP_RUNS = 3  # before a capture: libraries choose and load their kernels then
 
@@ -40,8 +43,8 @@ class Request:
     attention_mask: Tensor  # (B, T), 0 at padding
     state: np.ndarray  # (B, rows, state_dim) float32, normalized
     start: np.ndarray  # (B, H, A) float32 noise, or rows of the earlier chunk that it continues
-    strength: np.ndarray  # (H,) float32 share of the velocity that each row follows
-    prefix: np.ndarray | None = None  # (H,) float32, 1 at rows that are given to a model that was trained so
+    strength: np.ndarray  # (H,) or (B, H) float32 share of the velocity that each row follows
+    prefix: np.ndarray | None = None  # (H,) or (B, H) float32, 1 at rows given to a model that was trained so
 
 
 class Engine:
@@ -61,6 +64,7 @@ class Engine:
         self._pool = torch.cuda.graph_pool_handle() if self._uses_graphs else None
         self._programs: OrderedDict[tuple, _Program] = OrderedDict()
         self._prompts: OrderedDict[tuple, Prepared] = OrderedDict()
+        self._layouts: OrderedDict[tuple, Prepared] = OrderedDict()
 
     @torch.inference_mode()
     def run(self, request: Request) -> np.ndarray:
@@ -71,8 +75,32 @@ class Engine:
         Raises:
             ValueError: the request does not fit the model; names the input, found and expected.
         """
+        return self.start(request).wait()
+
+    @torch.inference_mode()
+    def start(self, request: Request) -> Running:
+        """Start a request; it is computed after those that were started before. On the CPU it is computed here.
+
+        At most two requests may run at a time.
+
+        Raises:
+            ValueError: as `run`.
+        """
         prompt = self.prepare(request)
-        return self._program(request, prompt).run(request, prompt)
+        program = self._program(request, prompt)
+        program.start(request, prompt)
+        return Running(program)
+
+    @torch.inference_mode()
+    def build(self, request: Request) -> None:
+        """Build both programs of a request's shape, so that no later request of it waits for that."""
+        prompt = self.prepare(request)
+        for copy in (0, 1):
+            self._built(request, prompt, copy)
+
+    def has_program(self, request: Request) -> bool:
+        """Whether a request of this shape starts without a program being built."""
+        return (*self._key(request, self.prepare(request)), 0) in self._programs
 
     @torch.inference_mode()
     def try_out(self, request: Request) -> None:
@@ -88,14 +116,24 @@ class Engine:
     def prepare(self, request: Request) -> Prepared:
         """Return what depends on prompts and image sizes only, from a cache of recent requests."""
         sizes, ids, mask = _sizes(request), request.input_ids, request.attention_mask
-        key = (sizes, tuple(ids.shape), ids.numpy().tobytes(), mask.numpy().tobytes())
+        layout = (sizes, tuple(ids.shape), mask.numpy().tobytes())
+        key = (*layout, ids.numpy().tobytes())
         prompt = self._prompts.get(key)
         if prompt is None:
-            prompt = self._prepared(request, sizes)
-            self._prompts[key] = prompt
-            if len(self._prompts) > MAX_PROMPTS:
-                self._prompts.popitem(last=False)
+            prompt = self._with_layout(request, sizes, layout)
+            _keep(self._prompts, key, prompt)
         self._prompts.move_to_end(key)
+        return prompt
+
+    def _with_layout(self, request: Request, sizes: Sizes, layout: tuple) -> Prepared:
+        """Prepare prompts; the words alone change only the embeddings."""
+        is_image = request.input_ids == self.model.config.backbone.image_token_id
+        layout = (*layout, is_image.numpy().tobytes())
+        known = self._layouts.get(layout)
+        if known is not None:
+            return self.model.with_prompts(known, request.input_ids)
+        prompt = self._prepared(request, sizes)
+        _keep(self._layouts, layout, prompt)
         return prompt
 
     def _prepared(self, request: Request, sizes: Sizes) -> Prepared:
@@ -106,19 +144,43 @@ class Engine:
         return self.model.prepare(batch)
 
     def _program(self, request: Request, prompt: Prepared) -> _Program:
-        sizes = _sizes(request)
-        key = (sizes, prompt.key, request.state.shape, request.start.shape)
+        """Return a program of the request's shape whose buffers are free."""
+        first = self._built(request, prompt, 0)
+        return self._built(request, prompt, 1) if first.is_running else first
+
+    def _built(self, request: Request, prompt: Prepared, copy: int) -> _Program:
+        key = (*self._key(request, prompt), copy)
         program = self._programs.get(key)
         if program is None:
+            sizes = _sizes(request)
             logger.info("preparing %s", _describe(request, sizes))
             program = _Program(self.model, self._images, sizes, prompt, request)
             if self._uses_graphs:
                 program.capture(self._pool)
-            self._programs[key] = program
-            if len(self._programs) > MAX_PROGRAMS:
-                self._programs.popitem(last=False)
+            _keep(self._programs, key, program, MAX_PROGRAMS)
         self._programs.move_to_end(key)
         return program
+
+    def _key(self, request: Request, prompt: Prepared) -> tuple:
+        return (_sizes(request), prompt.key, request.state.shape, request.start.shape)
+
+
+def _keep(cache: OrderedDict, key: tuple, value: object, limit: int = MAX_PROMPTS) -> None:
+    cache[key] = value
+    if len(cache) > limit:
+        cache.popitem(last=False)
+
+
+class Running:
+    """A request that is being computed."""
+
+    def __init__(self, program: _Program) -> None:
+        """Take the program that was started."""
+        self._program = program
+
+    def wait(self) -> np.ndarray:
+        """Return normalized actions `(B, H, A)` float32; call it once."""
+        return self._program.wait()
 
 
 class _Program:
@@ -163,6 +225,8 @@ class _Program:
         self._to_pixels = images.on_device(sizes, device) if pins else lambda raw: _pixels_on_cpu(images, raw)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._device = device
+        self._end = torch.cuda.Event() if pins else None
+        self.is_running = False  # its buffers are in use
         self._write(request)
 
     def capture(self, pool: object) -> None:
@@ -186,18 +250,27 @@ class _Program:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def run(self, request: Request, prompt: Prepared) -> np.ndarray:
-        """Answer a request of this program's shape."""
+    def start(self, request: Request, prompt: Prepared) -> None:
+        """Begin a request of this program's shape."""
+        if self.is_running:
+            raise RuntimeError("a third request was started before the first one ended")
         if prompt is not self._source:  # another prompt of the same shape
-            self._prompt.assign(prompt)
+            self._prompt.assign(prompt, self._source)
             self._source = prompt
         self._write(request)
         if self._graph is None:
             self._compute()
         else:
             self._graph.replay()
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
+        if self._end is not None:
+            self._end.record()
+        self.is_running = True
+
+    def wait(self) -> np.ndarray:
+        """Return the answer to the request that was started."""
+        if self._end is not None:
+            self._end.synchronize()
+        self.is_running = False
         return self._host_actions.numpy().copy()
 
     def gpu_ms(self, repeat: int) -> float:
@@ -221,16 +294,18 @@ class _Program:
             np.copyto(slot, values)
 
     def _values(self, request: Request) -> list[np.ndarray]:
-        values = [request.state, request.start, request.strength]
+        rows = request.start.shape[:2]
+        values = [request.state, request.start, np.broadcast_to(request.strength, rows)]
         if self._model.head.takes_prefix:  # always an input: chunks with and without one share their graph
-            values.append(np.zeros_like(request.strength) if request.prefix is None else request.prefix)
+            prefix = np.zeros(rows, np.float32) if request.prefix is None else np.broadcast_to(request.prefix, rows)
+            values.append(prefix)
         return values
 
     def _compute(self) -> None:
         self._pixels.copy_(self._host_pixels, non_blocking=True)
         self._floats.copy_(self._host_floats, non_blocking=True)
         state, start, strength, *prefix = self._inputs
-        actions = self._model(self._to_pixels(self._images), self._prompt, state, start, strength[:, None], *prefix)
+        actions = self._model(self._to_pixels(self._images), self._prompt, state, start, strength[..., None], *prefix)
         self._host_actions.copy_(actions, non_blocking=True)
 
 

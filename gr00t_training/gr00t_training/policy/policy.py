@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gr00t_training.checkpoint import Checkpoint, load_checkpoint, load_model
 from gr00t_training.checkpoint.description import TrainedEmbodiment
@@ -22,10 +24,11 @@ from gr00t_training.errors import CheckpointError, ConfigError
 from gr00t_training.model.fast.inference import InferenceModel
 from gr00t_training.model.gr00t import Gr00tModel, to_device
 from gr00t_training.model.sampler import Inpainting
-from gr00t_training.policy.continuation import ContinuedBatch, continue_chunks
+from gr00t_training.policy.continuation import continue_chunks
 from gr00t_training.policy.device import choose_device
-from gr00t_training.policy.engine import Engine, Request
+from gr00t_training.policy.engine import Engine
 from gr00t_training.policy.policy_like import PolicyLike
+from gr00t_training.policy.stages import StagedRequest, StartedBatch, join, joint_key
 from gr00t_training.transforms.observation import resting_observation
 from gr00t_training.transforms.pipeline import Statistics
 from gr00t_training.transforms.text import pad_left
@@ -148,12 +151,17 @@ class Policy(PolicyLike):
         return self.statistics["state"]
 
     @property
-    def noise_state(self) -> torch.Tensor:
+    def overlaps(self) -> bool:
+        """Whether `start` returns while the batch is computed."""
+        return self._engine.model.device.type == "cuda"
+
+    @property
+    def noise_state(self) -> Tensor:
         """State of the noise generator; a server with several clients keeps one per client."""
         return self._noise.get_state()
 
     @noise_state.setter
-    def noise_state(self, state: torch.Tensor) -> None:
+    def noise_state(self, state: Tensor) -> None:
         self._noise.set_state(state)
 
     def reset(self, seed: int | None = None) -> None:
@@ -170,7 +178,7 @@ class Policy(PolicyLike):
         state = self.noise_state
         observation = resting_observation(self.embodiment, instruction or "")
         if instruction is None:
-            self._engine.try_out(self._request([observation], torch.zeros(self._noise_shape(1)), None))
+            self._engine.try_out(join([self.stage([observation])], [torch.zeros(self._noise_shape(1))], 1))
         else:
             self.infer(observation)
         self.noise_state = state
@@ -196,45 +204,24 @@ class Policy(PolicyLike):
             ObservationError: as `infer`.
             ValueError: continuations differ in their steps, or noise has another shape.
         """
+        start = None if noise is None else self._given_noise(noise, len(observations))
+        staged = self.stage(observations, continuations)
         started_s = time.perf_counter()
-        start = self._sampler_noise(noise, len(observations))
+        (rows,) = self.start([staged], [self.draw_noise(staged.num_samples) if start is None else start]).wait()
+        return self.finish(staged, rows, infer_s=time.perf_counter() - started_s)
+
+    def stage(
+        self, observations: Sequence[Observation], continuations: Sequence[Continuation | None] | None = None
+    ) -> StagedRequest:
+        """Check and prepare a request; thread-safe, unlike everything else.
+
+        Raises:
+            ObservationError, ValueError: as `infer_batch`.
+        """
+        started_s = time.perf_counter()
         continued = continue_chunks(self.pipeline, observations, continuations, self._trained_delay)
         if continued is not None:
             self._warn_of_delay(continued.inpainting)
-        if continued is not None and continued.inpainting.guidance is not None:
-            batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in observations])
-            prepared_s = time.perf_counter()
-            actions = self._infer_guided(batch, start, continued.inpainting)
-        else:
-            request = self._request(observations, start, continued)
-            prepared_s = time.perf_counter()
-            actions = torch.from_numpy(self._engine.run(request))
-        decoded = [
-            self.pipeline.decode(action, observation) for action, observation in zip(actions, observations, strict=True)
-        ]
-        if continued is not None:
-            decoded = continued.blend(decoded)
-        _check_finite(decoded)
-        timings_s = {"preprocess": prepared_s - started_s, "infer": time.perf_counter() - prepared_s}
-        return [
-            ActionChunk(rows, observation.stamp_ns, self.embodiment.step_ns, timings_s)
-            for rows, observation in zip(decoded, observations, strict=True)
-        ]
-
-    def _noise_shape(self, num_samples: int) -> tuple[int, int, int]:
-        return num_samples, self.checkpoint.config.action_head.action_horizon, self.pipeline.inputs.action_dim
-
-    def _sampler_noise(self, given: np.ndarray | None, num_samples: int) -> torch.Tensor:
-        shape = self._noise_shape(num_samples)
-        if given is None:
-            return torch.randn(shape, generator=self._noise, dtype=torch.float32)
-        if given.shape != shape:
-            raise ValueError(f"noise: shape {given.shape}, expected {shape}")
-        return torch.from_numpy(given.astype(np.float32))
-
-    def _request(
-        self, observations: Sequence[Observation], noise: torch.Tensor, continued: ContinuedBatch | None
-    ) -> Request:
         images, rows = [], []
         for observation in observations:
             own = self.pipeline.images(observation)
@@ -242,11 +229,92 @@ class Policy(PolicyLike):
             rows.append(self.pipeline.prompt(observation.instruction, tokens))
             images += own
         input_ids, attention_mask = pad_left(rows, self.pipeline.tokenizer.pad_id)
-        state = torch.stack([self.pipeline.vectors(observation)[0] for observation in observations]).numpy()
-        if continued is None:
-            return Request(images, input_ids, attention_mask, state, noise.numpy(), np.ones(noise.shape[1], np.float32))
-        rows = (part.numpy() for part in continued.start(noise))
-        return Request(images, input_ids, attention_mask, state, *rows)
+        state = np.stack([self.pipeline.vectors(observation)[0].numpy() for observation in observations])
+        key = joint_key(input_ids, attention_mask, images, self.pipeline.inputs.image_token_id)
+        seconds = time.perf_counter() - started_s
+        staged = StagedRequest(observations, continued, images, input_ids, attention_mask, state, key, seconds)
+        return dataclasses.replace(staged, key=None) if staged.is_guided else staged
+
+    def draw_noise(self, num_samples: int) -> Tensor:
+        """Return the start of the sampler for the next request `(B, H, A)`."""
+        return torch.randn(self._noise_shape(num_samples), generator=self._noise, dtype=torch.float32)
+
+    def start(
+        self, requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int | None = None
+    ) -> StartedBatch:
+        """Start to compute requests with equal keys, or a single one; at most two batches run at a time.
+
+        Args:
+            requests: staged ones.
+            noises: start of the sampler of each, `(B, H, A)`.
+            size: samples to compute, at least those of the requests; None: as many. On a GPU each size is a graph.
+        """
+        counts = [request.num_samples for request in requests]
+        first = requests[0]
+        if first.is_guided and first.continued is not None:
+            batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in first.observations])
+            actions = self._infer_guided(batch, noises[0], first.continued.inpainting)
+            return StartedBatch(counts, actions.numpy)
+        running = self._engine.start(join(requests, noises, sum(counts) if size is None else size))
+        return StartedBatch(counts, running.wait)
+
+    def finish(self, request: StagedRequest, rows: np.ndarray, *, infer_s: float = 0.0) -> list[ActionChunk]:
+        """Return the chunks of a request in the robot's units; thread-safe.
+
+        Args:
+            request: staged one.
+            rows: normalized actions `(B, H, A)` of `StartedBatch.wait`.
+            infer_s: time of the computation, for `ActionChunk.timings_s`.
+
+        Raises:
+            CheckpointError: the model predicts NaN or infinity.
+        """
+        started_s, observations = time.perf_counter(), request.observations
+        decoded = [
+            self.pipeline.decode(action, observation)
+            for action, observation in zip(torch.from_numpy(rows), observations, strict=True)
+        ]
+        if request.continued is not None:
+            decoded = request.continued.blend(decoded)
+        _check_finite(decoded)
+        timings_s = {"preprocess": request.seconds, "infer": infer_s + time.perf_counter() - started_s}
+        return [
+            ActionChunk(rows, observation.stamp_ns, self.embodiment.step_ns, timings_s)
+            for rows, observation in zip(decoded, observations, strict=True)
+        ]
+
+    def prepare_batches(self, instruction: str, sizes: Sequence[int]) -> dict[int, float]:
+        """Build what batches of these sizes need, for prompts of the instruction's length; return their times [s].
+
+        The noise stays the same.
+        """
+        times_s, noise_state = {}, self.noise_state
+        request = self.stage([resting_observation(self.embodiment, instruction)])
+        for size in sizes:
+            noises = [self.draw_noise(1)]
+            self._engine.build(join([request], noises, size))
+            started_s = time.perf_counter()
+            self.start([request], noises, size).wait()
+            times_s[size] = time.perf_counter() - started_s
+        self.noise_state = noise_state
+        return times_s
+
+    def device_memory(self) -> Mapping[str, int]:
+        """Return bytes of the GPU: "used" by all programs, "total", and "tensors" of this one; empty on the CPU."""
+        device = self._engine.model.device
+        if device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(device)
+        return {"used": total - free, "total": total, "tensors": torch.cuda.memory_allocated(device)}
+
+    def _noise_shape(self, num_samples: int) -> tuple[int, int, int]:
+        return num_samples, self.checkpoint.config.action_head.action_horizon, self.pipeline.inputs.action_dim
+
+    def _given_noise(self, given: np.ndarray, num_samples: int) -> Tensor:
+        shape = self._noise_shape(num_samples)
+        if given.shape != shape:
+            raise ValueError(f"noise: shape {given.shape}, expected {shape}")
+        return torch.from_numpy(given.astype(np.float32))
 
     def _warn_of_delay(self, inpainting: Inpainting) -> None:
         """Log once that chunks arrive later than in training; then they are continued as without that training."""
@@ -259,9 +327,7 @@ class Policy(PolicyLike):
                 self._trained_delay,
             )
 
-    def _infer_guided(
-        self, batch: dict[str, torch.Tensor], noise: torch.Tensor, inpainting: Inpainting
-    ) -> torch.Tensor:
+    def _infer_guided(self, batch: dict[str, Tensor], noise: Tensor, inpainting: Inpainting) -> Tensor:
         """Sample with the layers that autograd can follow."""
         device = next(self._model.parameters()).device
         return self._model.sample_actions(

@@ -25,7 +25,7 @@ from gr00t_training.serve.zmtp import Buffer, Message, Ping, ProtocolError, Read
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 128  # a new one replaces the untrusted one that was silent longest ...
+MAX_CONNECTIONS = 512  # a new one replaces the untrusted one that was silent longest ...
 SILENT_S = 30.0  # ... or, if there is none, a trusted one that was silent this long
 HANDSHAKE_S = 5.0  # longest time until a connection is ready
 MESSAGE_S = 30.0  # longest time of one message, and of an answer that the client does not read
@@ -38,7 +38,7 @@ TRUSTED_BURST = 60  # messages
 NEW_BURST = 10  # messages of a new connection
 HELD_MESSAGES = 4  # unfinished messages of the largest size, of all connections
 SWEEP_S = 0.25
-BACKLOG = 128
+BACKLOG = 512
 DRAINED_BYTES = 65_536
 KEEPALIVE_S = 30  # a robot that was switched off leaves its connection open
 

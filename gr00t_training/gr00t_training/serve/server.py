@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy server for our client and for the ZeroMQ clients of GR00T N1.5 and N1.7.
 
-Two threads: the network thread owns the sockets, reads and checks requests and answers all but inference at once; the
-thread that calls `serve` runs the policy, one request after another, clients in turn. Before the token is checked, only
-the structure of a message is read. Endpoints: ping, health (ours), get_modality_config, get_action (default), reset,
+The network thread owns the sockets, reads and checks requests and answers all but inference at once; the thread that
+calls `serve` computes (`gr00t_training.serve.computing`), with a few others. Before the token is checked, only the
+structure of a message is read. Endpoints: ping, health (ours), get_modality_config, get_action (default), reset,
 kill (if allowed). A request is {"endpoint", "data"?, "api_token"?}; a failure is {"error": text}.
 
-Our own client adds {"client": {"valid_s", "float64", "wire"}} to a request: seconds until it stops waiting, so that
-expired requests are not computed; whether actions are sent as float64; the format of modality configs.
+Our own client adds {"client": {"valid_s", "float64", "wire"}} to a request: seconds until it stops waiting, so that a
+request that would be late is refused at once; whether actions are sent as float64; the format of modality configs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -33,52 +32,26 @@ from gr00t_training.io.version import suite_version
 from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.policy.state_range import describe_statistics
 from gr00t_training.serve.access import bind_address, check_exposure, tcp_address, token_matches
+from gr00t_training.serve.computing import Answer, Computing
 from gr00t_training.serve.listener import Connection, Listener
-from gr00t_training.serve.messages import SERVER_NAME, ActionRequest, read_request
+from gr00t_training.serve.messages import SERVER_NAME, read_request
 from gr00t_training.serve.modality import modality_configs
+from gr00t_training.serve.observer import Observer, Stage
 from gr00t_training.serve.request_limits import RequestLimits, state_limits
-from gr00t_training.serve.sessions import PolicySessions
-from gr00t_training.serve.waiting import Client, Job, Request, WaitingJobs
+from gr00t_training.serve.server_settings import ServerSettings, WireChoice
+from gr00t_training.serve.stages import stages_of
+from gr00t_training.serve.waiting import Admission, Client, Job, RefusedError, Request
 from gr00t_training.serve.wire import Wire, pack, read_content, scan_message, shown
-from gr00t_training.settings import setting
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_VALID_S = 15.0  # of a request without `valid_s`: the time limit of the releases' clients
 NUM_LATENCIES = 1000  # newest ones, for the percentiles
 MAX_WAITING = 4  # requests of one client, including the running one; a robot has one
 LINGER_S = 0.5  # for the last replies, when closing
 MAX_REASON = 2000  # characters of an error
 LOG_PERIOD_S = 1.0  # between two unexpected errors in the log
 HELD_REQUESTS = 4  # of the largest size, waiting for the policy
-
-
-class WireChoice(str, Enum):
-    """Message format that a server accepts."""
-
-    AUTO = "auto"
-    N1_5 = Wire.N1_5.value
-    N1_7 = Wire.N1_7.value
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """Address and permissions of a policy server."""
-
-    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0: all interfaces, which needs a token.")
-    port: int = setting(5555, "TCP port; 0: any free one.", ge=0, le=65535)
-    wire: WireChoice = setting(WireChoice.AUTO, "Message format; auto: that of each request.")
-    allow_kill: bool = setting(False, "Whether a client may end the server.")
-    insecure: bool = setting(False, "Whether other machines may use the policy without a token.")
-    max_request_mib: int = setting(64, "Largest request [MiB].", ge=1, le=2048)
-    max_batch: int = setting(32, "Largest number of samples in a request.", ge=1, le=1024)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    request: Request
-    reply: bytes | None  # None: the client no longer waits
-    is_error: bool = False
-    latency_s: float | None = None  # of an inference
 
 
 @dataclass
@@ -101,16 +74,18 @@ class PolicyServer:
         name: str = "",
         model: str = "",
         usual_wire: Wire = Wire.N1_7,
+        observer: Observer | None = None,
     ) -> None:
         """Bind the socket.
 
         Args:
-            policy: used by one thread at a time, the one that calls `serve`.
+            policy: one with stages answers several clients together; others are used by the thread that calls `serve`.
             settings: address and permissions.
             token: required in every request; None: no token.
             name: of the checkpoint, for `health`.
             model: model type of the checkpoint, for `health`.
             usual_wire: of the clients of the release; format of modality configs until a request shows another.
+            observer: of times, batches and refusals.
 
         Raises:
             ConfigError: the address cannot be used, or would need a token.
@@ -145,12 +120,20 @@ class PolicyServer:
             "max_request_bytes": self._max_bytes,
         }
         self._limits = RequestLimits(settings.max_batch, self._max_bytes, state_limits(statistics))
-        self._sessions = PolicySessions(policy)
         self._counters = _Counters()
+        self._observer = observer or Observer()
         self._started_s = time.monotonic()
         self._logged_s = -LOG_PERIOD_S  # when the last unexpected error was logged
-        self._jobs = WaitingJobs(MAX_WAITING, HELD_REQUESTS * self._max_bytes)
-        self._answers: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
+        self._admission = Admission(MAX_WAITING, HELD_REQUESTS * self._max_bytes)
+        self._computing = Computing(
+            stages_of(policy),
+            self._pass_on,
+            self._refusal,
+            max_batch=settings.max_batch,
+            max_wait_s=settings.max_wait_ms / 1000,
+            observer=self._observer,
+        )
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._is_stopping = False
         self._fault: BaseException | None = None
         try:
@@ -179,17 +162,28 @@ class PolicyServer:
         """TCP port that it listens on."""
         return self._listener.port
 
+    @property
+    def num_waiting(self) -> int:
+        """Number of requests without an answer, including those that are computed."""
+        return self._admission.num_jobs
+
+    @property
+    def num_connections(self) -> int:
+        """Number of open connections."""
+        return self._listener.num_connections
+
+    def expect(self, times_s: Mapping[int, float]) -> None:
+        """Take the times of batches by size that were measured before, so that the first deadlines are kept."""
+        self._computing.pace.begin_with(times_s)
+
     def serve(self) -> None:
         """Answer requests until `stop`, then close the socket. The policy runs in the calling thread."""
         thread = threading.Thread(target=self._exchange, name="policy_server", daemon=True)
         thread.start()
         try:
-            while (job := self._jobs.get()) is not None:
-                self._pass_on(self._run(job))
+            self._computing.run()
         finally:
             self._is_stopping = True
-            for job in self._jobs.drain():
-                self._pass_on(self._run(job))
             self._pass_on(None)
             thread.join()
             self.close()
@@ -197,9 +191,9 @@ class PolicyServer:
             raise self._fault
 
     def stop(self) -> None:
-        """Make `serve` return after the running inference. Thread-safe; may be called in a signal handler."""
+        """Make `serve` return after the running inferences. Thread-safe; may be called in a signal handler."""
         self._is_stopping = True
-        self._jobs.stop()
+        self._computing.stop()
 
     def close(self) -> None:
         """Free the address. Not needed after `serve`; do not call it while `serve` runs."""
@@ -209,35 +203,13 @@ class PolicyServer:
     def _max_bytes(self) -> int:
         return self._settings.max_request_mib * 2**20
 
-    # Policy thread.
+    # Any thread.
 
-    def _run(self, job: Job) -> _Answer:
-        if time.monotonic() > job.request.expires_s or job.request.connection.is_closed:
-            return _Answer(job.request, None)
-        if self._is_stopping:
-            return self._refusal(job.request, f"{SERVER_NAME} is shutting down")
-        try:
-            reply = job.run()
-        except Gr00tError as error:
-            return self._refusal(job.request, str(error))
-        except Exception as error:  # an error of the model is reported to the client and must not stop the server
-            return self._refusal(job.request, self._log_fault("inference failed", error))
-        latency_s = time.monotonic() - job.request.received_s if job.is_inference else None
-        return _Answer(job.request, reply, latency_s=latency_s)
+    def _refusal(self, request: Request, error: Exception) -> Answer:
+        reason = str(error) if isinstance(error, Gr00tError) else self._log_fault("inference failed", error)
+        return Answer(request, pack({"error": printable(reason, MAX_REASON)}, request.wire), refused=_cause(error))
 
-    def _infer(self, request: Request, asked: ActionRequest) -> bytes:
-        continuations = None if asked.continuation is None else [asked.continuation]
-        chunks = self._sessions.infer(request.client, asked.observations(), continuations)
-        return pack(asked.reply(chunks, request.actions_dtype), request.wire)
-
-    def _start_episode(self, request: Request) -> bytes:
-        self._sessions.reset(request.client)
-        return pack({}, request.wire)
-
-    def _refusal(self, request: Request, reason: str) -> _Answer:
-        return _Answer(request, pack({"error": printable(reason, MAX_REASON)}, request.wire), is_error=True)
-
-    def _pass_on(self, answer: _Answer | None) -> None:
+    def _pass_on(self, answer: Answer | None) -> None:
         self._answers.put(answer)
         self._listener.wake()
 
@@ -266,16 +238,23 @@ class PolicyServer:
         finally:
             self.stop()  # without this thread no request arrives
 
-    def _finish(self, answer: _Answer) -> None:
+    def _finish(self, answer: Answer) -> None:
         request = answer.request
-        self._jobs.finish(request)
-        self._counters.expired += answer.reply is None
-        self._counters.refused += answer.is_error
+        self._admission.remove(request)
+        if answer.refused is not None:
+            self._count_refused(answer.refused)
+        elif answer.reply is None:
+            self._counters.expired += 1
+            self._observer.add_expired()
         if answer.latency_s is not None:
             self._counters.answered += 1
             self._counters.latencies_s.append(answer.latency_s)
         if answer.reply is not None:
             self._listener.send(request.connection, [*request.route, answer.reply])
+        if answer.latency_s is not None:
+            now_s = time.monotonic()
+            self._computing.pace.add_reply(now_s - answer.computed_s)
+            self._observer.add_seconds(Stage.TOTAL, now_s - request.received_s)
 
     def _receive(self, connection: Connection, parts: tuple[memoryview, ...]) -> bool:
         """Answer or queue a message; return whether it was accepted."""
@@ -286,22 +265,26 @@ class PolicyServer:
                 raise ServerError(f"message of {len(body)} parts, expected one")
             reply = self._answer(connection, route, body[0])
         except Gr00tError as error:
-            is_good, reply = False, self._refuse(str(error))
+            is_good, reply = False, self._refuse(str(error), _cause(error))
         except Exception as error:  # one bad request must not stop the server
-            is_good, reply = False, self._refuse(self._log_fault("request failed", error))
+            is_good, reply = False, self._refuse(self._log_fault("request failed", error), _cause(error))
         if reply is not None:
             self._listener.send(connection, [*route, reply])
         return is_good
 
-    def _refuse(self, reason: str) -> bytes:
+    def _count_refused(self, cause: str) -> None:
         self._counters.refused += 1
+        self._observer.add_refused(cause)
+
+    def _refuse(self, reason: str, cause: str) -> bytes:
+        self._count_refused(cause)
         return pack({"error": printable(reason, MAX_REASON)}, self._usual_wire)
 
     def _answer(self, connection: Connection, route: tuple[memoryview, ...], body: memoryview) -> bytes | None:
         """Return the reply; None: the policy thread sends it."""
         message = scan_message(body, self._max_bytes)
         if self._token is not None and not token_matches(message.field("api_token"), self._token):
-            raise ServerError("Unauthorized: Invalid API token")
+            raise RefusedError("token", "Unauthorized: Invalid API token")
         content, wire = read_content(message, self._wire)
         if not isinstance(content, dict):
             raise ServerError(f"request: found {type(content).__name__}, expected a map with 'endpoint'")
@@ -325,7 +308,7 @@ class PolicyServer:
         client = content.get("client", {})
         if not isinstance(client, dict):
             raise ServerError(f"client: found {type(client).__name__}, expected a map")
-        valid_s, asked = client.get("valid_s", float("inf")), client.get("wire", wire.value)
+        valid_s, asked = client.get("valid_s", DEFAULT_VALID_S), client.get("wire", wire.value)
         if isinstance(valid_s, bool) or not isinstance(valid_s, (int, float)):
             raise ServerError(f"client.valid_s: found {type(valid_s).__name__}, expected seconds")
         known = [choice.value for choice in Wire]
@@ -357,7 +340,7 @@ class PolicyServer:
                 "answered": counters.answered,
                 "refused": counters.refused,
                 "expired": counters.expired,
-                "waiting": self._jobs.num_jobs,
+                "waiting": self._admission.num_jobs,
             },
             "connections": self._listener.num_connections,
             "uptime_s": time.monotonic() - self._started_s,
@@ -368,11 +351,23 @@ class PolicyServer:
         return pack(modality_configs(self._policy.embodiment, request.wire), request.wire)
 
     def _get_action(self, request: Request) -> None:
+        self._check_admission(request)
         asked = read_request(request.data, self._policy.embodiment, self._limits)
-        self._jobs.put(Job(request, lambda: self._infer(request, asked), is_inference=True))
+        self._computing.check_deadline(request, len(asked.instructions), self._admission.num_clients)
+        self._add(Job(request, asked))
 
     def _reset(self, request: Request) -> None:
-        self._jobs.put(Job(request, lambda: self._start_episode(request), is_inference=False))
+        self._check_admission(request)
+        self._add(Job(request, None))
+
+    def _check_admission(self, request: Request) -> None:
+        if self._is_stopping:
+            raise RefusedError("stopping", f"{SERVER_NAME} is shutting down")
+        self._admission.check(request)
+
+    def _add(self, job: Job) -> None:
+        self._admission.add(job.request)
+        self._computing.put(job)
 
     def _kill(self, request: Request) -> bytes:
         if not self._settings.allow_kill:
@@ -385,3 +380,10 @@ def _split(parts: Sequence[memoryview]) -> tuple[tuple[memoryview, ...], Sequenc
     """Split the parts that route the reply, up to the first empty one, from the message."""
     end = next((i + 1 for i, part in enumerate(parts) if not len(part)), 0)
     return tuple(parts[:end]), parts[end:]
+
+
+def _cause(error: Exception) -> str:
+    """Return why a request was refused, for the statistics."""
+    if isinstance(error, RefusedError):
+        return error.cause
+    return "request" if isinstance(error, Gr00tError) else "fault"

@@ -1,30 +1,47 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Queue requests for the policy: one queue per client, served round-robin."""
+"""Requests that wait for the policy: who is admitted, and in which order they are taken.
+
+Order: clients in turn, so that one with many requests delays no other one; within a turn the earliest deadline first
+(start-time fair queueing; a request costs its number of samples). A client's own requests keep their order, which fixes
+the noise that each of them gets. `Admission` belongs to the network thread, `WaitingJobs` to the policy thread.
+"""
 
 from __future__ import annotations
 
-import queue
-import threading
+import heapq
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from gr00t_training.errors import ServerError
 from gr00t_training.serve.listener import Connection
+from gr00t_training.serve.messages import ActionRequest
 from gr00t_training.serve.wire import Wire
 
 
-@dataclass
+class RefusedError(ServerError):
+    """A request that the server does not answer now, with the cause for its statistics: busy, deadline, ..."""
+
+    def __init__(self, cause: str, reason: str) -> None:
+        """Store cause and reason."""
+        super().__init__(reason)
+        self.cause = cause
+
+
+@dataclass(eq=False)
 class Client:
     """State that the server keeps per connection."""
 
-    waiting: deque[Job] = field(default_factory=deque)
-    num_unanswered: int = 0  # including the running one
-    noise: Any = None  # noise state of the policy after its last request; None: the initial one
+    waiting: deque[Job] = field(default_factory=deque)  # in order of arrival; policy thread
+    num_unanswered: int = 0  # including those that are computed; network thread
+    turn: int = 0  # of its next request; policy thread
+    noise: Any = None  # noise state of the policy after its last request; None: the initial one; policy thread
 
 
 @dataclass(frozen=True)
@@ -46,84 +63,132 @@ class Request:
         return self.connection.state
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Job:
-    """Work for the policy."""
+    """Work for the policy: a request for actions, or the start of an episode."""
 
     request: Request
-    run: Callable[[], bytes]
-    is_inference: bool
+    asked: ActionRequest | None  # None: start of an episode
+    turn: int = 0
+    staged: Any = None  # by the policy's first stage
+    error: Exception | None = None  # of that stage
+    is_ready: bool = False  # staged or failed
+    is_alone: bool = False  # it is prepared by the policy thread
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples; 0 for the start of an episode."""
+        return 0 if self.asked is None else len(self.asked.instructions)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the client no longer waits for it."""
+        return time.monotonic() > self.request.expires_s or self.request.connection.is_closed
 
 
-class WaitingJobs:
-    """Pass jobs from the network thread to the policy thread."""
+class Admission:
+    """Limit what clients may have waiting."""
 
     def __init__(self, max_jobs: int, max_bytes: int) -> None:
         """Start empty.
 
         Args:
-            max_jobs: of one client, including the running one.
-            max_bytes: of all queued requests, including the running one.
+            max_jobs: of one client, including those that are computed.
+            max_bytes: of all unanswered requests.
         """
         self._max_jobs, self._max_bytes = max_jobs, max_bytes
-        self._lock = threading.Lock()  # never taken by `stop`, which may come from a signal handler
-        self._clients: deque[Client] = deque()  # those with queued jobs, in the order of their turns
-        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one per job; False: stop
-        self._num_jobs = self._held_bytes = 0
+        self._held_bytes = 0
+        self.num_jobs = 0  # unanswered ones
+        self.num_clients = 0  # with unanswered ones
 
-    @property
-    def num_jobs(self) -> int:
-        """Number of queued and running jobs."""
-        return self._num_jobs
-
-    def put(self, job: Job) -> None:
-        """Add a job to the queue.
+    def check(self, request: Request) -> None:
+        """Refuse a request beyond a limit.
 
         Raises:
-            ServerError: too many queued requests of this client, or too many bytes of all clients.
+            RefusedError: too many unanswered requests of this client, or too many bytes of all clients.
         """
-        request, client = job.request, job.request.client
-        if client.num_unanswered >= self._max_jobs:
-            raise ServerError(f"busy: {client.num_unanswered} requests wait already; ask again later")
+        unanswered = request.client.num_unanswered
+        if unanswered >= self._max_jobs:
+            raise RefusedError("busy", f"busy: {unanswered} requests wait already; ask again later")
         if self._held_bytes + request.num_bytes > self._max_bytes:
-            raise ServerError(
+            raise RefusedError(
+                "busy",
                 f"busy: requests of {self._held_bytes} bytes wait already (limit {self._max_bytes}); ask again later, "
-                "or start the server with a larger --max-request-mib"
+                "or start the server with a larger --max-request-mib",
             )
-        client.num_unanswered += 1
-        self._num_jobs += 1
-        self._held_bytes += request.num_bytes
-        with self._lock:
-            if not client.waiting:
-                self._clients.append(client)
-            client.waiting.append(job)
-        self._calls.put(True)
 
-    def finish(self, request: Request) -> None:
-        """Count a job as answered; call it in the thread that calls `put`."""
+    def add(self, request: Request) -> None:
+        """Count a request as waiting."""
+        self.num_clients += request.client.num_unanswered == 0
+        request.client.num_unanswered += 1
+        self.num_jobs += 1
+        self._held_bytes += request.num_bytes
+
+    def remove(self, request: Request) -> None:
+        """Count a request as answered."""
         request.client.num_unanswered -= 1
-        self._num_jobs -= 1
+        self.num_clients -= request.client.num_unanswered == 0
+        self.num_jobs -= 1
         self._held_bytes -= request.num_bytes
 
-    def get(self) -> Job | None:
-        """Wait for the next job; None after `stop`."""
-        return self._next() if self._calls.get() else None
+
+class WaitingJobs:
+    """Jobs in the order in which they are taken."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._clients: dict[Client, None] = {}  # with waiting jobs
+        self._turn = 0  # of the last job that was taken
+        self._numbers = count()
+        self.num_jobs = 0
+
+    def put(self, job: Job) -> None:
+        """Add a job behind the others of its client."""
+        client = job.request.client
+        job.turn = max(self._turn, client.turn)
+        client.turn = job.turn + job.num_samples
+        client.waiting.append(job)
+        self._clients[client] = None
+        self.num_jobs += 1
+
+    def remove(self, job: Job) -> None:
+        """Take a job out, wherever it is."""
+        client = job.request.client
+        client.waiting.remove(job)
+        if not client.waiting:
+            del self._clients[client]
+        self.num_jobs -= 1
+
+    def take(self, job: Job) -> None:
+        """Take a job that is computed now."""
+        self._turn = max(self._turn, job.turn)
+        self.remove(job)
+
+    def first(self) -> list[Job]:
+        """Return the oldest job of each client."""
+        return [client.waiting[0] for client in self._clients]
+
+    def in_order(self) -> Iterator[Job]:
+        """Yield the jobs that are ready, in the order in which they are to be taken; behind one that is not, none."""
+        heap = [self._entry(client, 0) for client in self._clients if _can_run(client.waiting[0])]
+        heapq.heapify(heap)
+        while heap:
+            *_, client, place = heapq.heappop(heap)
+            yield client.waiting[place]
+            if place + 1 < len(client.waiting) and _can_run(client.waiting[place + 1]):
+                heapq.heappush(heap, self._entry(client, place + 1))
 
     def drain(self) -> list[Job]:
-        """Return all queued jobs."""
-        jobs = []
-        while self._clients:
-            jobs.append(self._next())
+        """Take all jobs out."""
+        jobs = [job for client in self._clients for job in client.waiting]
+        for job in jobs:
+            self.remove(job)
         return jobs
 
-    def stop(self) -> None:
-        """Make `get` return None. Thread-safe; may be called in a signal handler."""
-        self._calls.put(False)
+    def _entry(self, client: Client, place: int) -> tuple[int, float, int, Client, int]:
+        job = client.waiting[place]
+        return job.turn, job.request.expires_s, next(self._numbers), client, place
 
-    def _next(self) -> Job:
-        with self._lock:
-            client = self._clients.popleft()
-            job = client.waiting.popleft()
-            if client.waiting:
-                self._clients.append(client)
-        return job
+
+def _can_run(job: Job) -> bool:
+    return job.is_ready and job.asked is not None

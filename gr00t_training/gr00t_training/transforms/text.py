@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
@@ -111,9 +112,11 @@ class PromptTokenizer:
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Pad rows of ids on the left to the longest; returns ids and mask `(B, T)` int64, mask 0 at padding."""
     length = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (length - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
+    ids = np.full((len(rows), length), pad_id, np.int64)
+    mask = np.zeros((len(rows), length), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, length - len(row) :], mask[i, length - len(row) :] = row, 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def shipped_tokenizer(name: str) -> Path:

@@ -147,13 +147,15 @@ class InferenceHead:
             contexts: result of `context`.
             state: `(B, R, state_dim)`.
             start: `(B, H, A)` noise, or rows of an earlier chunk where it is continued.
-            strength: `(H, 1)` share of the velocity that each row follows; ones for a new chunk.
-            prefix: `(H,)` 1 at rows that are given, 0 elsewhere, for a model with `takes_prefix`; None: none is.
+            strength: `(H, 1)` or, by sample, `(B, H, 1)`: share of the velocity that each row follows; ones for a new
+                chunk.
+            prefix: `(H,)` or `(B, H)`, 1 at rows that are given, 0 elsewhere, for a model with `takes_prefix`; None:
+                none is.
         """
         samples, horizon, channels = start.shape
         leading = self._leading_tokens(state)  # (B, L, D)
         chosen = None if prefix is None else self._choices(prefix, samples, leading.shape[1])
-        scale = (strength / self.num_steps).repeat(samples, 1)  # (B H, 1)
+        scale = (strength / self.num_steps).expand(samples, -1, -1).reshape(-1, 1)  # (B H, 1)
         actions = start.reshape(-1, channels)
         for step in range(self.num_steps):
             tokens = self._encode(actions, step, samples, chosen)  # (B, H, D)
@@ -178,9 +180,9 @@ class InferenceHead:
     def _choices(self, prefix: Tensor, samples: int, num_leading: int) -> _Choices:
         if not self.takes_prefix:
             raise ValueError("prefix: given rows, but the model was trained without them")
-        rows = prefix.int()
-        tokens = torch.cat([rows.new_zeros(num_leading), rows])
-        return _Choices(rows.repeat(samples), tokens.repeat(samples))
+        rows = prefix.int().expand(samples, -1)
+        tokens = torch.cat([rows.new_zeros((samples, num_leading)), rows], 1)
+        return _Choices(rows.flatten(), tokens.flatten())
 
     def _encode(self, actions: Tensor, step: int, samples: int, chosen: _Choices | None) -> Tensor:
         bias = self._encoder_bias[step]

@@ -61,10 +61,11 @@ class Prepared:
         """Return a copy with separate tensors."""
         return _copied(self)
 
-    def assign(self, other: Prepared) -> None:
-        """Take over the values of another one with the same key."""
-        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
-            mine.copy_(theirs)
+    def assign(self, other: Prepared, last: Prepared) -> None:
+        """Take over the values of another one with the same key; `last`: the one whose values it has."""
+        for mine, theirs, held in zip(self._tensors(), other._tensors(), last._tensors(), strict=True):
+            if theirs is not held:
+                mine.copy_(theirs)
 
     def _tensors(self) -> list[Tensor]:
         return _tensors(self)
@@ -103,6 +104,11 @@ class InferenceModel:
         """
         return self._backbone.prepare(self._model.plan(batch))
 
+    @torch.inference_mode()
+    def with_prompts(self, prepared: Prepared, input_ids: Tensor) -> Prepared:
+        """Return the preparation of other prompts `(B, T)` with the same padding and places of image tokens."""
+        return replace(prepared, embeddings=self._backbone.embed(input_ids.to(self.device, non_blocking=True)))
+
     def __call__(
         self,
         pixels: Tensor,
@@ -119,8 +125,8 @@ class InferenceModel:
             prepared: of the batch's prompts and image sizes.
             state: `(B, rows, state_dim)`.
             start: `(B, H, A)` noise, or rows of an earlier chunk where it is continued.
-            strength: `(H, 1)` share of the velocity that each row follows; ones for a new chunk.
-            prefix: `(H,)` 1 at rows that are given, see `InferenceHead.sample`.
+            strength: `(H, 1)` or `(B, H, 1)` share of the velocity that each row follows; ones for a new chunk.
+            prefix: `(H,)` or `(B, H)`, 1 at rows that are given, see `InferenceHead.sample`.
         """
         contexts = self.head.context(self.features(pixels, prepared), prepared.samples, prepared.places)
         state, start, strength = (part.to(self.dtype) for part in (state, start, strength))
@@ -160,6 +166,9 @@ class _InferenceBackbone:
         pairs = [(merger.first, merger.second) for merger in mergers]
         return weight_bytes(self._patch, self._vision, self._connector, pairs, self._language, self._linear)
 
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return F.embedding(input_ids.flatten(), self._embedding)
+
     def prepare(self, plan: Plan) -> Prepared:
         dtype, samples = self._embedding.dtype, len(plan.input_ids)
         if isinstance(self._tower, VisionTower) and not plan.images:
@@ -170,7 +179,7 @@ class _InferenceBackbone:
         masks = {Attends.TEXT: plan.text_mask, Attends.IMAGES: plan.image_mask}
         cos, sin = plan.rotary
         return Prepared(
-            embeddings=F.embedding(plan.input_ids.flatten(), self._embedding),
+            embeddings=self.embed(plan.input_ids),
             image_rows=plan.image_rows,
             rotary=(cos.reshape(-1, cos.shape[-1]), sin.reshape(-1, sin.shape[-1])),
             attention_mask=plan.attention_mask,

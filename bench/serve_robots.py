@@ -1,0 +1,209 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Robots for `bench/serve.py`: open-loop clients, many in one process, each with its own connection.
+
+Open loop: a robot asks at its rate whether or not the last answer has come, and a time counts from the moment at which
+it was to ask. Every `CYCLE` requests it starts an episode, so that the noise of a request is that of its place in the
+cycle, for every robot.
+"""
+
+from __future__ import annotations
+
+import heapq
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gr00t_training.embodiment import Embodiment
+from gr00t_training.serve import zmtp
+from gr00t_training.serve.images import ImageForm
+from gr00t_training.serve.messages import read_reply, write_request
+from gr00t_training.serve.wire import Wire, pack, unpack
+from gr00t_training.types import Observation
+from gr00t_training.upstream.keys import published_language
+
+CYCLE = 4  # requests of an episode
+MAX_REPLY_BYTES = 2**20
+PATIENCE_S = 60.0  # for an answer where nothing else is asked
+LAST_S = 2.0  # for the last answers of a trial
+WORDS = ("red", "blue", "green", "yellow")  # prompts of one length
+
+
+@dataclass
+class Asked:
+    """A request of a robot."""
+
+    due_s: float
+    place: int | None  # in its episode; None: the start of one
+    answered_s: float | None = None
+    actions: np.ndarray | None = None  # of all keys, flat; None: refused, or not answered
+    error: str = ""
+
+
+@dataclass
+class Trial:
+    """What a process of robots is to do."""
+
+    port: int
+    robots: Sequence[int]
+    rate_hz: float
+    seconds: float
+    valid_s: float
+    form: ImageForm
+    begin_s: float  # on the monotonic clock, which processes of one machine share
+
+
+@dataclass
+class Robot:
+    """A connection, and what was asked over it."""
+
+    stream: socket.socket
+    receiver: zmtp.Receiver
+    message: bytes
+    asked: list[Asked] = field(default_factory=list)
+    outbox: deque[memoryview] = field(default_factory=deque)
+
+    def flush(self) -> None:
+        """Send as much as the server accepts now."""
+        while self.outbox:
+            try:
+                count = self.stream.send(self.outbox[0])
+            except BlockingIOError:
+                return
+            part = self.outbox.popleft()
+            if count < len(part):
+                self.outbox.appendleft(part[count:])
+
+    def ask(self, message: bytes, place: int | None, due_s: float) -> None:
+        """Send a request; its number is the part that routes the reply."""
+        number = len(self.asked).to_bytes(4, "big")
+        self.asked.append(Asked(due_s, place))
+        self.outbox.extend(memoryview(part) for part in zmtp.frames([number, b"", message]))
+        self.flush()
+
+    def receive(self, embodiment: Embodiment) -> bool:
+        """Read what has come; return whether the connection is still open."""
+        try:
+            while (event := self.receiver.receive()) is not None:
+                if isinstance(event, zmtp.Message):
+                    self._take(event, embodiment)
+        except ConnectionError:
+            return False
+        return True
+
+    def _take(self, message: zmtp.Message, embodiment: Embodiment) -> None:
+        asked = self.asked[int.from_bytes(message.parts[0], "big")]
+        asked.answered_s = time.monotonic()
+        reply = unpack(message.parts[-1])[0]
+        if isinstance(reply, dict) and "error" in reply:
+            asked.error = str(reply["error"])
+        elif asked.place is not None:
+            (actions,) = read_reply(reply, Wire.N1_7, embodiment, 1)
+            asked.actions = np.concatenate([actions[key].ravel() for key in embodiment.action_keys]).astype(np.float32)
+
+
+def make_message(embodiment: Embodiment, robot: int, form: ImageForm, valid_s: float) -> bytes:
+    """Return a robot's request: its own image, state and instruction, the marker that its answers reflect."""
+    rng = np.random.default_rng(robot)
+    images = {key: _picture(rng, video.height, video.width)[None] for key, video in embodiment.video.items()}
+    state = {key: rng.uniform(-1, 1, (1, vector.dim)) for key, vector in embodiment.state.items()}
+    data = write_request(
+        [Observation(images, state, f"lift the {WORDS[robot % len(WORDS)]} cube")],
+        Wire.N1_7,
+        embodiment,
+        language=published_language(embodiment.language),
+        state_dtype=np.float64,
+        images=form,
+    )
+    options = {"valid_s": valid_s, "float64": True, "wire": Wire.N1_7.value}
+    return pack({"endpoint": "get_action", "data": data, "client": options}, Wire.N1_7)
+
+
+def answers_alone(port: int, embodiment: Embodiment, count: int, form: ImageForm) -> np.ndarray:
+    """Return what each robot is answered when nobody else asks, `(robots, CYCLE, numbers)`."""
+    found = []
+    for number in range(count):
+        robot = _connect(port, make_message(embodiment, number, form, PATIENCE_S))
+        for place in (None, *range(CYCLE)):
+            robot.ask(RESET if place is None else robot.message, place, time.monotonic())
+            while robot.asked[-1].answered_s is None:
+                _wait(robot)
+                assert robot.receive(embodiment), "the server closed the connection"
+        assert not any(asked.error for asked in robot.asked), [asked.error for asked in robot.asked]
+        found.append([asked.actions for asked in robot.asked if asked.actions is not None])
+        robot.stream.close()
+    return np.array(found)
+
+
+RESET = pack({"endpoint": "reset", "data": {"options": None}}, Wire.N1_7)
+
+
+def drive(trial: Trial, embodiment: Embodiment) -> list[list[Asked]]:
+    """Let robots ask; return what each of them was answered."""
+    robots = [_connect(trial.port, make_message(embodiment, i, trial.form, trial.valid_s)) for i in trial.robots]
+    selector = selectors.DefaultSelector()
+    for robot in robots:
+        selector.register(robot.stream, selectors.EVENT_READ, robot)
+    period_s = 1 / trial.rate_hz
+    rng = np.random.default_rng(trial.robots[0])
+    due = [(trial.begin_s + phase, i) for i, phase in enumerate(rng.uniform(0, period_s, len(robots)))]
+    heapq.heapify(due)
+    end_s = trial.begin_s + trial.seconds
+    while (now_s := time.monotonic()) < end_s + LAST_S and (now_s < end_s or not _are_answered(robots)):
+        while due and due[0][0] <= now_s:
+            due_s, i = heapq.heappop(due)
+            _ask_next(robots[i], due_s)
+            if due_s + period_s < end_s:
+                heapq.heappush(due, (due_s + period_s, i))
+        for key, _ in selector.select(max(0.0, min(due[0][0] if due else end_s + LAST_S, now_s + 0.01) - now_s)):
+            if not key.data.receive(embodiment):
+                selector.unregister(key.fileobj)
+        for robot in robots:
+            robot.flush()
+    for robot in robots:
+        robot.stream.close()
+    return [robot.asked for robot in robots]
+
+
+def _ask_next(robot: Robot, due_s: float) -> None:
+    place = (robot.asked[-1].place or 0) + 1 if robot.asked else CYCLE
+    if place == CYCLE:
+        robot.ask(RESET, None, due_s)
+        place = 0
+    robot.ask(robot.message, place, due_s)
+
+
+def _are_answered(robots: Sequence[Robot]) -> bool:
+    return all(asked.answered_s is not None for robot in robots for asked in robot.asked)
+
+
+def _connect(port: int, message: bytes) -> Robot:
+    stream = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setblocking(False)
+    robot = Robot(stream, zmtp.Receiver(stream, MAX_REPLY_BYTES), message)
+    robot.outbox.extend([memoryview(zmtp.GREETING), memoryview(zmtp.ready("DEALER"))])
+    while not isinstance(robot.receiver.receive(), zmtp.Ready):
+        _wait(robot)
+    return robot
+
+
+def _wait(robot: Robot) -> None:
+    robot.flush()
+    with selectors.DefaultSelector() as selector:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if robot.outbox else 0)
+        selector.register(robot.stream, events)
+        assert selector.select(PATIENCE_S), "no answer"
+
+
+def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return an image whose JPEG is as large as that of a camera: shapes and a little noise."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [np.sin(rows / rng.uniform(9, 60) + columns / rng.uniform(9, 60) + rng.uniform(0, 6)) for _ in range(3)]
+    image = 128 + 90 * np.stack(waves, -1) + rng.normal(0, 4, (height, width, 3))
+    return image.clip(0, 255).astype(np.uint8)

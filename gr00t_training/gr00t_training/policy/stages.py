@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Requests between the stages of a policy: what `Policy.stage` prepares, and how several become one batch.
+
+Samples that are joined have prompts of one length and the same places of image tokens, so that none is padded: the
+models attend to padding, and an answer would depend on the prompts beside it.
+
+Letters in shapes: B samples, T prompt tokens, H horizon, A action channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gr00t_training.policy.continuation import ContinuedBatch
+from gr00t_training.policy.engine import Request
+from gr00t_training.types import Observation
+
+
+@dataclass(frozen=True)
+class StagedRequest:
+    """A checked request with its inputs of the model; noise is drawn when it starts."""
+
+    observations: Sequence[Observation]
+    continued: ContinuedBatch | None
+    images: Sequence[np.ndarray]  # (H, W, 3) uint8, sample by sample
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    state: np.ndarray  # (B, rows, state_dim) float32, normalized
+    key: Hashable | None  # requests with equal keys may be computed together; None: alone
+    seconds: float  # of the preparation
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return len(self.observations)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it needs the gradient of the model."""
+        return self.continued is not None and self.continued.inpainting.guidance is not None
+
+
+@dataclass(frozen=True)
+class StartedBatch:
+    """Requests that are being computed."""
+
+    num_samples: Sequence[int]  # of each request
+    await_rows: Callable[[], np.ndarray]
+
+    def wait(self) -> list[np.ndarray]:
+        """Return the normalized actions `(B, H, A)` of each request; call it once."""
+        rows = self.await_rows()
+        ends = np.cumsum(self.num_samples)
+        return [rows[end - count : end] for end, count in zip(ends, self.num_samples, strict=True)]
+
+
+def joint_key(input_ids: Tensor, mask: Tensor, images: Sequence[np.ndarray], image_token: int) -> Hashable | None:
+    """Return what requests must share to be computed together; None: this one is computed alone.
+
+    NumPy keeps Python's lock over such small arrays; each PyTorch operation would give it away and wait for it.
+    """
+    places = input_ids.numpy() == image_token
+    if not mask.numpy().all() or not (places == places[0]).all():
+        return None
+    sizes = [image.shape[:2] for image in images]
+    cameras = len(images) // len(places)
+    if sizes != sizes[:cameras] * len(places):
+        return None
+    return tuple(sizes[:cameras]), places[0].tobytes()
+
+
+def join(requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int) -> Request:
+    """Return requests with equal keys as one of the engine, padded to `size` samples with copies of the last one."""
+    parts = [_start(request, noise) for request, noise in zip(requests, noises, strict=True)]
+    missing = size - sum(request.num_samples for request in requests)
+    images = [image for request in requests for image in request.images]
+    images += images[-(len(images) // (size - missing)) :] * missing
+    return Request(
+        images=images,
+        input_ids=_filled(torch.cat([request.input_ids for request in requests]), missing),
+        attention_mask=_filled(torch.cat([request.attention_mask for request in requests]), missing),
+        state=_repeated([request.state for request in requests], missing),
+        start=_repeated([part[0] for part in parts], missing),
+        strength=_repeated([part[1] for part in parts], missing),
+        prefix=_repeated([part[2] for part in parts], missing),
+    )
+
+
+def _start(request: StagedRequest, noise: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return start `(B, H, A)`, strength and prefix `(B, H)` of a request."""
+    rows = noise.shape[:2]
+    if request.continued is None:
+        return noise.numpy(), np.ones(rows, np.float32), np.zeros(rows, np.float32)
+    start, strength, prefix = (part.numpy() for part in request.continued.start(noise))
+    return start, np.broadcast_to(strength, rows), np.broadcast_to(prefix, rows)
+
+
+def _filled(rows: Tensor, missing: int) -> Tensor:
+    return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, -1)])
+
+
+def _repeated(parts: Sequence[np.ndarray], missing: int) -> np.ndarray:
+    if len(parts) == 1 and not missing:
+        return parts[0]
+    return np.concatenate([*parts, *[parts[-1][-1:]] * missing])

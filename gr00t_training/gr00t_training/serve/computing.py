@@ -1,0 +1,400 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Compute the requests of all clients in batches.
+
+The thread that calls `run` decides and drives the device. While a batch is computed it waits until just before its
+end, joins what is ready by then and starts it, so that the device never waits and late arrivals still get in. When the
+device is free, a batch starts at once with what is ready: a single robot waits for nobody. Other threads decode images
+and scale states (`preparing`), and scale actions back and pack replies (`finishing`); with a single request all of that
+happens in the one thread, which costs no hand-over.
+
+Only messages cross threads: the queue of waiting jobs belongs to the thread of `run`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gr00t_training.serve.messages import SERVER_NAME
+from gr00t_training.serve.observer import Observer, Stage
+from gr00t_training.serve.pace import Pace, batch_sizes
+from gr00t_training.serve.stages import Stages
+from gr00t_training.serve.waiting import Job, RefusedError, Request, WaitingJobs
+from gr00t_training.serve.wire import pack
+
+MAX_RUNNING = 2  # batches: one is computed, the next one follows it without a gap
+MARGIN_S = 0.001  # before the end of a batch, beside the time to start the next one
+ASSEMBLY_FACTOR = 1.5  # times the mean time to start a batch
+PREPARING_THREADS = max(1, min(6, (os.cpu_count() or 2) // 2))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply to send."""
+
+    request: Request
+    reply: bytes | None  # None: the client no longer waits
+    refused: str | None = None  # cause
+    latency_s: float | None = None  # of an inference
+    computed_s: float = 0.0  # when its batch ended
+
+
+@dataclass(frozen=True)
+class _Batch:
+    jobs: Sequence[Job]
+    size: int
+    wait: Callable[[], Sequence[Any]]
+    started_s: float
+    ends_s: float  # expected
+
+
+class Computing:
+    """Answer jobs with one policy."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        send: Callable[[Answer], None],
+        refuse: Callable[[Request, Exception], Answer],
+        *,
+        max_batch: int,
+        max_wait_s: float,
+        observer: Observer,
+    ) -> None:
+        """Prepare; `run` works.
+
+        Args:
+            stages: of the policy.
+            send: takes answers, from several threads.
+            refuse: makes the answer to a request that failed.
+            max_batch: samples that are computed together.
+            max_wait_s: longest time that a free device waits for requests that are still being prepared.
+            observer: of times and batches.
+        """
+        self._stages, self._send, self._refuse, self._observer = stages, send, refuse, observer
+        self._max_batch, self._max_wait_s = max_batch, max_wait_s
+        self.pace = Pace(batch_sizes(max_batch))
+        self._waiting = WaitingJobs()
+        self._running: deque[_Batch] = deque()
+        self._inbox: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()  # job, whether it is prepared
+        self._to_prepare: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._to_finish: queue.SimpleQueue[tuple[_Batch, Sequence[Any], float] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._num_handed = self._num_finished = 0  # batches for the finishing thread, and by it
+        self._num_put = self._num_taken = 0  # samples; each is written by one thread
+        self._is_stopping = False
+        self._is_idle = True  # nothing to do: the next job is prepared in this thread
+        self._free_s = 0.0  # when the device will have computed what was started
+        self._ended_s = 0.0  # end of the newest complete batch
+        self._wait_end_s: float | None = None  # of waiting for jobs that are being prepared
+
+    # Network thread.
+
+    def put(self, job: Job) -> None:
+        """Add a job. Jobs come from one thread."""
+        job.is_alone, self._is_idle = self._is_idle and job.asked is not None, False
+        self._num_put += job.num_samples
+        self._inbox.put((job, False))
+        if job.asked is not None and not job.is_alone:
+            self._to_prepare.put(job)
+
+    def check_deadline(self, request: Request, num_samples: int, num_clients: int) -> None:
+        """Refuse a request that cannot be answered in time.
+
+        Args:
+            request: not yet counted as unanswered.
+            num_samples: of it.
+            num_clients: with unanswered requests; each has at most one before this one.
+
+        Raises:
+            RefusedError: names the expected time and the deadline.
+        """
+        num_waiting = self._num_put - self._num_taken
+        now_s = time.monotonic()
+        if num_waiting <= 0 and now_s >= self._free_s:
+            return
+        ahead = min(num_waiting, (1 + request.client.num_unanswered) * num_clients * max(1, num_samples))
+        expected_s = max(0.0, self._free_s - now_s) + self.pace.wait_s(max(0, ahead), num_samples)
+        if now_s + expected_s > request.expires_s:
+            raise _late(expected_s, request)
+
+    # Any thread, also a signal handler.
+
+    def stop(self) -> None:
+        """Make `run` return after the batches that were started."""
+        self._is_stopping = True
+        self._inbox.put(None)
+
+    # The thread of `run`.
+
+    def run(self) -> None:
+        """Work until `stop`; then refuse what waits."""
+        loops = [*[self._prepare_jobs] * PREPARING_THREADS, self._finish_batches]
+        names = [*[f"preparing_{i}" for i in range(PREPARING_THREADS)], "finishing"]
+        self._threads = [
+            threading.Thread(target=loop, name=name, daemon=True) for loop, name in zip(loops, names, strict=True)
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            while not self._is_stopping:
+                self._step()
+        finally:
+            self._end()
+
+    def work_off(self) -> None:
+        """Answer what waits without other threads, for tools that have none."""
+        self._read_inbox()
+        while self._start_batch() or self._running:
+            self._complete()
+            self._read_inbox()
+        self._is_idle = True
+
+    def _step(self) -> None:
+        """Start a batch, end one, or wait until there is something to do."""
+        self._read_inbox()
+        if self._running:
+            now_s = time.monotonic()
+            due_s = self._running[0].ends_s - ASSEMBLY_FACTOR * self.pace.assembly_s - MARGIN_S
+            if self._is_full or (now_s >= due_s and not self._start_batch()):
+                self._complete()
+            elif now_s < due_s:
+                time.sleep(due_s - now_s)
+        elif (patience_s := self._patience_s()) > 0:
+            self._wait_for_message(patience_s)
+        elif not self._start_batch():
+            self._wait_for_message(None)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._running) >= (MAX_RUNNING if self._stages.overlaps else 1)
+
+    def _patience_s(self) -> float:
+        """Return how long to wait for jobs that are being prepared, while others are ready."""
+        heads = self._waiting.first()
+        num_ready = sum(job.is_ready for job in heads)
+        if not 0 < num_ready < min(len(heads), self._max_batch):
+            self._wait_end_s = None
+            return 0.0
+        if self._wait_end_s is None:
+            self._wait_end_s = time.monotonic() + self._max_wait_s
+        return self._wait_end_s - time.monotonic()
+
+    def _wait_for_message(self, timeout_s: float | None) -> None:
+        self._is_idle = self._waiting.num_jobs == 0
+        try:
+            self._read(self._inbox.get(timeout=timeout_s))
+        except queue.Empty:
+            return
+        finally:
+            self._is_idle = False
+
+    def _read_inbox(self) -> None:
+        while not self._inbox.empty():
+            self._read(self._inbox.get())
+        self._start_episodes()
+
+    def _read(self, message: tuple[Job, bool] | None) -> None:
+        if message is None:
+            return
+        job, is_prepared = message
+        if not is_prepared:
+            self._waiting.put(job)
+            job.is_ready = job.asked is None
+            if not job.is_alone:
+                return
+            self._prepare(job)
+        job.is_ready = True
+        if job.error is not None:
+            self._drop(job, self._refuse(job.request, job.error))
+
+    def _start_episodes(self) -> None:
+        for job in self._waiting.first():
+            while job is not None and job.asked is None:
+                self._waiting.take(job)
+                self._stages.reset(job.request.client)
+                self._send(Answer(job.request, pack({}, job.request.wire)))
+                job = next(iter(job.request.client.waiting), None)
+
+    def _start_batch(self) -> bool:
+        """Start the next batch; return whether there was one."""
+        begun_s = time.monotonic()
+        jobs = self._choose(max(begun_s, self._free_s))
+        if not jobs:
+            return False
+        self._wait_end_s = None
+        num_samples = sum(job.num_samples for job in jobs)
+        size = num_samples if len(jobs) == 1 else self.pace.size_for(num_samples)
+        for job in jobs:
+            self._take(job)
+            self._observer.add_seconds(Stage.QUEUE, begun_s - job.request.received_s)
+        self._observer.add_batch(num_samples, size)
+        self._launch(jobs, size)
+        if self._stages.overlaps:
+            self.pace.add_assembly(time.monotonic() - begun_s)
+        return True
+
+    def _choose(self, starts_s: float) -> list[Job]:
+        """Return the jobs of the next batch; those that are too late are refused."""
+        batch: list[Job] = []
+        late: list[tuple[Job, Answer]] = []
+        num_samples, key = 0, None
+        for job in self._waiting.in_order():
+            answer = self._refusal(job, starts_s)
+            if answer is not None:
+                late.append((job, answer))
+            elif not batch:
+                batch, num_samples, key = [job], job.num_samples, self._stages.key(job.staged)
+            elif key is not None and num_samples + job.num_samples <= self._max_batch:
+                if self._stages.key(job.staged) == key:
+                    batch.append(job)
+                    num_samples += job.num_samples
+            else:
+                break
+        for job, answer in late:
+            self._drop(job, answer)
+        if len(batch) > 1:
+            left_s = batch[0].request.expires_s - starts_s - self.pace.reply_s
+            room = self.pace.choose(num_samples, left_s)
+            while num_samples > room and len(batch) > 1:
+                num_samples -= batch.pop().num_samples
+        return batch
+
+    def _refusal(self, job: Job, starts_s: float) -> Answer | None:
+        """Return the answer to a job that cannot be answered in time."""
+        if job.is_abandoned:
+            return Answer(job.request, None)
+        needed_s = self.pace.seconds(self.pace.size_for(job.num_samples)) + self.pace.reply_s
+        is_alone = self._waiting.num_jobs == 1 and not self._running  # measured times may be wrong: try
+        if is_alone or starts_s + needed_s <= job.request.expires_s:
+            return None
+        expected_s = starts_s + needed_s - time.monotonic()
+        return self._refuse(job.request, _late(expected_s, job.request))
+
+    def _launch(self, jobs: Sequence[Job], size: int) -> None:
+        noises = [job.request.client.noise for job in jobs]
+        started_s = time.monotonic()
+        try:
+            wait = self._stages.start([(job.request.client, job.staged) for job in jobs], size)
+        except Exception as error:  # an error of one request must neither stop the server nor reach other clients
+            if len(jobs) == 1:
+                self._send(self._refuse(jobs[0].request, error))
+                return
+            for job, noise in reversed(list(zip(jobs, noises, strict=True))):
+                job.request.client.noise = noise
+            for job in jobs:
+                while self._running:
+                    self._complete()
+                self._launch([job], job.num_samples)
+            return
+        if self._stages.overlaps:
+            started_s = time.monotonic()
+        self._free_s = max(self._free_s, started_s) + self.pace.seconds(size)
+        self._running.append(_Batch(jobs, size, wait, started_s, self._free_s))
+
+    def _complete(self) -> None:
+        """Wait for the batch that was started first, and have its answers finished."""
+        if not self._running:
+            return
+        batch = self._running.popleft()
+        try:
+            results = batch.wait()
+        except Exception as error:
+            for job in batch.jobs:
+                self._send(self._refuse(job.request, error))
+            return
+        begun_s, self._ended_s = max(batch.started_s, self._ended_s), time.monotonic()
+        seconds = self._ended_s - begun_s
+        self._free_s = self._running[-1].ends_s if self._running else self._ended_s
+        self.pace.add_batch(self._stages.key(batch.jobs[0].staged), batch.size, seconds)
+        for _ in batch.jobs:
+            self._observer.add_seconds(Stage.COMPUTE, seconds)
+        is_alone = len(batch.jobs) == 1 and not self._waiting.num_jobs and self._inbox.empty()
+        if (is_alone and self._num_handed == self._num_finished) or not self._threads:
+            self._is_idle = not self._running  # before the answer, which the client may answer with a request
+            self._finish(batch, results, self._ended_s)
+        else:
+            self._num_handed += 1
+            self._to_finish.put((batch, results, self._ended_s))
+
+    def _take(self, job: Job) -> None:
+        self._waiting.take(job)
+        self._num_taken += job.num_samples
+
+    def _drop(self, job: Job, answer: Answer) -> None:
+        self._waiting.remove(job)
+        self._num_taken += job.num_samples
+        self._send(answer)
+
+    def _end(self) -> None:
+        self._is_stopping = True
+        while self._running:
+            self._complete()
+        for _ in range(PREPARING_THREADS):
+            self._to_prepare.put(None)
+        self._to_finish.put(None)
+        for thread in self._threads:
+            thread.join()
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if message is not None and not message[1]:
+                self._waiting.put(message[0])
+        for job in self._waiting.drain():
+            gone = Answer(job.request, None)
+            stopping = RefusedError("stopping", f"{SERVER_NAME} is shutting down")
+            self._send(gone if job.is_abandoned else self._refuse(job.request, stopping))
+
+    # Other threads.
+
+    def _prepare_jobs(self) -> None:
+        while (job := self._to_prepare.get()) is not None:
+            if not self._is_stopping:
+                self._prepare(job)
+                self._inbox.put((job, True))
+
+    def _prepare(self, job: Job) -> None:
+        assert job.asked is not None
+        started_s = time.monotonic()
+        try:
+            job.staged = self._stages.stage(job.asked.observations(), job.asked.continuation)
+        except Exception as error:  # reported to its client
+            job.error = error
+        self._observer.add_seconds(Stage.PREPARE, time.monotonic() - started_s)
+
+    def _finish_batches(self) -> None:
+        while (item := self._to_finish.get()) is not None:
+            self._finish(*item)
+            self._num_finished += 1
+
+    def _finish(self, batch: _Batch, results: Sequence[Any], ended_s: float) -> None:
+        for job, result in zip(batch.jobs, results, strict=True):
+            started_s = time.monotonic()
+            try:
+                answer = self._answer(job, result, ended_s)
+            except Exception as error:  # such as an action that is not finite
+                answer = self._refuse(job.request, error)
+            self._observer.add_seconds(Stage.FINISH, time.monotonic() - started_s)
+            self._send(answer)
+
+    def _answer(self, job: Job, result: Any, ended_s: float) -> Answer:
+        assert job.asked is not None
+        request = job.request
+        chunks = self._stages.finish(job.staged, result)
+        reply = pack(job.asked.reply(chunks, request.actions_dtype), request.wire)
+        return Answer(request, reply, latency_s=time.monotonic() - request.received_s, computed_s=ended_s)
+
+
+def _late(expected_s: float, request: Request) -> RefusedError:
+    valid_s = request.expires_s - request.received_s
+    return RefusedError(
+        "deadline",
+        f"busy: the answer would take {max(expected_s, 0.001):.3f} s more, the request is valid for {valid_s:.3f} s; "
+        "ask less often, allow more time, or start another server",
+    )
