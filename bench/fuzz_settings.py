@@ -15,7 +15,8 @@ import yaml
 
 from bench.fuzz_trees import mutate_bytes, mutate_tree, replace_file
 from gr00t_bringup.parameters_file import read_parameters
-from gr00t_bringup.robots import has_robot_file, robot_file, shipped_robots
+from gr00t_bringup.robots import has_robot_file, robot_file
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_policy_node.safety.limits import LimitsFile
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_training.cli.command import run_command

@@ -30,7 +30,7 @@ from gr00t_bringup.launch_settings import (
     rollout_settings,
     simulation_settings,
 )
-from gr00t_bringup.robots import shipped_robots
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gr00t_bringup.parameters_file import ParametersFile, read_parameters, read_sections
-from gr00t_bringup.robots import compact_checkpoint, has_robot_file, robot_file, shipped_robots
+from gr00t_bringup.robots import compact_checkpoint, has_robot_file, robot_file
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_recorder.ros.parameter_sections import section_matches
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import printable

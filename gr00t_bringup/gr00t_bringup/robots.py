@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from gr00t_policy_node.onboard.robot_names import robot_folder
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import load_settings, setting
 
@@ -98,7 +99,7 @@ def robot_file(robot: str, name: str) -> Path:
     Raises:
         ConfigError: no such robot, or it has no such file.
     """
-    path = _robot_path(robot, name)
+    path = robot_folder(robot) / name
     if not path.is_file():
         raise ConfigError(f"robot '{robot}' has no file {name}; give the path of your own file")
     return path
@@ -106,7 +107,7 @@ def robot_file(robot: str, name: str) -> Path:
 
 def has_robot_file(robot: str, name: str) -> bool:
     """Whether a robot has a file; arguments and errors as for `robot_file`."""
-    return _robot_path(robot, name).is_file()
+    return (robot_folder(robot) / name).is_file()
 
 
 def load_robot(name: str) -> TrialRobot:
@@ -126,11 +127,6 @@ def load_robot(name: str) -> TrialRobot:
     return TrialRobot(name, tuple(words), given.tasks, given.image_topic, given.settled_s, checkpoint, given.sentences)
 
 
-def shipped_robots() -> list[str]:
-    """Names of the robots whose configuration comes with the package."""
-    return sorted(path.name for path in (_package_folder() / "config").iterdir() if (path / "topics.yaml").is_file())
-
-
 def fastdds_profile() -> Path:
     """Return the Fast DDS profile with shared memory that is large enough for raw images."""
     return _package_folder() / "config" / "fastdds.xml"
@@ -144,15 +140,6 @@ def profile_environment() -> dict[str, str]:
 def compact_checkpoint() -> Path:
     """Return the folder of the compact policy of the simulated arm."""
     return _package_folder() / "checkpoints" / COMPACT_CHECKPOINT
-
-
-def _robot_path(robot: str, name: str) -> Path:
-    if robot in shipped_robots():
-        return _package_folder() / "config" / robot / name
-    if (Path(robot) / "topics.yaml").is_file():
-        return Path(robot).resolve() / name
-    known = ", ".join(shipped_robots())
-    raise ConfigError(f"robot '{robot}': not shipped, expected one of {known}, or a folder with topics.yaml")
 
 
 def _package_folder() -> Path:

@@ -15,7 +15,8 @@ from gr00t_bringup.fake.faults import Fault, can_swap, joint_values, swapped
 from gr00t_bringup.fake.pictures import BAR, MARK, Picture
 from gr00t_bringup.fake.plan import RobotPlan, load_plan
 from gr00t_bringup.fake.plant import Plant
-from gr00t_bringup.robots import robot_file, shipped_robots
+from gr00t_bringup.robots import robot_file
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_recorder.topics.vector_codec import VectorCodec
 from gr00t_training.errors import ConfigError

@@ -30,8 +30,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool
 
 from gr00t_bringup.fake.faults import Fault
-from gr00t_bringup.robots import has_robot_file, robot_file, shipped_robots
+from gr00t_bringup.robots import has_robot_file, robot_file
 from gr00t_bringup.ros.fake_robot_node import FakeRobot, FakeRobotSettings
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_policy_node.ros.policy_node import PolicyNode
 from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess, next_domain
 from gr00t_test_support.ros.nodes import parameter_arguments

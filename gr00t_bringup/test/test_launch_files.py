@@ -20,8 +20,9 @@ from rclpy.context import Context
 
 from gr00t_bringup.launch_files import launch_file
 from gr00t_bringup.parameters_file import read_parameters
-from gr00t_bringup.robots import compact_checkpoint, robot_file, shipped_robots
+from gr00t_bringup.robots import compact_checkpoint, robot_file
 from gr00t_bringup.runner import node_command
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_recorder.ros.bag_topics import BagScope
 from gr00t_recorder.ros.processes import next_domain
 from gr00t_training.errors import ConfigError

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import yaml
 
-from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, has_robot_file, robot_file, shipped_robots
+from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, has_robot_file, robot_file
 from gr00t_bringup.sim.kinematics import JOINTS, home_positions
 from gr00t_bringup.sim.robot import SimRobot
 from gr00t_bringup.sim.scene import CUBES
 from gr00t_bringup.sim.task import task_text
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.observing import input_map
+from gr00t_policy_node.onboard.check_cli import main as check
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_policy_node.safety.limits import LimitsFile
 from gr00t_policy_node.teleop.teleop_file import TeleopFile
 from gr00t_recorder.topics.bindings import load_topic_map
@@ -115,6 +117,30 @@ def test_unknown_robot_is_answered_with_those_that_exist() -> None:
         robot_file("pr2", "topics.yaml")
     with pytest.raises(ConfigError, match=r"robot 'so101' has no file sim\.yaml"):
         robot_file("so101", "sim.yaml")
+
+
+def test_a_folder_with_the_name_of_a_shipped_robot_is_not_mistaken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "so101").mkdir()
+    (tmp_path / "so101" / "topics.yaml").write_text(robot_file("xarm7", "topics.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"'so101': is a shipped robot and a folder here; write \./so101 for the folder"
+    ):
+        robot_file("so101", "topics.yaml")
+    assert robot_file("./so101", "topics.yaml") == tmp_path / "so101" / "topics.yaml"
+    assert robot_file("so100", "topics.yaml") != tmp_path / "so100" / "topics.yaml"
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_check_takes_the_name_of_a_shipped_robot_and_finds_no_fault(
+    robot: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check([robot]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 faults, 0 warnings")
+    assert check(["pr2"]) == 2
+    assert "robot 'pr2': not shipped, expected one of aloha, " in capsys.readouterr().err
 
 
 def test_shared_memory_segment_holds_several_raw_images() -> None:

@@ -143,7 +143,7 @@ def test_missing_memory_is_explained(recorded, tmp_path, capsys, monkeypatch):
 
 def test_foreign_dataset_needs_an_embodiment(data_dir, tmp_path, capsys):
     assert run(**quick(data_dir / "lerobot_v20_gr1", tmp_path, variant="n1_compact")) == 2
-    assert "has no embodiment (another tool wrote it); pass --embodiment" in error_line(capsys)
+    assert "has no embodiment (another tool wrote it); 'gr00t init " in error_line(capsys)
 
 
 def test_evaluation_of_a_trained_checkpoint(recorded, tmp_path, capsys):

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> CommandParser:
     """Return the parser of the command."""
     found = CommandParser(NAME, description=__doc__, epilog=EPILOG)
-    found.add_argument("robot", type=Path, metavar="ROBOT", help="Folder with topics.yaml, or a topic map.")
+    text = "Shipped robot, folder with topics.yaml, or a topic map (YAML)."
+    found.add_argument("robot", metavar="NAME|FOLDER", help=text)
     text = "Joint limits (YAML). Absent: limits.yaml next to the topic map."
     found.add_argument("--limits", type=Path, metavar="FILE", help=text)
     found.add_argument("--urdf", type=Path, metavar="FILE", help="URDF of the robot, for limits.")

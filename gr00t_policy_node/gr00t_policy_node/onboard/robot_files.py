@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gr00t_policy_node.onboard.findings import Finding, Level
+from gr00t_policy_node.onboard.robot_names import TOPICS_FILE, robot_folder
 from gr00t_policy_node.safety.limits import LimitsFile
 from gr00t_recorder.topics.bindings import TopicMap
 from gr00t_training.embodiment import Embodiment, find_embodiment
@@ -21,7 +22,8 @@ from gr00t_training.io.yaml_text import SIZE_LIMIT, compose_yaml, key_lines
 from gr00t_training.settings import inspect_settings
 
 T = TypeVar("T")
-TOPICS_FILE, LIMITS_FILE = "topics.yaml", "limits.yaml"
+LIMITS_FILE = "limits.yaml"
+TOPIC_MAPS = (".yaml", ".yml")  # names of files, not of robots
 MARK = re.compile(r"#.*?\bCHECK\b(?! every line)[:,]?\s*(.*)")
 _PLACE = re.compile(r"^(?P<file>.*?):(?P<line>\d+): ?(?P<text>.*)$", re.DOTALL)
 
@@ -70,17 +72,18 @@ class RobotFiles:
     limits: LimitsFile | None = None
 
 
-def read_robot(robot: Path, limits: Path | None = None) -> tuple[RobotFiles, list[Finding]]:
+def read_robot(robot: str | Path, limits: Path | None = None) -> tuple[RobotFiles, list[Finding]]:
     """Read the files of a robot, and return what is wrong in each.
 
     Args:
-        robot: folder with `topics.yaml`, or a topic map.
+        robot: name of a shipped robot, folder with `topics.yaml`, or a topic map.
         limits: limits file; None: `limits.yaml` next to the topic map, where there is one.
 
     Raises:
-        ConfigError: there is no topic map, or the limits file that was named does not exist.
+        ConfigError: there is no such robot, no topic map, or the limits file that was named does not exist.
     """
-    topics_path = robot / TOPICS_FILE if robot.is_dir() else robot
+    is_file = Path(robot).is_file() or Path(robot).suffix in TOPIC_MAPS
+    topics_path = Path(robot) if is_file else robot_folder(str(robot)) / TOPICS_FILE
     topics, topic_map, findings = _read(TopicMap, topics_path)
     limits_path = limits or topics_path.parent / LIMITS_FILE
     found_limits: LimitsFile | None = None

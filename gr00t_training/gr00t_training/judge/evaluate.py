@@ -183,7 +183,10 @@ def _client(address: str, embodiment: Embodiment | None, dataset: EpisodeDataset
     if not separator or not port.isdigit():
         raise ConfigError(f"server '{address}': expected HOST:PORT, such as 127.0.0.1:5555")
     if embodiment is None:
-        raise ConfigError(f"{dataset.path}: has no embodiment (another tool wrote it); pass --embodiment")
+        raise ConfigError(
+            f"{dataset.path}: has no embodiment (another tool wrote it); 'gr00t init {dataset.path} --output my_robot' "
+            "writes one: pass --embodiment my_robot/embodiment.yaml"
+        )
     client = PolicyClient(embodiment, host, int(port))
     client.check_embodiment()
     return client

@@ -138,7 +138,8 @@ def _embodiment(
         found = load_embodiment(source.embodiment)
     elif dataset.embodiment is None:
         raise ConfigError(
-            f"{dataset.path}: has no embodiment (another tool wrote it); pass --embodiment, or one in --data"
+            f"{dataset.path}: has no embodiment (another tool wrote it); 'gr00t init {dataset.path} --output my_robot' "
+            "writes one: pass --embodiment my_robot/embodiment.yaml, or the same in --data"
         )
     else:
         found = dataset.embodiment
