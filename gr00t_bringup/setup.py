@@ -43,6 +43,7 @@ setup(
         "matplotlib>=3.7",
     ],
     extras_require={
+        "view": ["rerun-sdk>=0.24"],
         "test": ["pytest"],
     },
     entry_points={
@@ -55,6 +56,7 @@ setup(
             "gr00t_launch = gr00t_bringup.commands:launch",
             "gr00t_loop = gr00t_bringup.commands:loop",
             "gr00t_rollout = gr00t_bringup.commands:rollout",
+            "gr00t_view = gr00t_bringup.commands:view",
         ],
         "gr00t.commands": ["gr00t_bringup = gr00t_bringup.commands:COMMANDS"],
     },

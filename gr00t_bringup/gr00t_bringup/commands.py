@@ -73,5 +73,14 @@ sim_node = Command(
     needs=(*ROS, SIM),
     is_node=True,
 )
+view = Command(
+    "gr00t_view",
+    "view",
+    "gr00t_bringup.ros.view:main",
+    Job.RUN,
+    "Show a running robot in Rerun, Foxglove and RViz.",
+    needs=ROS,
+    is_node=True,
+)
 
-COMMANDS = (demo, demo_driver, expert_node, fake_robot_node, launch, loop, rollout, sim_node)
+COMMANDS = (demo, demo_driver, expert_node, fake_robot_node, launch, loop, rollout, sim_node, view)

@@ -9,26 +9,22 @@ start.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gr00t_bringup.controls import ARRAY, POSE_COMMAND, Control, control_of
 from gr00t_policy_node.safety.limits import JointLimit, LimitsFile
 from gr00t_recorder.topics.bindings import StreamConfig, TopicMap, VectorBinding, load_topic_map
 from gr00t_recorder.topics.codecs import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE
-from gr00t_recorder.topics.commands import TWIST_COMPONENTS, CommandConfig
-from gr00t_recorder.topics.units import is_rate, si_factor, unit_factor
+from gr00t_recorder.topics.units import is_rate, unit_factor
 from gr00t_training.embodiment import Embodiment, VectorKey
 from gr00t_training.errors import ConfigError
 from gr00t_training.settings import load_settings, setting
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
-ARRAY = "std_msgs/msg/Float64MultiArray"
 STREAM_TYPES = (JOINT_STATE, ARRAY, IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
-POSE_COMMAND = "geometry_msgs/msg/PoseStamped"  # needs the kinematics of the robot
 DEFAULT_RATE_HZ = 50.0
-TOLERANCE = 1e-6  # of a command at a limit
 
 
 @dataclass(frozen=True)
@@ -90,48 +86,6 @@ class CameraStream:
     def describe(self) -> str:
         """Return one line for the table."""
         return f"publishes {_shown(self.config, self.rate_hz)}: {self.width}x{self.height}"
-
-
-@dataclass(frozen=True)
-class Control:
-    """A topic or action with commands, and the channels that it moves."""
-
-    config: CommandConfig
-    names: tuple[str, ...]  # in the message, empty where it has none
-    channels: tuple[str, ...]
-    factors: tuple[float, ...]  # from the message to the embodiment's unit
-    limits: Mapping[str, JointLimit]
-    mode: str  # position or rate
-
-    def describe(self) -> str:
-        """Return one line for the table."""
-        joints = ", ".join(self.names or self.channels)
-        return f"takes {self.config.topic} ({self.config.type}): {self.mode} of {joints}"
-
-    def targets(self, values: Sequence[float], names: Sequence[str] = ()) -> dict[str, float]:
-        """Return the commanded values by channel, in units of the embodiment.
-
-        Args:
-            values: of the message.
-            names: of the message, where it has some.
-
-        Raises:
-            ValueError: a driver would refuse it: other joints, not finite, outside the limits.
-        """
-        if names and sorted(names) != sorted(self.names):
-            raise ValueError(f"joints are {', '.join(names)}, the controller has {', '.join(self.names)}")
-        if len(values) != len(self.channels):
-            raise ValueError(f"{len(values)} values for {len(self.channels)} joints ({', '.join(self.channels)})")
-        order = [list(names).index(name) for name in self.names] if names else range(len(values))
-        found = {}
-        for channel, factor, place in zip(self.channels, self.factors, order, strict=True):
-            value, limit = factor * values[place], self.limits.get(channel)
-            if not math.isfinite(value):
-                raise ValueError(f"'{channel}' is {value}")
-            if limit is not None and not limit.min - TOLERANCE <= value <= limit.max + TOLERANCE:
-                raise ValueError(f"'{channel}' is {value:g}, its limits are {limit.min:g} to {limit.max:g}")
-            found[channel] = value
-        return found
 
 
 @dataclass(frozen=True)
@@ -221,18 +175,7 @@ def _controls(topic_map: TopicMap, embodiment: Embodiment, limits: Mapping[str, 
             continue  # for the recorder
         if config.type == POSE_COMMAND:
             raise ConfigError(f"command '{config.topic}': {POSE_COMMAND} cannot be played; it needs kinematics")
-        keys = [embodiment.action[key] for key in config.keys or embodiment.action_keys]
-        channels = tuple(name for key in keys for name in key.names)
-        is_array, is_gripper = config.type == ARRAY, config.type.endswith("GripperCommand")
-        names = config.names or (TWIST_COMPONENTS if "Twist" in config.type else channels)
-        yield Control(
-            config=config,
-            names=() if is_array or is_gripper else names,
-            channels=channels,
-            factors=tuple(1.0 if is_array else 1.0 / si_factor(key.unit) for key in keys for _ in key.names),
-            limits=limits,
-            mode="rate" if is_rate(keys[0].unit) else "position",
-        )
+        yield control_of(config, embodiment, limits)
 
 
 def _vector_streams(topic_map: TopicMap, embodiment: Embodiment, driver: DriverFile) -> dict[str, VectorStream]:

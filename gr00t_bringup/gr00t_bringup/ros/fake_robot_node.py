@@ -9,7 +9,7 @@ that is wired wrongly, so that what the suite says about it can be seen without 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
+from gr00t_bringup.controls import ARRAY, Control
 from gr00t_bringup.fake.faults import Fault, can_swap, joint_values, swapped
 from gr00t_bringup.fake.pictures import Picture
-from gr00t_bringup.fake.plan import ARRAY, CameraStream, Control, RobotPlan, VectorStream, load_plan
+from gr00t_bringup.fake.plan import CameraStream, RobotPlan, VectorStream, load_plan
 from gr00t_bringup.fake.plant import Plant
 from gr00t_bringup.robots import has_robot_file, robot_file
 from gr00t_bringup.ros.image_messages import jpeg_image, raw_image
@@ -187,8 +188,8 @@ class FakeRobot:
     def _obey(self, control: Control, command: Any) -> bool:
         """Follow a message or a goal; return whether the controller takes it."""
         try:
-            self.plant.aim(control.targets(*_content(control, command)), self._now_s())
-        except (ValueError, IndexError) as error:  # a trajectory without a point
+            self.plant.aim(control.read(command), self._now_s())
+        except ValueError as error:
             self.refusals.append(f"{control.config.topic}: {error}")
             del self.refusals[:-NUM_REFUSALS]
             self._node.get_logger().warning(f"{self.refusals[-1]}; ignored", throttle_duration_sec=WARN_PERIOD_S)
@@ -241,23 +242,6 @@ class FakeRobotNode(Node):
                     return SetParametersResult(successful=False, reason=f"parameter 'fault': {error}")
                 self.get_logger().info(f"fault: {parameter.value}")
         return SetParametersResult(successful=True)
-
-
-def _content(control: Control, command: Any) -> tuple[Sequence[float], Sequence[str]]:
-    """Return values and joint names of a message or goal; no names where it has none."""
-    kind = control.config.type.rpartition("/")[2]
-    if kind in ("JointTrajectory", "FollowJointTrajectory"):
-        trajectory = getattr(command, "trajectory", command)
-        return trajectory.points[-1].positions, trajectory.joint_names
-    if kind == "JointState":
-        return command.velocity if control.mode == "rate" else command.position, command.name
-    if kind == "GripperCommand":
-        return [command.command.position], ()
-    if kind == "Float64MultiArray":
-        return command.data, ()
-    twist = getattr(command, "twist", command)
-    components = [name.split(".") for name in control.names]
-    return [getattr(getattr(twist, part), axis) for part, axis in components], ()
 
 
 def _path(text: str) -> Path | None:

@@ -41,8 +41,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from gr00t_bringup.views.joints import JointReader, JointRow
 from gr00t_console.board import Board
-from gr00t_console.joints import JointReader, JointRow
 from gr00t_console.robot import Answer, PolicyView
 from gr00t_console.ros.messages import chunk_section, policy_section, policy_view, recorder_section
 from gr00t_console.ros.previews import Previews

@@ -23,12 +23,12 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from gr00t_bringup.views.joints import JointRow
 from gr00t_console.access import MIN_TOKEN, Access
 from gr00t_console.actions import add_actions
 from gr00t_console.board import Board
 from gr00t_console.checkup import examining
 from gr00t_console.datasets import Shelf
-from gr00t_console.joints import JointRow
 from gr00t_console.lease import TIMEOUT_S
 from gr00t_console.operator import Operator
 from gr00t_console.ros.bridge import BridgeSettings, RosRobot

@@ -40,7 +40,13 @@ LAST_CALLBACK_TIMEOUT_S = 0.01
 EXIT_CONFIG = 2
 
 
-def run_node(factory: Callable[[], Node], args: Sequence[str] | None = None, command: NodeCommand | None = None) -> int:
+def run_node(
+    factory: Callable[[], Node],
+    args: Sequence[str] | None = None,
+    command: NodeCommand | None = None,
+    *,
+    name: str = "",
+) -> int:
     """Check the command line, initialize ROS, spin the node of `factory` until a signal, and clean up.
 
     The node ends at SIGINT, SIGTERM, SIGHUP, a shutdown of the context, or with its parent where that asked for it
@@ -51,12 +57,13 @@ def run_node(factory: Callable[[], Node], args: Sequence[str] | None = None, com
         factory: makes the node.
         args: words of the command line without the name of the program; None: those of this process.
         command: what the executable is; checks the command line and prints help. None: neither.
+        name: of the program in messages, where there is no `command`.
 
     Returns:
         Exit code: 0 after a signal or help, 2 when the command line or the configuration is wrong, 70 after an error
         that was not foreseen.
     """
-    name = command.name if command else Path(sys.argv[0]).name
+    name = command.name if command else name or Path(sys.argv[0]).name
     words = command_line(args)
     if command is not None and (wants_help(words) or wants_version(words)):
         text = command.help_text() if wants_help(words) else f"{shown_name(name)} {suite_version()}"

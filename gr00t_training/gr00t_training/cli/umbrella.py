@@ -31,7 +31,7 @@ TITLES = {
 OTHER_PACKAGES = {
     "gr00t_recorder": ("convert", "play", "record", "record-bag", "recorder", "suggest"),
     "gr00t_policy_node": ("bench-policy", "check", "init", "policy", "replay", "teleop"),
-    "gr00t_bringup": ("demo", "expert", "fake", "launch", "loop", "rollout", "sim"),
+    "gr00t_bringup": ("demo", "expert", "fake", "launch", "loop", "rollout", "sim", "view"),
     "gr00t_console": ("console",),
 }
 

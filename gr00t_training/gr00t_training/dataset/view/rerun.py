@@ -16,7 +16,7 @@ from gr00t_training.dataset.media.packets import count_packets, cut_file
 from gr00t_training.dataset.metadata.model import Span
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.view.episode import EpisodeView, read_episode
-from gr00t_training.errors import DatasetError
+from gr00t_training.errors import DatasetError, Gr00tError
 
 TIMELINE, ROWS = "time", "row"
 
@@ -32,7 +32,7 @@ def export_rerun(path: str | Path, episodes: Sequence[int], output: Path | None)
     Raises:
         DatasetError: Rerun is not installed, the dataset cannot be read, or the file not written.
     """
-    rerun = _library()
+    rerun = rerun_library(DatasetError, "or make a page with --html")
     dataset = EpisodeDataset(path)
     views = [read_episode(dataset, index) for index in episodes]
     recording = rerun.RecordingStream("gr00t_dataset")
@@ -48,6 +48,15 @@ def export_rerun(path: str | Path, episodes: Sequence[int], output: Path | None)
         _log(rerun, recording, view)
     recording.flush()
     recording.disconnect()
+
+
+def rerun_library(error: type[Gr00tError], otherwise: str) -> ModuleType:
+    """Return the library; `error` when it is not installed, which says what to do `otherwise`."""
+    try:
+        import rerun  # pyright: ignore[reportMissingImports]
+    except ImportError as missing:
+        raise error(f"the Rerun viewer's library is not installed: pip install rerun-sdk, {otherwise}") from missing
+    return rerun
 
 
 def _log(rerun: ModuleType, recording: Any, view: EpisodeView) -> None:
@@ -93,13 +102,3 @@ def _rows_of(rerun: ModuleType, fps: float, count: int) -> list[Any]:
     """Return the times of the first `count` rows."""
     rows = np.arange(count)
     return [rerun.TimeColumn(TIMELINE, duration=rows / fps), rerun.TimeColumn(ROWS, sequence=rows)]
-
-
-def _library() -> ModuleType:
-    try:
-        import rerun  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DatasetError(
-            "the Rerun viewer's library is not installed: pip install rerun-sdk, or make a page with --html"
-        ) from error
-    return rerun
