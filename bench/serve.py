@@ -16,7 +16,7 @@ those of the robot that asked, with the same noise.
     rate           answers per second; fewest: smallest share of answers that one robot got
     samples        mean of a batch
     diff           greatest difference of an answer to that of the robot alone; apart: least between two robots
-    prepare, queue, compute, finish   means of the server's stages [ms]; queue includes prepare
+    prepare, queue, assemble, compute, finish   means of the server's stages [ms]; queue includes prepare
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from gr00t_test_support.builders import make_embodiment
 from gr00t_training.embodiment import Embodiment, VideoKey
 from gr00t_training.serve.images import ImageForm
 
-START_S = 1.0  # for processes to connect
+START_S = 2.0  # for processes to connect
 SEED = 7
-STAGES = ("prepare", "queue", "compute", "finish")
+STAGES = ("prepare", "queue", "assemble", "compute", "finish")
 COLUMNS = ("server", "images", "robots", "asked", "answered", "refused", "lost", "wrong", "p50", "p99", "rate")
 COLUMNS += ("fewest", "samples", "diff", "apart", *STAGES)
 

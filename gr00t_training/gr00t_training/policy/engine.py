@@ -98,10 +98,6 @@ class Engine:
         for copy in (0, 1):
             self._built(request, prompt, copy)
 
-    def has_program(self, request: Request) -> bool:
-        """Whether a request of this shape starts without a program being built."""
-        return (*self._key(request, self.prepare(request)), 0) in self._programs
-
     @torch.inference_mode()
     def try_out(self, request: Request) -> None:
         """Run a request once to initialize device and libraries; its program is not kept."""

@@ -36,6 +36,8 @@ from gr00t_training.types import ActionChunk, Continuation, Observation
 
 logger = logging.getLogger(__name__)
 
+TIMED_RUNS = 3  # of a size of batches; the fastest counts, since the first one uploads its graph
+
 
 class Policy(PolicyLike):
     """Model and transforms of one embodiment."""
@@ -293,11 +295,14 @@ class Policy(PolicyLike):
         for size in sizes:
             noises = [self.draw_noise(1)]
             self._engine.build(join([request], noises, size))
-            started_s = time.perf_counter()
-            self.start([request], noises, size).wait()
-            times_s[size] = time.perf_counter() - started_s
+            times_s[size] = min(self._timed_s(request, noises, size) for _ in range(TIMED_RUNS))
         self.noise_state = noise_state
         return times_s
+
+    def _timed_s(self, request: StagedRequest, noises: Sequence[Tensor], size: int) -> float:
+        started_s = time.perf_counter()
+        self.start([request], noises, size).wait()
+        return time.perf_counter() - started_s
 
     def device_memory(self) -> Mapping[str, int]:
         """Return bytes of the GPU: "used" by all programs, "total", and "tensors" of this one; empty on the CPU."""

@@ -239,6 +239,7 @@ class Computing:
         self._launch(jobs, size)
         if self._stages.overlaps:
             self.pace.add_assembly(time.monotonic() - begun_s)
+            self._observer.add_seconds(Stage.ASSEMBLE, time.monotonic() - begun_s)
         return True
 
     def _choose(self, starts_s: float) -> list[Job]:

@@ -12,6 +12,7 @@ class Stage(str, Enum):
 
     PREPARE = "prepare"  # decode images, scale the state, tokenize
     QUEUE = "queue"  # from the arrival until its batch starts, preparation included
+    ASSEMBLE = "assemble"  # choose a batch, copy its inputs and start it, while the one before it is computed
     COMPUTE = "compute"  # of the batch
     FINISH = "finish"  # scale actions back and pack the reply
     TOTAL = "total"  # from the arrival until the reply is sent
@@ -24,7 +25,7 @@ class Observer:
     """Ignores everything. Methods are called from several threads and must not wait."""
 
     def add_seconds(self, stage: Stage, seconds: float) -> None:
-        """Take the time of a stage of one answer."""
+        """Take the time of a stage of one answer; `ASSEMBLE`: of a batch."""
 
     def add_batch(self, num_samples: int, size: int) -> None:
         """Take the samples of a batch and the size in which it was computed."""

@@ -107,6 +107,8 @@ class InferenceModel:
     @torch.inference_mode()
     def with_prompts(self, prepared: Prepared, input_ids: Tensor) -> Prepared:
         """Return the preparation of other prompts `(B, T)` with the same padding and places of image tokens."""
+        if self.device.type == "cuda":  # else a copy of more than 64 KB waits for the batch that is computed
+            input_ids = input_ids.pin_memory()
         return replace(prepared, embeddings=self._backbone.embed(input_ids.to(self.device, non_blocking=True)))
 
     def __call__(
