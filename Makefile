@@ -13,7 +13,7 @@ INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.ac
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
 TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)
 
-.PHONY: help setup demo loop test test-fast lint docs messages version clean
+.PHONY: help setup demo loop test test-fast lint docs messages reference version clean
 
 help:
 	@echo "make demo    simulated robot driven through three tasks by the shipped policy; results in out/demo"
@@ -21,6 +21,7 @@ help:
 	@echo "make test    checks and tests"
 	@echo "make test-fast   tests without ROS, GPU and slow ones; about two minutes"
 	@echo "make messages  the list of error messages that a test compares"
+	@echo "make reference the documentation's tables of commands, nodes, files and messages, from the code"
 	@echo "make docs    the documentation as a website in out/docs"
 	@echo "make setup   only the virtual environment ($(VENV)) with everything in it"
 	@echo "make version VERSION=0.2.0   set the version of all packages"
@@ -50,6 +51,10 @@ lint: setup $(VENV)/.dev
 messages: # after a message was reworded
 	@PYTHONPATH=gr00t_test_support $(BIN)/python -m gr00t_test_support.messages > gr00t_bringup/test/messages.txt
 	@git diff --stat gr00t_bringup/test/messages.txt
+
+reference: # after a parameter, topic, key or option was changed
+	@PYTHONPATH=gr00t_test_support $(BIN)/python -m gr00t_test_support.ros.reference docs/reference
+	@git diff --stat docs/reference
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
