@@ -113,6 +113,16 @@ def _data(materials: Materials, folder: Path) -> None:
             episode.save()
 
 
+def _sessions(materials: Materials, folder: Path) -> None:
+    for name in ("monday", "tuesday"):
+        shutil.copytree(materials.path("data", "data"), folder / name)
+
+
+def _tasks(_: Materials, folder: Path) -> None:
+    lines = ["bag,task", *(f"{name},{task}" for name, task in zip(("monday", "tuesday"), TASKS, strict=True))]
+    (folder / "tasks.csv").write_text("\n".join(lines) + "\n")
+
+
 def _base(_: Materials, folder: Path) -> None:
     source, target = FIXTURES / "n1_7_tiny", folder / "GR00T-N1.7-3B"
     (target / "backbone").mkdir(parents=True)
@@ -140,6 +150,8 @@ MATERIALS: dict[str, Callable[[Materials, Path], None]] = {
     "data": _data,
     "robot": _robot,
     "run": _run,
+    "sessions": _sessions,
+    "tasks": _tasks,
     "two_arms": _two_arms,
     "urdf": _urdf,
 }

@@ -29,6 +29,7 @@ from gr00t_policy_node.safety.limits import LimitsFile
 from gr00t_policy_node.teleop.teleop_file import TeleopFile
 from gr00t_recorder.commands import COMMANDS as RECORDER
 from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
+from gr00t_test_support.messages import list_texts
 from gr00t_test_support.pages import Block, read_blocks, shell_lines
 from gr00t_training.cli.commands import COMMANDS as TRAINING
 from gr00t_training.cli.parser import CommandParser
@@ -190,6 +191,22 @@ def test_programs_of_bench_and_targets_of_make_exist() -> None:
             found += 1
             assert "".join(target) in targets, f"{page.name}: make {target}"
     assert found > 10
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    """`...` stands for any text; the rest of a message is in one literal of the source, in this order."""
+    literals = list(dict.fromkeys(list_texts(ROOT)))
+    quoted = [
+        line
+        for block in read_blocks(ROOT / "docs" / "troubleshooting.md")
+        if block.language == "text"
+        for line in block.text.splitlines()
+    ]
+    assert len(quoted) > 25
+    for line in quoted:
+        parts = [re.escape(part) for part in line.split("...")]
+        pattern = re.compile(".*".join(parts))
+        assert any(pattern.search(literal) for literal in literals), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -29,6 +29,16 @@ def list_messages(root: Path) -> str:
     return "\n".join(parts) + "\n"
 
 
+def list_texts(root: Path) -> Iterator[str]:
+    """Yield every text of the source of the packages, messages or not; values are shown as `{}`."""
+    for package in PACKAGES:
+        for path in sorted((root / package / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                text = _template(node) if isinstance(node, ast.expr) else ""
+                if " " in text:
+                    yield " ".join(text.split())
+
+
 def _messages(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
