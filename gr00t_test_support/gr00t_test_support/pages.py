@@ -137,7 +137,7 @@ def _block(page: Path, text: str, match: re.Match[str]) -> Block:
     first, *rest = [part.strip() for part in match["comment"].split(";")]
     job, _, subjects = (part.strip() for part in first.partition(":"))
     assert job in ("run", "load", "needs"), f"{place}: '{job}' is not run, load or needs"
-    options = dict(tuple(part.strip() for part in each.split(" = ", 1)) for each in rest)
+    options = {old.strip(): new.strip() for old, _, new in (each.partition(" = ") for each in rest)}
     words = tuple(word.strip() for word in subjects.split(",") if word.strip())
     unknown = sorted(set(words) - set(NEEDS)) if job == "needs" else []
     assert not unknown, f"{place}: needs {unknown}, expected some of {NEEDS}"

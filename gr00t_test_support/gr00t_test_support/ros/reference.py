@@ -177,8 +177,9 @@ def _without_map(found: Connections, name: str, topics: Path) -> Connections:
         return Connections({}, {}, found.services, found.actions, found.calls)
     topic_map, _ = load_topic_map(topics)
     named = {each.topic.lstrip("/") for each in (*topic_map.streams.values(), *topic_map.commands)}
-    outside = [{k: v for k, v in each.items() if k not in named} for each in (found.publishes, found.subscribes)]
-    return Connections(*outside, found.services, found.actions, found.calls)
+    publishes = {each: kind for each, kind in found.publishes.items() if each not in named}
+    subscribes = {each: kind for each, kind in found.subscribes.items() if each not in named}
+    return Connections(publishes, subscribes, found.services, found.actions, found.calls)
 
 
 def _connections_table(name: str, found: Connections) -> str:
