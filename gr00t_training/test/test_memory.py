@@ -48,6 +48,20 @@ def test_the_estimate_is_near_what_was_measured(name, changes, measured):
     assert gib(name, **changes) == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "measured"),
+    [
+        ("n1_2b", {}, 9.4),
+        ("n1_2b", {"checkpoint_activations": True}, 6.3),
+        ("n1_7_3b", {"checkpoint_activations": True}, 12.2),
+    ],
+)
+def test_the_estimate_of_adapters_is_near_what_was_measured(name, changes, measured):
+    pytest.importorskip("peft")
+    adapted = {"lora_rank": 64, "lora_alpha": 128.0, "batch_size": 8, **changes}
+    assert gib(name, **adapted) == pytest.approx(measured, rel=0.2)
+
+
 def test_what_saves_memory_lowers_the_estimate():
     whole = gib("n1_2b", tune_visual=True)
     assert gib("n1_2b", tune_visual=True, accumulate=4) < whole - 6
