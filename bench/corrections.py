@@ -6,7 +6,7 @@
     python3 -m bench.corrections --output out/camera --camera-shift 0 0.025 0
     python3 -m bench.corrections --output out/light --light 0.5
 
-The front camera stands elsewhere than in training, or the room is darker, so that the shipped policy errs. In the
+The front camera is elsewhere than in training, or the room is darker, so that the shipped policy errs. In the
 attempts the scripted expert is the person: it engages as a device of the controller when the policy makes no
 progress, and has control until the cube is in the bin. Rows say who commanded. The policy is fine-tuned by
 `gr00t_finetune` on the rows by the person, on attempts that went well without one, and on demonstrations in the scene

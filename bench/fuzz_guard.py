@@ -12,7 +12,7 @@ drawn from a seed. Every command is compared with the limits by the checks in th
 guard: they know only the commands, their times and the limits.
 
 Time is counted as the guard promises it: a command may use the time since the one before, but no more than a control
-period; a robot without a command for more than two periods stands. Some channels are rates, which begin and
+period; a robot without a command for more than two periods stops. Some channels are rates, which begin and
 end at zero.
 """
 

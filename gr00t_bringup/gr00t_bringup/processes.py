@@ -16,7 +16,7 @@ from gr00t_training.errors import ConfigError
 ROBOT = "sim_arm"
 LOCK_STEP, REAL = "lock-step", "real"
 CLOCK_HELP = "lock-step: simulated time waits for the policy; real: both run in real time."
-MAX_STALL_S = 600.0  # of the clock: it stands while a model infers
+MAX_STALL_S = 600.0  # of the clock: it does not advance while a model infers
 DEFAULTS = {"control_rate_hz": 50.0, "inference_period_s": 0.2, "answer_delay_ticks": 0}  # of policy_node
 
 Words = list[str | Path]

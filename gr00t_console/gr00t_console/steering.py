@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The console as the device of a person: what the node is to be told on `~/teleop`, and when to be silent.
+"""The console as the device of a person: what to send to the node on `~/teleop`, and when to be silent.
 
 A takeover from the page follows the rules of every other device. Silence of a device in control holds the robot: that
 is how the loss of a browser, and a hold on request, reach the node. The console engages and says nothing more.

@@ -247,7 +247,7 @@ def test_a_base_that_is_elsewhere_or_another_one(adapter, base, tmp_path, monkey
         ("adapter_config.json", {"peft_type": "LOHA"}, "adapters with type LOHA are not supported"),
         ("adapter_config.json", {"bias": "all"}, "adapters with bias are not supported"),
         ("adapter_config.json", {"r": None}, "has no rank"),
-        ("adapter_config.json", {"use_dora": True}, "lacks matrices"),
+        ("adapter_config.json", {"use_dora": True}, "has missing matrices"),
         ("base_checkpoint.json", {"digest": 5}, "has no path, digest or rows"),
         ("base_checkpoint.json", {"rows": {"action_head.state_encoder.layer1.W": [1, 0]}}, "has not the rows"),
         ("base_checkpoint.json", {"rows": {"action_head.state_encoder.layer1.W": [9]}}, "do not fit the base's"),

@@ -63,7 +63,7 @@ class PolicyParameters:
     max_silence_s: float = setting(10.0, "No new chunk for so long latches a stop [s]; 0: never.", ge=0.0, le=3600.0)
     max_clock_stall_s: float = setting(
         1.0,
-        "A simulated clock that stands for so long holds the robot [s]; a simulator in lock-step waits for the policy.",
+        "A simulated clock that does not advance for this long holds the robot [s]; a simulator in lock-step waits.",
         ge=0.1,
         le=3600.0,
         read_only=True,

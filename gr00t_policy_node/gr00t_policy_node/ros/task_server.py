@@ -77,7 +77,7 @@ class TaskServer:
         if stop_topic:
             for qos in STOP_QOS:
                 self._subscriptions.append(node.create_subscription(Bool, stop_topic, self._stop_by_topic, qos))
-        # a goal ends at its time limit even where /clock stands
+        # a goal ends at its time limit even where /clock does not advance
         self._timer = create_steady_timer(node, GOAL_PERIOD_S, self._watch_goal)
         self._action = ActionServer(
             node, RunPolicy, "~/run_policy", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT

@@ -12,14 +12,14 @@ SILENCE_S = 0.3  # a joystick whose button is held must say so at least this oft
 
 
 class Engagement:
-    """Begins without a wish: a restarted device must not give control back by itself."""
+    """Begins without a request: a restarted device must not give control back by itself."""
 
     def __init__(self, button: int = -1, by: EngageBy = EngageBy.TOGGLE) -> None:
         """Listen to a button; -1: none."""
         self.is_engaged = False
         self.is_known = False  # whether the person has said anything yet
         self._button, self._by = button, by
-        self._was_down: bool | None = None  # what it was when the joystick appeared is no wish
+        self._was_down: bool | None = None  # what it was when the joystick appeared is no request
         self._heard_s = 0.0
 
     def set(self, is_engaged: bool) -> bool:
@@ -35,7 +35,7 @@ class Engagement:
         return ""
 
     def press(self, buttons: Sequence[int], now_s: float) -> bool:
-        """Take the state of a joystick's buttons; return whether the person's wish has changed."""
+        """Take the state of a joystick's buttons; return whether the person's request has changed."""
         self._heard_s = now_s
         if self._button < 0:
             return False

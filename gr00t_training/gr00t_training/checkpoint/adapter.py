@@ -278,5 +278,5 @@ def _layers(path: Path, is_dora: bool) -> dict[str, LowRank]:
     wrong = [name for name, found in parts.items() if found.keys() != needed]
     if wrong or not parts:
         what = printable(wrong[0]) if wrong else "it"
-        raise CheckpointError(f"{file}: {what} lacks matrices; copy the checkpoint again")
+        raise CheckpointError(f"{file}: {what} has missing matrices; copy the checkpoint again")
     return {name: LowRank(**found) for name, found in parts.items()}

@@ -141,7 +141,7 @@ class StopRequest:
     def _handle(self, number: int, frame: object) -> None:
         self.number = number
         self.__exit__()
-        # a cluster may repeat its signals; only a person's second wish cuts the saving short
+        # a cluster may repeat its signals; only a person's second signal cuts the saving short
         for each in (signal.SIGUSR1, *(() if number == signal.SIGINT else (signal.SIGTERM, signal.SIGHUP))):
             signal.signal(each, signal.SIG_IGN)
         if not self._has_work():

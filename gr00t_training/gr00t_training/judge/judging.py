@@ -357,7 +357,7 @@ def _motion(recording: Demonstration, motion: Smoothness) -> Iterator[Finding]:
         ratio,
         START,
         f"{channel} jumps by {jump:.3g} {channel.unit}",
-        f"the first command is far from where {channel} stands: the robot jerks when the policy starts",
+        f"the first command is far from the position of {channel}: the robot jerks when the policy starts",
     )
 
 

@@ -84,5 +84,5 @@ def is_used(found: Change, least: float, much: float) -> Verdict:
 
 
 def is_robust(found: Change, most: float) -> Verdict:
-    """Judge whether a policy stands a small change: errors may grow by the share `most`."""
+    """Judge whether a policy tolerates a small change: errors may grow by the share `most`."""
     return Verdict.LOOK if found.value > most and found.low > 0 else Verdict.GO

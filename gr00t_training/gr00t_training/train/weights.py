@@ -97,7 +97,7 @@ class TrainedWeights:
     def beside_adapters(
         self, averages: Mapping[str, Tensor], base: Mapping[str, tuple[int, ...]]
     ) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-        """Return the weights that a base with adapters lacks: those that were trained whole, or have another shape.
+        """Return the weights missing from a base with adapters: those that were trained whole, or have another shape.
 
         Args:
             averages: of trained weights, to be taken instead of them.

@@ -175,7 +175,7 @@ class Source:
         return (*sizes,) * len(embodiment.video_history)
 
     def instruction(self, sample: int) -> str:
-        """Return what the robot was told in the row of a sample."""
+        """Return the instruction of the row of a sample."""
         return self.dataset.task(*self.step(sample), self.pipeline.embodiment.language)
 
     def recorded(
