@@ -133,7 +133,7 @@ class Demonstrator(Node):
         return json.loads((yield from self.call(self._reset)).message)
 
     def begin(self, task: str) -> Generator[None, None, None]:
-        """Mark the start of an episode; with a recorder, until it records: it refuses while a clock does not advance."""
+        """Mark the start of an episode; with a recorder, until it records: it refuses while a clock stops."""
         self.mark("start", task)
         until_s = time.monotonic() + RETRY_S
         while self._recorder is not None and self._recorder.state != RecorderStatus.RECORDING:
