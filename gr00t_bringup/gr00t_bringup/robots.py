@@ -18,7 +18,9 @@ from gr00t_training.errors import ConfigError
 from gr00t_training.settings import load_settings, setting
 
 COMPACT_CHECKPOINT = "sim_arm_n1_compact"
-PROFILES_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # of Fast DDS
+# Fast DDS 2 (Humble, Jazzy) reads the first, Fast DDS 3 (Kilted, Lyrical) the second and warns about the first.
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+NEW_PROFILE_RELEASES = ("kilted", "lyrical")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,10 @@ def fastdds_profile() -> Path:
 
 def profile_environment() -> dict[str, str]:
     """Return the environment variable of that profile, unless the user has a profile."""
-    return {} if os.environ.get(PROFILES_VARIABLE) else {PROFILES_VARIABLE: str(fastdds_profile())}
+    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+        return {}
+    name = PROFILE_VARIABLES[os.environ.get("ROS_DISTRO") in NEW_PROFILE_RELEASES]
+    return {name: str(fastdds_profile())}
 
 
 def compact_checkpoint() -> Path:

@@ -26,6 +26,7 @@ from gr00t_bringup.robots import compact_checkpoint
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_test_support.builders import make_checkpoint, make_embodiment, make_frames
 from gr00t_test_support.ros.nodes import Peer
+from gr00t_test_support.waiting import eventually
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import ConfigError
 
@@ -79,12 +80,30 @@ def words_of(service: dict[str, Any]) -> list[str]:
 
 def through_entrypoint(words: list[str], tmp_path: Path) -> list[str]:
     """Return the words that the entry point executes; what it sources exists in the image only."""
-    lines = (DOCKER / "entrypoint.sh").read_text(encoding="utf-8").splitlines()
-    script = tmp_path / "entrypoint.sh"
-    script.write_text("\n".join(line for line in lines if not line.startswith(("source", "export"))))
+    (tmp_path / "install").mkdir(exist_ok=True)
+    for name in ("ros.bash", "install/setup.bash"):
+        (tmp_path / name).touch()
+    places = {"ROS_SETUP": str(tmp_path / "ros.bash"), "WORKSPACE": str(tmp_path), "ENVIRONMENT": str(tmp_path)}
+    script = DOCKER / "entrypoint.sh"
     show = [sys.executable, "-c", "import sys; print('\\0'.join(sys.argv[1:]), end='')"]
-    shown = subprocess.run(["bash", str(script), *show, *words], capture_output=True, text=True, check=True)
+    environment = {**os.environ, **places}
+    shown = subprocess.run([script, *show, *words], env=environment, capture_output=True, text=True, check=True)
     return shown.stdout.split("\0")
+
+
+def is_healthy(name: str, domain: int = 0) -> bool:
+    """Run the health check of a service as the engine does, without the image's entry point."""
+    kind, *words = compose()[name]["healthcheck"]["test"]
+    assert kind == "CMD"
+    words = words[1:] if words[0] == "/opt/scripts/entrypoint.sh" else words
+    assert words[0] == "python3"
+    words = [sys.executable, *words[1:]]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    return subprocess.run(words, env=environment, capture_output=True).returncode == 0
+
+
+def becomes_healthy(name: str, domain: int) -> None:
+    eventually(lambda: is_healthy(name, domain), f"health of {name}")
 
 
 def node_of(words: list[str], tmp_path: Path, domain: int) -> NodeProcess:
@@ -107,6 +126,7 @@ def test_policy_starts_and_ends(tmp_path: Path) -> None:
     with node_of(words_of(policy), tmp_path, domain) as process, Peer(domain) as peer:
         statuses = peer.listen(PolicyStatus, "policy/status", LATCHED)
         peer.until(lambda: any(status.instruction == 'say "yes": #1' for status in statuses), "the task")
+        becomes_healthy("policy", domain)
         assert end(process, policy) == 0
 
 
@@ -116,6 +136,7 @@ def test_recorder_starts_and_ends(tmp_path: Path) -> None:
     with node_of(words_of(recorder), tmp_path, domain) as process, Peer(domain) as peer:
         statuses = peer.listen(RecorderStatus, "recorder/status", LATCHED)
         peer.until(lambda: statuses, "a status")
+        becomes_healthy("recorder", domain)
         assert end(process, recorder) == 0
     assert (tmp_path / "demo").is_dir()
 
@@ -126,7 +147,47 @@ def test_simulation_starts_and_ends(tmp_path: Path) -> None:
     with node_of(words_of(sim), tmp_path, domain) as process, Peer(domain) as peer:
         joints = peer.listen(JointState, "joint_states")
         peer.until(lambda: joints, "a joint state")
+        becomes_healthy("sim", domain)
         assert end(process, sim) == 0
+
+
+@pytest.mark.parametrize("words", [("--node", "policy"), ("--topic", "joint_states")], ids=["node", "topic"])
+def test_node_that_does_not_publish_is_not_healthy(words: tuple[str, str]) -> None:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(next_domain())}
+    command = [sys.executable, "-m", "gr00t_bringup.ros.healthy", *words, "--within", "0.5"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"nothing of {words[1]} within 0.5 s\n")
+
+
+def test_page_starts_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    console = service("console", DATASETS=tmp_path)
+    words = through_entrypoint(words_of(console), tmp_path)
+    assert words[:4] == ["ros2", "run", "gr00t_console", "gr00t_console"]
+    with NodeProcess("gr00t_console.ros.console", *words[4:], domain=next_domain()) as process:
+        eventually(lambda: "operator page: http://localhost:8600/" in process.output, lambda: process.output)
+        assert is_healthy("console")
+        assert end(process, console) == 0
+    assert not is_healthy("console")
+
+
+def test_server_starts_and_ends() -> None:
+    pytest.importorskip("torch")
+    serve = service("serve", CHECKPOINT=compact_checkpoint(), SERVE_ARGS="--device cpu")
+    command, *words = words_of(serve)
+    assert command == "gr00t_serve"
+    assert not is_healthy("serve")
+    code = "import sys; from gr00t_training.cli.serve import main; sys.exit(main())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: is_healthy("serve") or process.poll() is not None, "health of the server")
+        assert process.poll() is None
+        process.send_signal(getattr(signal, serve["stop_signal"]))
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("name", ["policy", "recorder"])
@@ -158,9 +219,16 @@ def test_training_starts_and_continues(tmp_path: Path) -> None:
         assert (tmp_path / f"out/cubes/checkpoint-{steps}").is_dir()
 
 
+def test_every_service_has_a_health_check() -> None:
+    for name, each in compose().items():
+        check = each["healthcheck"]
+        assert check == {"disable": True} if name == "train" else set(check) > {"test", "interval", "start_period"}
+        assert each["user"] == "${CONTAINER_USER:-1000}"
+
+
 def test_stop_reaches_what_runs_in_a_container() -> None:
-    for name in ("Dockerfile.robot", "Dockerfile.train"):
-        assert "\nSTOPSIGNAL SIGINT\n" in (DOCKER / name).read_text(encoding="utf-8")
+    for file in DOCKER.glob("Dockerfile.*"):
+        assert "\nSTOPSIGNAL SIGINT\n" in file.read_text(encoding="utf-8")
     for name, each in compose().items():
         assert each["stop_signal"] == "SIGINT"
         patience_s = int(each["stop_grace_period"].removesuffix("s"))
@@ -169,10 +237,9 @@ def test_stop_reaches_what_runs_in_a_container() -> None:
 
 def test_training_image_has_what_training_imports() -> None:
     """Two lists: what is installed in the image, and what the library asks for to train."""
-    dockerfile = (DOCKER / "Dockerfile.train").read_text(encoding="utf-8")
-    left_out = [pattern.lstrip("^") for pattern in re.findall(r"-e '([^']*)'", dockerfile)]
-    lines = (DOCKER.parent / "requirements-run.txt").read_text(encoding="utf-8").splitlines()
-    kept = {re.split(r"[=\[]", line)[0].lower() for line in lines if not line.startswith(("#", *left_out))}
+    command = [DOCKER / "requirements.sh", "train", DOCKER.parent / "requirements-run.txt"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    kept = {re.split(r"[=\[]", line)[0].lower() for line in lines if not line.startswith("#")}
     setup = (DOCKER.parent / "gr00t_training" / "setup.py").read_text(encoding="utf-8")
     base = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
     train = re.search(r'"train": \[(.*?)\]', setup, re.DOTALL)

@@ -115,7 +115,7 @@ def closure(package: str, extras: frozenset[str] = frozenset()) -> set[str]:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_package_xml_lists_what_is_imported(package: str) -> None:
     missing = set()
-    for folder, tags in ((package, ()), ("test", ("test_depend",))):
+    for folder, tags in ((package, ()), ("launch", ()), ("test", ("test_depend",))):
         declared = depends(package, *tags)
         for module in imported(ROOT / package / folder)["modules"] - {package}:
             is_ros = ROS_ONLY.fullmatch(module) or module in (*PACKAGES, TEST_SUPPORT)

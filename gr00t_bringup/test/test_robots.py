@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
-from gr00t_bringup.robots import compact_checkpoint, fastdds_profile, has_robot_file, robot_file
+from gr00t_bringup.robots import (
+    compact_checkpoint,
+    fastdds_profile,
+    has_robot_file,
+    profile_environment,
+    robot_file,
+)
 from gr00t_bringup.sim.kinematics import JOINTS, home_positions
 from gr00t_bringup.sim.robot import SimRobot
 from gr00t_bringup.sim.scene import CUBES
@@ -193,3 +199,23 @@ def test_compact_policy_turns_to_the_asked_cube_where_the_cameras_show_it(robot:
     assert base.shape == (16, 6)
     np.testing.assert_array_equal(base, infer(images, home, "red"))
     assert abs(infer(images, home + 0.3, "red") - base).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [
+        ("humble", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("jazzy", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("kilted", "FASTDDS_DEFAULT_PROFILES_FILE"),
+        ("lyrical", "FASTDDS_DEFAULT_PROFILES_FILE"),
+    ],
+)
+def test_profile_is_given_by_the_variable_that_the_release_reads(
+    monkeypatch: pytest.MonkeyPatch, release: str, name: str
+) -> None:
+    monkeypatch.setenv("ROS_DISTRO", release)
+    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert profile_environment() == {name: str(fastdds_profile())}
+    monkeypatch.setenv(name, "/lab/profiles.xml")
+    assert profile_environment() == {}
