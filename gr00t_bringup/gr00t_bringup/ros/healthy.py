@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import try_shutdown
 
 from gr00t_recorder.ros.ingest import message_class
 from gr00t_training.cli.command import run_command
@@ -88,7 +89,7 @@ def _check(options: argparse.Namespace) -> int:
             print(f"nothing of {options.node or options.topic} within {options.within:g} s", file=sys.stderr)
         return 0 if node.is_healthy else 1
     finally:
-        rclpy.try_shutdown()
+        try_shutdown()
 
 
 if __name__ == "__main__":
