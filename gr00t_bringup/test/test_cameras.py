@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gr00t_bringup.cameras import cameras_of
-from gr00t_bringup.robots import robot_file, shipped_robots
+from gr00t_bringup.robots import robot_file
+from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_training.doctor.use import Camera
 from gr00t_training.errors import ConfigError
 
