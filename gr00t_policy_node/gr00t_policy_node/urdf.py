@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Joint limits from a URDF. Public files have errors: one wrong joint does not make the others unusable.
+"""Joints of a URDF and their limits. Public files have errors: one wrong joint does not make the others unusable.
 
 A URDF has positions and velocities, no accelerations: those come from `limits.yaml`. Effort is not read. The text is
 read as a stream: entities are refused, and only joints are kept.
@@ -32,7 +32,7 @@ MAX_SPAN = {"revolute": 8 * math.pi, "prismatic": 20.0, "continuous": 8 * math.p
 MAX_SPEED = {"revolute": 100.0, "prismatic": 20.0, "continuous": 1000.0}  # [rad/s, m/s]
 MAX_SHOWN = 20  # joints in one warning
 _MOVING = ("revolute", "prismatic", "continuous")
-_PARTS = ("limit", "mimic", "safety_controller")
+_PARTS = ("limit", "mimic", "safety_controller", "origin", "parent", "child", "axis")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_urdf(xml: str) -> UrdfLimits:
     Raises:
         ConfigError: the text is not a URDF.
     """
-    elements = _joints(xml)
+    elements = joint_elements(xml)
     joints: dict[str, _Joint] = {}
     unusable: dict[str, str] = {}
     counts = Counter(element.name for element in elements)
@@ -132,7 +132,7 @@ def _scaled(limit: JointLimit, factor: float) -> JointLimit:
 
 
 @dataclass
-class _Element:
+class JointElement:
     """A joint as the text has it."""
 
     name: str
@@ -153,7 +153,7 @@ class _Reader:
     """Collects the joints that are children of the outermost element, and nothing else."""
 
     def __init__(self) -> None:
-        self.joints: list[_Element] = []
+        self.joints: list[JointElement] = []
         self._path: list[str] = []
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -161,7 +161,7 @@ class _Reader:
             name = printable(tag)
             raise ConfigError(f"URDF: the outermost element is <{name}>, expected <robot>; convert SDF or MJCF first")
         if len(self._path) == 1 and tag == "joint":
-            self.joints.append(_Element(attributes.get("name", "").strip(), attributes.get("type", "").strip()))
+            self.joints.append(JointElement(attributes.get("name", "").strip(), attributes.get("type", "").strip()))
         elif len(self._path) == 2 and self._path[1] == "joint" and tag in _PARTS:
             self.joints[-1].parts.setdefault(tag, attributes)
         self._path.append(tag)
@@ -174,7 +174,8 @@ class _Reader:
         raise ConfigError("URDF: has entities, expected plain XML; expand them first")
 
 
-def _joints(xml: str) -> list[_Element]:
+def joint_elements(xml: str) -> list[JointElement]:
+    """Return all joints as the text has them; ConfigError when it is not a URDF."""
     if len(xml) > MAX_CHARACTERS:
         raise ConfigError(f"URDF: has {len(xml)} characters (limit {MAX_CHARACTERS}); is it the right text?")
     reader, parser = _Reader(), expat.ParserCreate()
@@ -189,7 +190,7 @@ def _joints(xml: str) -> list[_Element]:
     return reader.joints
 
 
-def _joint(element: _Element) -> _Joint:
+def _joint(element: JointElement) -> _Joint:
     """Return a moving joint; ValueError says why its limits cannot be used."""
     limit = _limit(element)
     mimic = element.parts.get("mimic")
@@ -201,7 +202,7 @@ def _joint(element: _Element) -> _Joint:
     return _Joint(element.name, limit, leader, _number(mimic, "multiplier", 1.0), _number(mimic, "offset", 0.0))
 
 
-def _limit(element: _Element) -> JointLimit:
+def _limit(element: JointElement) -> JointLimit:
     limit = element.parts.get("limit")
     velocity = 0.0 if limit is None else _number(limit, "velocity", 0.0)
     if limit is None or velocity <= 0.0:
