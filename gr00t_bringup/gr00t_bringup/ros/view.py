@@ -53,7 +53,8 @@ def parser() -> CommandParser:
     add(found, "--topics", "Instead of --robot.", group=robot)
     text = "Joint limits (YAML) (default: limits.yaml next to the topic map)."
     found.add_argument("--limits", type=Path, metavar="FILE", help=text)
-    found.add_argument("--urdf", type=Path, metavar="FILE", help="URDF of the robot, for limits. It also has the joints of the path.")
+    text = "URDF of the robot, for limits. It also has the joints of the path."
+    found.add_argument("--urdf", type=Path, metavar="FILE", help=text)
     rerun = found.add_argument_group("Rerun")
     rerun.add_argument("--save", type=Path, metavar="FILE", help="Recording to write (.rrd).")
     text = f"Send to a viewer that is open (default URL: {VIEWER_URL})."
