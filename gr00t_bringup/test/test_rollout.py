@@ -23,6 +23,7 @@ from gr00t_bringup.processes import policy_of, policy_timing
 from gr00t_bringup.robots import compact_checkpoint, load_robot, robot_file
 from gr00t_bringup.rollout import checked, make_parser, recorder_topics
 from gr00t_bringup.ros.task_giver import LATCHED
+from gr00t_bringup.ros.trial_driver import Watched
 from gr00t_bringup.runner import node_command
 from gr00t_bringup.trials.table import Trial
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
@@ -89,6 +90,14 @@ def test_simulator_waits_for_what_the_policy_node_is_set_to() -> None:
         policy_timing(ARM, ["control_rate_hz:=0"])
 
 
+def test_holds_and_clamps_count_until_the_success() -> None:
+    ticks = [(100, 4, 10), (200, 5, 12), (300, 5, 19), (400, 6, 40)]  # stamp, and what the node has counted so far
+    seen = Watched(ticks=ticks)
+    assert seen.totals(300) == seen.totals(399) == (1, 9)
+    assert seen.totals(400) == (2, 30)
+    assert seen.totals(50) == Watched().totals(400) == (0, 0)
+
+
 def test_recorded_action_is_what_the_controller_was_told(tmp_path: Path) -> None:
     topic_map, _ = load_topic_map(str(recorder_topics(ARM, tmp_path)))
     assert {topic_map.streams[each.stream].topic for each in topic_map.action.values()} == {"arm_controller/reference"}
@@ -115,7 +124,10 @@ def test_trials_can_be_repeated_and_go_on_where_they_ended(tmp_path: Path) -> No
     assert "== 2 trials, 1 of them done before" in output
     # in lock-step neither the machine nor the trials before matter; the node may command once more after the success
     moved, again = (
-        [(each.spec, each.success, each.time_s, each.chunks, each.sent) for each in rows(folder)]
+        [
+            (each.spec, each.success, each.time_s, each.chunks, each.sent, each.holds, each.clamps)
+            for each in rows(folder)
+        ]
         for folder in (first, second)
     )
     assert moved == again

@@ -3,8 +3,8 @@
 """Decide who may do what, and what happens when the browser in control is lost.
 
 Everybody may stop the robot. Everything else needs control. When the browser in control is silent for a second, a robot
-that the policy or a move drives is held: the console engages as a person's device and is silent, which the arbiter of
-the node answers with a hold. If the node does not follow that (parameter `teleop` is never), it is stopped.
+that the policy or a move drives is held by the service `~/hold`, one that the page has taken over by the silence of its
+device. If the node does not follow that, it is stopped.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from gr00t_console.board import Board
 from gr00t_console.lease import TIMEOUT_S, ControlLease
 from gr00t_console.requests import KINDS, Kind, RequestError, parse
 from gr00t_console.robot import Answer, Robot
-from gr00t_console.steering import DEVICE, Steering
+from gr00t_console.steering import Steering
 from gr00t_training.io.text import printable
 
 logger = logging.getLogger(__name__)
 PERIOD_S = 0.05  # of messages while a takeover lasts; the node expects one in 0.1 s
 HOLD_CHECK_S = 0.5  # in which the node must report the hold
 MAX_NAME = 40
+HELD = "asked"  # cause of a hold by the service
 SENT_AGAIN = 3  # a disengagement is a single message, best effort
 Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
 
@@ -50,6 +51,7 @@ class Operator:
         self._jog_limits: Mapping[str, float] = {}
         self._held = ""  # why the robot is held by the console
         self._held_s = 0.0
+        self._is_hold_asked = False  # by the service, not by silence
         self._releases = 0  # disengagements still to send
         self._handlers: dict[str, Handler] = {
             "release": self._release,
@@ -95,7 +97,7 @@ class Operator:
 
     def stop(self) -> Answer:
         """Stop the robot, whoever asks."""
-        self._robot.stop()
+        self._robot.stop()  # which ends a hold as well
         self._let_go()
         logger.warning("emergency stop from the page")
         return Answer(True, "stop sent")
@@ -123,10 +125,7 @@ class Operator:
     def lose(self, why: str) -> None:
         """Hold a robot that nobody watches any more."""
         policy = self._robot.policy
-        if self._steering.is_engaged:
-            self._steering.hold()
-            self._held, self._held_s = why, self._clock()
-        elif policy is not None and policy.is_driven:
+        if self._steering.is_engaged or (policy is not None and policy.is_driven):
             self._begin_hold(why)
         self._show()
 
@@ -164,6 +163,9 @@ class Operator:
         return Answer(True, "you command the robot; hold a joint's button to move it")
 
     async def _give_back(self, members: dict[str, Any]) -> Answer:
+        policy = self._robot.policy
+        if self._is_hold_asked or (policy is not None and policy.cause == HELD):  # by somebody else
+            self._robot.hold(False)
         self._let_go()
         return Answer(True, "given back")
 
@@ -185,13 +187,17 @@ class Operator:
 
     async def _end_task(self, members: dict[str, Any]) -> Answer:
         answer = await self._robot.ask("end_task")
-        self._let_go()
+        if answer.is_done:
+            self._let_go()
         return answer
 
     def _begin_hold(self, why: str) -> None:
-        self._steering.hold()
-        self._held, self._held_s, self._releases = why, self._clock(), 0
-        self._robot.steer({})
+        self._held, self._held_s = why, self._clock()
+        if self._steering.is_engaged:
+            self._steering.silence()
+        else:
+            self._is_hold_asked = True
+            self._robot.hold(True)
         logger.warning("holding the robot: %s", why)
 
     def _check_hold(self, now_s: float) -> None:
@@ -201,7 +207,7 @@ class Operator:
             return
         if policy.is_driven and policy.state == "running":
             why = policy.fault or policy.source
-            logger.error("the node does not hold for device '%s' (%s); stopping", DEVICE, why)
+            logger.error("the node does not hold (%s); stopping", why)
             self._robot.stop()
             self._held_s = now_s
 
@@ -210,7 +216,7 @@ class Operator:
             self._steering.release()
             self._robot.steer(None)
             self._releases = SENT_AGAIN
-        self._held = ""
+        self._held, self._is_hold_asked = "", False
         self._show()
 
     def _show(self) -> None:

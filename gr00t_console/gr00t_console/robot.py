@@ -24,6 +24,7 @@ class PolicyView:
     state: str  # idle, running, holding, stopped
     source: str  # who commands: none, policy, person, motion, hold, stop
     device: str = ""  # of the person in control
+    cause: str = ""  # of a hold or a stop
     fault: str = ""  # why a person is not followed
     chunks: int = 0
     holds: int = 0
@@ -50,8 +51,21 @@ class Robot(Protocol):
         """Name of what the policy node runs."""
         ...
 
+    @property
+    def policy_lifecycle(self) -> str:
+        """State of the policy node's lifecycle; empty: not known."""
+        ...
+
+    @property
+    def policy_values(self) -> Mapping[str, Any]:
+        """Parameters of the policy node, as far as they are known."""
+        ...
+
     def stop(self) -> None:
         """Publish the emergency stop; returns at once."""
+
+    def hold(self, is_held: bool) -> None:
+        """Ask the policy node to hold what it does, or to go on; returns at once."""
 
     def steer(self, rates: Mapping[str, float] | None) -> None:
         """Send what the page asks for as a person's device: rates by joint; None: it is not engaged."""

@@ -3,7 +3,7 @@
 """The console as the device of a person: what to send to the node on `~/teleop`, and when to be silent.
 
 A takeover from the page follows the rules of every other device. Silence of a device in control holds the robot: that
-is how the loss of a browser, and a hold on request, reach the node. The console engages and says nothing more.
+is how the loss of a browser that has taken over reaches the node. Any other hold is the service `~/hold`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Steering:
         """Begin to command; the robot stands still until a joint is moved."""
         self.is_engaged, self.is_silent, self.rates = True, False, {}
 
-    def hold(self) -> None:
-        """Engage without commanding."""
-        self.is_engaged, self.is_silent, self.rates = True, True, {}
+    def silence(self) -> None:
+        """Stay engaged without a message: the node holds the robot."""
+        self.is_silent, self.rates = True, {}
 
     def release(self) -> None:
         """Command no more."""

@@ -36,6 +36,11 @@ class SeenRobot:
         if self.follows:
             self.policy = RUNNING if rates is None else PolicyView("holding", "hold", device="console")
 
+    def hold(self, is_held: bool) -> None:
+        self.told.append("hold" if is_held else "resume")
+        if self.follows:
+            self.policy = PolicyView("holding", "hold", cause="asked") if is_held else RUNNING
+
     async def ask(self, name: str, **members: Any) -> Answer:
         self.told.append((name, members))
         return Answer(True, "done")
@@ -104,13 +109,40 @@ def test_loss_of_the_browser_holds_the_robot_after_a_second(room: Room) -> None:
     room.ask(ANNA, "take", name="Anna")
     assert room.wait(5.0, beating=ANNA) == []
     assert room.wait(1.0) == []
-    assert room.wait(0.1) == [{}]  # one message of an engaged device, then silence: the node holds
+    assert room.wait(0.1) == ["hold"]
     assert "Anna was lost" in room.control["held"]
     assert room.wait(3.0) == []
     assert room.ask(BEN, "take", name="Ben").is_done
     room.ask(BEN, "give_back")
-    assert room.robot.told[-1] is None
-    assert room.wait(1.0, beating=BEN) == [None, None, None]  # sent again: single messages may be lost
+    assert room.robot.told == ["resume"]
+    assert room.wait(1.0, beating=BEN) == []
+    assert room.control["held"] == ""
+
+
+def test_a_hold_of_somebody_else_can_be_given_back(room: Room) -> None:
+    room.robot.policy = PolicyView("holding", "hold", cause="asked")
+    room.ask(ANNA, "take", name="Anna")
+    room.ask(ANNA, "give_back")
+    assert room.robot.told == ["resume"]
+
+
+def test_a_takeover_during_a_hold_resumes_when_it_is_given_back(room: Room) -> None:
+    room.ask(ANNA, "take", name="Anna")
+    assert room.ask(ANNA, "hold").is_done
+    assert room.robot.told == ["hold"]
+    room.ask(ANNA, "take_over")
+    assert room.robot.told[-1] == {}  # the person comes before the hold
+    room.robot.told.clear()
+    room.ask(ANNA, "give_back")
+    assert room.robot.told == ["resume", None]
+    assert room.wait(1.0, beating=ANNA) == [None, None, None]  # sent again: single messages may be lost
+
+
+def test_a_stop_resumes_nothing(room: Room) -> None:
+    room.ask(ANNA, "take", name="Anna")
+    room.ask(ANNA, "hold")
+    room.ask(BEN, "stop")
+    assert room.robot.told == ["hold", "stop"]
     assert room.control["held"] == ""
 
 
@@ -130,7 +162,7 @@ def test_a_node_that_does_not_follow_the_hold_is_stopped(room: Room) -> None:
     room.wait(1.1)
     room.robot.policy = PolicyView("holding", "hold")  # held by something else, which may end
     assert room.wait(5.0) == []
-    room.robot.policy = PolicyView("running", "policy", fault="parameter 'teleop' is never")
+    room.robot.policy = PolicyView("running", "policy")
     assert room.wait(0.1)[0] == "stop"
     room.robot.policy = PolicyView("stopped", "stop")
     assert room.wait(5.0) == []
@@ -138,7 +170,7 @@ def test_a_node_that_does_not_follow_the_hold_is_stopped(room: Room) -> None:
 
 def test_a_hold_that_is_followed_stops_nothing(room: Room) -> None:
     room.ask(ANNA, "take", name="Anna")
-    assert room.wait(1.1) == [{}]
+    assert room.wait(1.1) == ["hold"]
     assert room.wait(5.0) == []
 
 

@@ -13,8 +13,8 @@ import pytest
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.control.course import Course, CourseCause, CourseEnd, CourseError
 from gr00t_policy_node.control.person import Request, TakeoverRules, TeleopMode
-from gr00t_policy_node.control.state import CommandSource, ControlState
-from gr00t_policy_node.replaying import replay_rows
+from gr00t_policy_node.control.state import CommandSource, ControlState, HoldCause
+from gr00t_policy_node.replaying import replay_rows, unit_factors
 from gr00t_policy_node.safety.limits import JointLimit
 from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_training.dataset.reader import EpisodeDataset
@@ -100,6 +100,26 @@ def test_a_hold_pauses_a_move_which_goes_on_from_there_and_a_person_ends_it() ->
     assert isinstance(end, CourseEnd) and (end.cause, end.reason) == (CourseCause.INTERRUPTED, "'leader' took over")
     with pytest.raises(CourseError, match="'leader' has control; end that first"):
         arm.controller.move_to("home", 1.0)
+
+
+def test_a_hold_on_request_pauses_a_replay_until_it_is_resumed() -> None:
+    arm = Arm()
+    rows = 0.5 - 0.3 * np.linspace(0.0, 1.0, 21)[:, None] ** 2
+    number = arm.controller.replay(["j0"], rows, 50_000_000, 1.0)
+    for _ in range(20):
+        arm.tick()
+    arm.controller.hold()
+    for _ in range(30):
+        arm.tick()
+    assert (arm.controller.report().source, arm.controller.report().cause) == (CommandSource.HOLD, HoldCause.ASKED)
+    resting = arm.pose
+    arm.controller.resume()
+    commands, end = arm.run(number)
+    assert end.cause is CourseCause.REACHED
+    assert abs(commands[0] - resting).max() < 0.02
+    np.testing.assert_allclose(commands[-1][0], 0.2, atol=1e-3)
+    with pytest.raises(ValueError, match="nothing to hold: neither a task nor a move or replay runs"):
+        arm.controller.hold()
 
 
 def test_a_replay_follows_its_rows_at_their_times() -> None:
@@ -210,6 +230,21 @@ def test_rows_of_an_episode_have_the_names_of_the_robot(tmp_path: Path) -> None:
     assert list(episode.first_pose()) == ["j0", "j1", "j2"]
     with pytest.raises(DatasetError):
         replay_rows(dataset, 7)
+
+
+def test_units_of_a_dataset_are_converted_or_refused(tmp_path: Path) -> None:
+    arm, grip = make_embodiment().action["arm"], make_embodiment().action["gripper"]
+    degrees = dataclasses.replace(arm, unit="deg")
+    episode = replay_rows(write_episode(tmp_path / "d", action={"arm": degrees, "gripper": grip}), 0)
+    assert episode.units == ("deg", "deg", "deg", grip.unit)
+    own = {**dict.fromkeys(arm.names, "rad"), **dict.fromkeys(grip.names, grip.unit)}
+    np.testing.assert_allclose(unit_factors(episode.names, episode.units, own), [*[np.pi / 180] * 3, 1.0])
+    np.testing.assert_array_equal(unit_factors(("j0", "j1"), ("", "rad"), own), [1.0, 1.0])
+    np.testing.assert_array_equal(unit_factors(("j0", "j1"), (), own), [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"channel 'j1': unit 'mm' \(length\) cannot become 'rad' \(angle\)"):
+        unit_factors(("j0", "j1"), ("", "mm"), own)
+    with pytest.raises(ValueError, match="1 units for 2 names; expected one each, or none"):
+        unit_factors(("j0", "j1"), ("rad",), own)
 
 
 def test_differences_are_not_replayed(tmp_path: Path) -> None:

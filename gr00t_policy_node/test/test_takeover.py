@@ -113,6 +113,58 @@ def test_a_person_is_approached_slowly_then_followed_and_gives_back_to_new_obser
     assert arm.report.takeovers == 1
 
 
+def test_a_hold_on_request_lasts_until_it_is_resumed_and_acts_on_newer_observations_only() -> None:
+    arm = Arm()
+    for change, reason in ((arm.controller.hold, "nothing to hold"), (arm.controller.resume, "nothing is held")):
+        with pytest.raises(ValueError, match=reason):
+            change()
+    arm.run_policy(20)
+    arm.controller.hold()
+    commands = arm.tick(600)  # longer than max_silence_s: nobody asks the policy
+    assert (arm.report.source, arm.report.cause) == (CommandSource.HOLD, HoldCause.ASKED)
+    assert arm.report.holds[HoldCause.ASKED] == 1
+    assert (commands[-1] == commands[-2]).all()
+    assert not arm.offer() and not arm.controller.is_policy_asked
+    arm.controller.start("lift")  # another instruction does not end a hold
+    arm.tick()
+    assert arm.report.cause is HoldCause.ASKED
+    arm.controller.resume()
+    arm.tick()
+    assert (arm.report.source, arm.report.cause) == (CommandSource.HOLD, HoldCause.WAITING)
+    assert not arm.offer(age_ns=10 * PERIOD_NS)
+    assert arm.offer()
+    arm.tick()
+    assert arm.report.source is CommandSource.POLICY
+    assert arm.report.takeovers == 0
+
+
+def test_a_person_moves_a_robot_that_is_held_on_request_and_leaves_it_held() -> None:
+    arm = Arm()
+    arm.run_policy(20)
+    arm.controller.hold()
+    arm.tick(30)
+    arm.follow(*(arm.pose + 0.2), ticks=40)
+    assert (arm.report.source, arm.report.device) == (CommandSource.PERSON, "leader")
+    arm.controller.resume()  # for when the person lets go
+    arm.controller.hold()
+    arm.let_go()
+    commands = arm.tick(30)
+    assert (arm.report.source, arm.report.cause) == (CommandSource.HOLD, HoldCause.ASKED)
+    assert (commands[-1] == commands[-2]).all()
+
+
+@pytest.mark.parametrize("ending", ["stop", "reset", "finish"])
+def test_a_hold_on_request_ends_with_what_it_holds(ending: str) -> None:
+    arm = Arm()
+    arm.run_policy()
+    arm.controller.hold()
+    arm.tick()
+    getattr(arm.controller, ending)(*([] if ending == "reset" else ["over"]))
+    if ending == "stop":
+        arm.controller.reset()
+    arm.run_policy()
+
+
 def test_a_device_that_is_not_aligned_holds_the_robot_until_it_is() -> None:
     arm = Arm(engage=Engage.ALIGN, align_s=0.1)
     arm.run_policy(20)

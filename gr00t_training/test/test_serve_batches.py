@@ -402,7 +402,7 @@ class Device:
 
         def wait():
             assert end.wait(PATIENCE_S)
-            return [None] * len(requests), 0.0
+            return [None] * len(requests)
 
         return wait
 

@@ -133,6 +133,7 @@ class PersonTrials(TrialDriver):
             self.person.ask(VERDICTS)
             print("running: s success, f failure, q quit", flush=True)
             answer, time_s, note = self._follow(goal, spec)
+            ended_ns = self._newest_tick_ns()
             outcome = self._end(goal) or ("time limit reached" if answer is None else "judged")
             if answer is None:
                 print(f"{outcome}; was it done? s success, f failure, q quit", flush=True)
@@ -146,7 +147,7 @@ class PersonTrials(TrialDriver):
         except BaseException:  # also Ctrl-C: the robot must not go on without a judge
             self._abandon(goal)
             raise
-        return self._trial(spec, begun, before, success=is_success, time_s=time_s, outcome=outcome, note=note)
+        return self._trial(spec, begun, before, ended_ns, success=is_success, time_s=time_s, outcome=outcome, note=note)
 
     def close(self) -> None:
         """Restore the terminal."""
@@ -169,6 +170,9 @@ class PersonTrials(TrialDriver):
         if self.recorder is not None and not refusal:
             self.recorder.stop()
         return answer, time_s, f"not recorded: {refusal}" if refusal else ""
+
+    def _newest_tick_ns(self) -> int:
+        return self.watched.ticks[-1][0] if self.watched.ticks else 0
 
     def _answer(self) -> Answer | None:
         self.spin(0.02)

@@ -20,6 +20,7 @@ from gr00t_training.errors import Gr00tError
 from gr00t_training.io.text import printable
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+TICKS = 1000  # control ticks that may wait to be read
 REPLY_TIMEOUT_S = 20.0
 REST_TIMEOUT_S = 60.0
 OUTCOMES = {
@@ -45,7 +46,7 @@ class TaskGiver(Node):
         self.status: PolicyStatus | None = None
         self._source: CommandSource | None = None
         self.create_subscription(PolicyStatus, f"{policy}/status", self._on_status, LATCHED)
-        self.create_subscription(CommandSource, f"{policy}/command_source", self._on_source, 20)
+        self.create_subscription(CommandSource, f"{policy}/command_source", self._on_source, TICKS)
         self.policy = ActionClient(self, RunPolicy, f"{policy}/run_policy")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from gr00t_msgs.msg import ActionChunk
+from gr00t_msgs.msg import ActionChunk, CommandSource
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.time import Time
@@ -29,7 +29,6 @@ from gr00t_bringup.trials.grid import HEIGHT, WIDTH
 from gr00t_bringup.trials.table import Spec, Trial
 from gr00t_training.io.text import printable
 
-STARTING_HOLD = "waiting"  # each task begins with it
 IMAGES_PER_SHOWN = 2  # 20 Hz to the 10 Hz of a trial's video
 
 
@@ -42,12 +41,19 @@ class Watched:
     references: list[np.ndarray] = field(default_factory=list)  # (D,)
     images: list[np.ndarray] = field(default_factory=list)
     num_images: int = 0
+    ticks: list[tuple[int, int, int]] = field(default_factory=list)  # stamp [ns], holds and clamps of the node so far
+
+    def totals(self, end_ns: int) -> tuple[int, int]:
+        """Return holds and clamps since the first control tick, up to a time."""
+        counted = [counts for stamp_ns, *counts in self.ticks if stamp_ns <= end_ns]
+        return (counted[-1][0] - counted[0][0], counted[-1][1] - counted[0][1]) if counted else (0, 0)
 
     def until(self, end_ns: int) -> Watched:
         """Return what belongs to the time before `end_ns`: how soon the policy stops then says nothing of it."""
         count = int(np.searchsorted(self.times_ns, end_ns, side="right"))
         chunks = [chunk for chunk in self.chunks if chunk.taken_ns < end_ns]
-        return Watched(chunks, self.times_ns[:count], self.references[:count], self.images, self.num_images)
+        times_ns, references = self.times_ns[:count], self.references[:count]
+        return Watched(chunks, times_ns, references, self.images, self.num_images, self.ticks)
 
 
 class TrialDriver(TaskGiver):
@@ -59,8 +65,8 @@ class TrialDriver(TaskGiver):
         Args:
             dataset: a recorder node writes each trial to it; None: trials are not recorded.
         """
-        super().__init__("rollout")
         self.watched = Watched()
+        super().__init__("rollout")
         self.recorder = None if dataset is None else TrialRecorder(self, dataset)
         self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 20)
         self.release = self.create_client(Trigger, "policy/reset")
@@ -104,20 +110,23 @@ class TrialDriver(TaskGiver):
         return outcome
 
     def _counts(self) -> dict[str, int]:
-        """Return what the policy node has counted so far."""
+        """Return what the status has counted so far; a stop or a takeover is a trial's also after its success."""
         status = self.status
         assert status is not None
-        totals = {name: _total(getattr(status, name)) for name in ("holds", "clamps", "stops")}
-        return {**totals, "takeovers": status.takeovers}
+        return {"stops": sum(each.count for each in status.stops), "takeovers": status.takeovers}
 
-    def _trial(self, spec: Spec, begun: str, before: dict[str, int], **known: Any) -> Trial:
+    def _trial(self, spec: Spec, begun: str, before: dict[str, int], end_ns: int, **known: Any) -> Trial:
+        """Return the record of a trial whose holds and clamps count until `end_ns`, its success."""
         after, seen = self._counts(), self.watched
+        holds, clamps = seen.totals(end_ns)
         return Trial(
             spec=spec,
             begun=begun,
             chunks=len(seen.chunks),
             asked=asked_steps(seen.chunks),
             sent=sent_steps(np.array(seen.times_ns), np.array(seen.references), seen.chunks),
+            holds=holds,
+            clamps=clamps,
             **{name: after[name] - before[name] for name in after},
             **known,
         )
@@ -129,6 +138,10 @@ class TrialDriver(TaskGiver):
         if self.recorder is not None:
             with suppress(DemoError):
                 self.recorder.drop()
+
+    def _on_source(self, message: CommandSource) -> None:
+        super()._on_source(message)
+        self.watched.ticks.append((Time.from_msg(message.header.stamp).nanoseconds, message.holds, message.clamps))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         start_ns = Time.from_msg(message.header.stamp).nanoseconds
@@ -188,6 +201,7 @@ class SimTrials(TrialDriver):
             spec,
             begun,
             before,
+            ended_ns if done_ns is None else done_ns,
             success=done_ns is not None,
             time_s=((ended_ns if done_ns is None else done_ns) - since_ns) / 1e9,
             outcome="done" if done_ns is not None else outcome or "time limit reached",
@@ -243,7 +257,3 @@ class SimTrials(TrialDriver):
         if self.watched.num_images % IMAGES_PER_SHOWN == 0:
             image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
             self.watched.images.append(cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
-
-
-def _total(counts: Any) -> int:
-    return sum(each.count for each in counts if each.name != STARTING_HOLD)

@@ -33,10 +33,10 @@ from gr00t_msgs.srv import (
 )
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import GetParameters
+from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.action.client import ActionClient
 from rclpy.node import Node
-from rclpy.parameter import parameter_value_to_python
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -59,6 +59,7 @@ from gr00t_training.settings import load_settings
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWER_TIMEOUT_S = 5.0
 SAVE_TIMEOUT_S = 120.0  # of an episode
+LOAD_TIMEOUT_S = 600.0  # of a model, which may come over the network
 FACTS_PERIOD_S = 2.0
 WRITING = ("active", "inactive", "activating", "deactivating")  # states in which a recorder has its dataset open
 STOP_REPEATS = 3
@@ -115,6 +116,7 @@ class RosRobot:
         self.on_joints: Callable[[tuple[JointRow, ...]], None] = lambda rows: None
         self.on_recorder: Callable[[str], None] = lambda path: None  # of an active one, at each change of its episodes
         self._recorded: tuple[str, int] = ("", 0)
+        self._holding: Any = None  # future of the newest hold
         self._goal: Any = None  # handle of the running task
         self._files: tuple[str, str, str] = ("", "", "")
         self._facts: dict[str, dict[str, Any]] = {"policy": {}, "recorder": {}}
@@ -129,6 +131,10 @@ class RosRobot:
         node.create_subscription(ActionChunk, f"{policy}/action_chunk", self._on_chunk, 1)
         self._run = ActionClient(node, RunPolicy, f"{policy}/run_policy")
         self._stop_service = node.create_client(Trigger, f"{policy}/stop")
+        self._holds = {
+            is_held: node.create_client(Trigger, f"{policy}/{'hold' if is_held else 'resume'}")
+            for is_held in (True, False)
+        }
         self._calls = self._make_calls(policy, recorder)
         self._changes = {name: node.create_client(ChangeState, f"{path}/change_state") for name, path in self._nodes}
         self._states = {name: node.create_client(GetState, f"{path}/get_state") for name, path in self._nodes}
@@ -145,6 +151,15 @@ class RosRobot:
             self._stop.publish(Bool(data=True))
         self._order(self._call_stop)
 
+    def hold(self, is_held: bool) -> None:
+        """Call `~/hold` or `~/resume`."""
+        self._order(partial(self._call_hold, self._holds[is_held]))
+
+    @property
+    def is_answer_due(self) -> bool:
+        """Whether a hold is not done yet; the console does not end before."""
+        return not self._orders.empty() or (self._holding is not None and not self._holding.done())
+
     def steer(self, rates: Mapping[str, float] | None) -> None:
         """Send what the page asks for as a person's device."""
         target = TeleopTarget(source=DEVICE, is_engaged=rates is not None)
@@ -156,6 +171,8 @@ class RosRobot:
         """Call the service or action behind a request."""
         done: DoneLater[Answer] = DoneLater()
         timeout_s = self._calls[name].timeout_s if name in self._calls else ANSWER_TIMEOUT_S
+        if members.get("transition") == "configure":
+            timeout_s = LOAD_TIMEOUT_S
         self._order(partial(self._begin, name, members, done))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(done), timeout_s)
@@ -165,6 +182,16 @@ class RosRobot:
     def close(self) -> None:
         """End the thread that looks at cameras."""
         self._previews.close()
+
+    @property
+    def policy_lifecycle(self) -> str:
+        """State of the policy node's lifecycle; empty: not known."""
+        return str(self._facts["policy"].get("lifecycle", ""))
+
+    @property
+    def policy_values(self) -> Mapping[str, Any]:
+        """Parameters of the policy node, as far as they are known."""
+        return self._facts["policy"]
 
     @property
     def _nodes(self) -> tuple[tuple[str, str], ...]:
@@ -181,6 +208,11 @@ class RosRobot:
             "reset": _Call(client(Trigger, f"{policy}/reset"), none, lambda r: Answer(r.success, r.message)),
             "instruct": _Call(client(SetInstruction, f"{policy}/set_instruction"), none, _coded("instruction set")),
             "cancel": _Call(client(CancelGoal, f"{policy}/run_policy/_action/cancel_goal"), none, _cancelled),
+            "set_policy": _Call(
+                client(SetParametersAtomically, f"{policy}/set_parameters_atomically"),
+                lambda values: {"parameters": [Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]},
+                lambda r: Answer(r.result.successful, r.result.reason or "set"),
+            ),
             "set_task": _Call(client(SetTask, f"{recorder}/set_task"), none, _coded("task set")),
             "episode_start": _Call(client(StartEpisode, f"{recorder}/start_episode"), none, _told(started)),
             "episode_keep": _Call(stop_episode, lambda: {"keep": True}, _told(stopped), SAVE_TIMEOUT_S),
@@ -224,6 +256,10 @@ class RosRobot:
     def _call_stop(self) -> None:
         if self._stop_service.service_is_ready():
             self._stop_service.call_async(Trigger.Request())
+
+    def _call_hold(self, client: Any) -> None:
+        if client.service_is_ready():  # else the operator sees that the node does not hold, and stops it
+            self._holding = client.call_async(Trigger.Request())
 
     def _start_task(self, members: dict[str, Any], done: DoneLater[Answer]) -> None:
         instruction = members["instruction"]

@@ -30,6 +30,7 @@ def policy_view(status: PolicyStatus) -> PolicyView:
         state=STATE_NAMES.get(status.state, ""),
         source=SOURCE_NAMES.get(status.command_source, ""),
         device=status.device,
+        cause=CAUSE_NAMES.get(status.cause, ""),
         fault=status.teleop_fault,
         chunks=status.chunks,
         holds=sum(each.count for each in status.holds),

@@ -73,8 +73,9 @@ class Controller:
 
     @property
     def is_policy_asked(self) -> bool:
-        """Whether answers of the policy are of use: a task runs, and no person has control."""
-        return self._state.has_task and not self._state.person
+        """Whether answers of the policy are of use: a task runs, not held on request, and no person has control."""
+        state = self._state
+        return state.has_task and not state.person and not state.is_hold_asked
 
     @property
     def is_commanded(self) -> bool:
@@ -120,6 +121,24 @@ class Controller:
         """Stop and stay stopped until `reset`: braked to rest, or led to the safe pose."""
         with self._lock:
             self._state = self._state.stopped(cause, reason)
+
+    def hold(self) -> None:
+        """Hold task or course until `resume`; a person who has control keeps it, and one who engages gets it.
+
+        Raises:
+            ValueError: nothing runs that could be held.
+        """
+        with self._lock:
+            self._state = step.hold_asked(self._state)
+
+    def resume(self) -> None:
+        """Let task or course go on; the policy acts on newer observations only.
+
+        Raises:
+            ValueError: nothing is held on request.
+        """
+        with self._lock:
+            self._state = step.resumed(self._state)
 
     def reset(self) -> None:
         """Clear a latched stop. The robot moves again only with a new task."""

@@ -52,6 +52,7 @@ class HoldCause(str, Enum):
     OUTPUT = "output"  # nothing receives the commands
     LINK = "link"  # the device of the person in control is silent
     ALIGN = "align"  # the device of the person in control is not near the robot yet
+    ASKED = "asked"  # for by somebody, until they say go on
 
 
 class StopCause(str, Enum):
@@ -114,6 +115,7 @@ class StepState:
     people: Mapping[str, Person] = field(default_factory=dict)  # engaged, by device, the first one first
     person: str = ""  # device of the person in control; empty: none
     is_following: bool = False  # whether the robot has reached that person's target once
+    is_hold_asked: bool = False  # policy and course are held until somebody says go on; a person commands anyway
     steer_fault: str = ""  # why the newest message of a device was refused
     handover_ns: int | None = None  # of the last hand-over from a person: older observations are not acted on
     course: Course | None = None
@@ -173,6 +175,7 @@ class StepState:
                 is_braked=False,
                 plan=(),
                 person="",
+                is_hold_asked=False,
                 handover_ns=self.last_tick_ns if self.person else self.handover_ns,
                 people={name: replace(person, must_release=True) for name, person in self.people.items()},
             )
@@ -184,7 +187,8 @@ class StepState:
         """Return the state without a course."""
         if self.course is None:
             return self
-        return self.with_changes(course=None, course_end=CourseEnd(self.course.number, cause, reason))
+        end = CourseEnd(self.course.number, cause, reason)
+        return self.with_changes(course=None, course_end=end, is_hold_asked=self.is_hold_asked and self.has_task)
 
     def report(self) -> ControlReport:
         """Return what others may know."""
@@ -229,3 +233,8 @@ class ControlReport:
     holds: Mapping[HoldCause, int] = field(default_factory=dict)  # how often one began
     stops: Mapping[StopCause, int] = field(default_factory=dict)
     clamps: Mapping[LimitKind, int] = field(default_factory=dict)  # commands changed, by limit
+
+    @property
+    def num_holds(self) -> int:
+        """How often a hold began, without the wait for a first chunk, which each task begins with."""
+        return sum(count for cause, count in self.holds.items() if cause is not HoldCause.WAITING)

@@ -66,21 +66,47 @@ def started(state: StepState, instruction: str) -> StepState:
         raise ValueError("the instruction is empty; say what the robot must do")
     if state.state is ControlState.STOPPED:
         raise ValueError(f"stopped ({state.reason}); call the reset service first")
-    state = state.course_ended(CourseCause.INTERRUPTED, "a task has begun")
+    asked = state.is_hold_asked  # a hold lasts until somebody says go on
+    state = state.course_ended(CourseCause.INTERRUPTED, "a task has begun").with_changes(is_hold_asked=asked)
     state = state.with_changes(instruction=instruction, input_gap_s=0.0, silence_s=0.0, violations_s=())
     return state.held(HoldCause.WAITING, "waiting for the first chunk")
 
 
 def finished(setup: ControlSetup, state: StepState, reason: str) -> StepState:
     """Return the state after the end of a task; a latched stop stays."""
-    state = state.with_changes(instruction="")
+    state = state.with_changes(instruction="", is_hold_asked=False)
     return state if state.state is ControlState.STOPPED else _idle(setup, state, reason)
 
 
 def reset(setup: ControlSetup, state: StepState) -> StepState:
     """Return the state without task, stop or person in control."""
-    state = takeover.disengaged(state.with_changes(instruction="", steer_fault=""))
+    state = takeover.disengaged(state.with_changes(instruction="", steer_fault="", is_hold_asked=False))
     return _idle(setup, state.course_ended(CourseCause.CANCELLED, "reset"), "no instruction")
+
+
+def hold_asked(state: StepState) -> StepState:
+    """Return the state where task or course is held from the next control tick on, until `resumed`.
+
+    Raises:
+        ValueError: neither runs.
+    """
+    if not state.has_task and state.course is None:
+        raise ValueError("nothing to hold: neither a task nor a move or replay runs")
+    return state.with_changes(is_hold_asked=True, plan=())
+
+
+def resumed(state: StepState) -> StepState:
+    """Return the state after the end of a hold that was asked for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not state.is_hold_asked:
+        raise ValueError("nothing is held on request")
+    state = state.with_changes(is_hold_asked=False, handover_ns=state.last_tick_ns, silence_s=0.0)
+    if state.has_task and not state.person:
+        return state.held(HoldCause.WAITING, "resumed; waiting for a chunk of a newer observation")
+    return state
 
 
 def routed(state: StepState, course: Course) -> StepState:
@@ -102,7 +128,7 @@ def offered(
     setup: ControlSetup, state: StepState, chunk: ActionChunk, instruction: str, now_ns: int | None
 ) -> tuple[StepState, bool]:
     """Return the state after a chunk, and whether it is executed; see `Controller.offer`."""
-    if not state.has_task or state.person or instruction != state.instruction:
+    if not state.has_task or state.person or state.is_hold_asked or instruction != state.instruction:
         return state, False
     if state.handover_ns is not None and chunk.start_ns <= state.handover_ns:
         return state.counted(Count("stale_chunks")), False
@@ -155,6 +181,8 @@ def _commanded(setup: ControlSetup, state: StepState, elapsed_s: float, tick: Ti
         return _settle(setup, _paused(state.held(HoldCause.OUTPUT, tick.output_fault)), elapsed_s)
     if state.person:
         return _follow(setup, state, elapsed_s, tick)
+    if state.is_hold_asked:
+        return _brake(setup, _paused(state.held(HoldCause.ASKED, "held on request; waiting for ~/resume")), elapsed_s)
     if state.course is not None:
         return _advance(setup, state, state.course, elapsed_s, tick)
     return _move(setup, state, elapsed_s, tick)
@@ -197,7 +225,7 @@ def _watched(setup: ControlSetup, state: StepState, elapsed_s: float, tick: Tick
             reason = f"{subject} not usable for more than {rules.max_input_gap_s:g} s"
             return state.stopped(cause, f"{reason}: {tick.fault or tick.output_fault}")
         return state
-    is_policy_due = not state.person and state.course is None
+    is_policy_due = not state.person and state.course is None and not state.is_hold_asked
     state = state.with_changes(input_gap_s=0.0, silence_s=state.silence_s + elapsed_s if is_policy_due else 0.0)
     if 0.0 < rules.max_silence_s < state.silence_s:
         why = f": {state.reason}" if state.reason else ""

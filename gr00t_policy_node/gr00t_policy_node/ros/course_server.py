@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.control.course import CourseCause, CourseEnd, CourseError
+from gr00t_policy_node.replaying import unit_factors
 from gr00t_policy_node.ros.diagnostics import STATES
 from gr00t_policy_node.ros.waiting_goal import WaitingGoal
 from gr00t_recorder.ros.clock_watch import create_steady_timer
@@ -36,7 +37,13 @@ class CourseServer:
     """Actions of one node; refuses goals until `is_active` is set."""
 
     def __init__(
-        self, node: LifecycleNode, controller: Controller, on_change: Callable[[], None], motion_speed: float
+        self,
+        node: LifecycleNode,
+        controller: Controller,
+        on_change: Callable[[], None],
+        *,
+        motion_speed: float,
+        units: Mapping[str, str],
     ) -> None:
         """Create the actions.
 
@@ -45,10 +52,11 @@ class CourseServer:
             controller: follows the courses.
             on_change: called after each start and end.
             motion_speed: of a move whose goal names none, as a share of the limits.
+            units: of the action channels.
         """
         self.is_active = False
         self._node, self._controller, self._on_change = node, controller, on_change
-        self._motion_speed = motion_speed
+        self._motion_speed, self._units = motion_speed, units
         self._goal: _Goal | None = None
         self._timer = create_steady_timer(node, GOAL_PERIOD_S, self._watch_goal)
         self._actions = [
@@ -81,7 +89,8 @@ class CourseServer:
             if len(set(goal.names)) != len(goal.names):
                 found = f"a channel is named twice in {', '.join(goal.names)}"
                 raise CourseError(CourseCause.INVALID, f"{found}; expected each once")
-            pose = goal.pose or dict(zip(goal.names, goal.positions, strict=True))
+            positions = np.array(goal.positions, np.float64) * self._factors(goal)
+            pose = goal.pose or dict(zip(goal.names, positions.tolist(), strict=True))
             return self._controller.move_to(pose, goal.speed or self._motion_speed)
 
         return await self._run(handle, MoveTo, begin)
@@ -94,11 +103,17 @@ class CourseServer:
             if not width or len(goal.data) % width:
                 found = f"{len(goal.data)} numbers for {width} names"
                 raise CourseError(CourseCause.INVALID, f"{found}: expected rows of one number per name")
-            rows = np.array(goal.data, np.float64).reshape(-1, width)
+            rows = np.array(goal.data, np.float64).reshape(-1, width) * self._factors(goal)
             step_ns = goal.step.sec * 1_000_000_000 + goal.step.nanosec
             return self._controller.replay(list(goal.names), rows, step_ns, goal.speed or 1.0)
 
         return await self._run(handle, ReplayMotion, begin)
+
+    def _factors(self, goal: Any) -> np.ndarray:
+        try:
+            return unit_factors(goal.names, goal.units, self._units)
+        except ValueError as error:
+            raise CourseError(CourseCause.INVALID, str(error)) from error
 
     async def _run(self, handle: ServerGoalHandle, kind: Any, begin: Callable[[], int]) -> Any:
         try:

@@ -44,6 +44,7 @@ CAUSES = {
     HoldCause.POSE: PolicyStatus.CAUSE_POSE,
     HoldCause.LINK: PolicyStatus.CAUSE_LINK,
     HoldCause.ALIGN: PolicyStatus.CAUSE_ALIGN,
+    HoldCause.ASKED: PolicyStatus.CAUSE_HOLD,
     StopCause.REQUEST: PolicyStatus.CAUSE_REQUEST,
     StopCause.SILENCE: PolicyStatus.CAUSE_SILENCE,
     StopCause.LIMITS: PolicyStatus.CAUSE_LIMITS,

@@ -19,8 +19,8 @@ from gr00t_training.settings import setting
 class PolicyParameters:
     """Parameters of the policy node, set at start; `instruction` and `seed` also later."""
 
-    checkpoint_path: str = setting("", "Checkpoint's folder or name on the hub; not with a server.", read_only=True)
-    server: str = setting("", "Policy server, host:port; empty: the model runs in this process.", read_only=True)
+    checkpoint_path: str = setting("", "Checkpoint's folder or name on the hub; not with a server.")
+    server: str = setting("", "Policy server, host:port; empty: the model runs in this process.")
     server_wire: Wire = setting(Wire.N1_7, "Form of messages: n1.7 or n1.5; gr00t_serve takes both.", read_only=True)
     server_token_file: str = setting("", "File of its token; empty: GR00T_API_TOKEN or none.", read_only=True)
     server_timeout_s: float = setting(1.0, "Longest wait for an answer [s].", ge=0.05, le=60.0, read_only=True)
@@ -101,7 +101,7 @@ class PolicyParameters:
     motion_speed: float = setting(
         0.2, "Speed of ~/move_to, as a share of the limits.", ge=0.001, le=1.0, read_only=True
     )
-    dry_run: bool = setting(False, "Publish chunks and status, but no commands.", read_only=True)
+    dry_run: bool = setting(False, "Publish chunks and status, but no commands.")
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.", read_only=True)
 
     def __post_init__(self) -> None:

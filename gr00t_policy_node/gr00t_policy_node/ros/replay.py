@@ -191,12 +191,15 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _follow(client: ReplayClient, episode: ReplayRows, options: argparse.Namespace) -> None:
-    pose = episode.first_pose()
-    done = client.run(MoveTo, MoveTo.Goal(names=list(pose), positions=list(pose.values())))
+    pose, units = episode.first_pose(), list(episode.units)
+    goal = MoveTo.Goal(names=list(pose), positions=list(pose.values()), units=[units[i] for i in episode.positions])
+    done = client.run(MoveTo, goal)
     print(f"moved to the first row of episode {options.episode} in {done.duration:.1f} s", flush=True)
     if options.first_row_only:
         return
-    goal = ReplayMotion.Goal(names=list(episode.names), step=duration(episode.step_ns), speed=options.speed)
+    goal = ReplayMotion.Goal(
+        names=list(episode.names), units=units, step=duration(episode.step_ns), speed=options.speed
+    )
     goal.data = episode.rows.ravel().tolist()
     done = client.run(ReplayMotion, goal)
     limited = f"limits changed {done.limited_commands} commands"

@@ -192,7 +192,13 @@ class PolicyRuntime:
             stop_topic=self._settings.stop_topic,
         )
         opened.callback(self._tasks.close)
-        self._courses = CourseServer(node, self._controller, self._status.publish, self._settings.motion_speed)
+        self._courses = CourseServer(
+            node,
+            self._controller,
+            self._status.publish,
+            motion_speed=self._settings.motion_speed,
+            units={name: vector.unit for vector in self._embodiment.action.values() for name in vector.names},
+        )
         opened.callback(self._courses.close)
         self._teleop = TeleopServer(node, self._controller, self._now_ns)
         opened.callback(self._teleop.close)
@@ -312,6 +318,7 @@ class PolicyRuntime:
     def _publish_source(self, now_ns: int) -> None:
         report = self._controller.report()
         message = CommandSourceMsg(source=SOURCES[report.source], device=report.device)
+        message.holds, message.clamps = report.num_holds, sum(report.clamps.values())
         message.header.stamp = Time(nanoseconds=now_ns).to_msg()
         self._source_publisher.publish(message)
 

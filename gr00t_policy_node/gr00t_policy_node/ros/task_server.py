@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from gr00t_msgs.action import RunPolicy
@@ -71,6 +72,8 @@ class TaskServer:
         self._services = [
             node.create_service(SetInstruction, "~/set_instruction", self._set_instruction),
             node.create_service(Trigger, "~/stop", self._stop),
+            node.create_service(Trigger, "~/hold", partial(self._hold, controller.hold, "held until ~/resume")),
+            node.create_service(Trigger, "~/resume", partial(self._hold, controller.resume, "resumed")),
             node.create_service(Trigger, "~/reset", self._reset),
         ]
         self._subscriptions = subscribe_latched(node, String, "~/instruction", self._instruct)
@@ -130,6 +133,20 @@ class TaskServer:
         self._controller.stop("stop service called")
         self._on_change()
         response.success, response.message = True, "stopped; holding until ~/reset is called"
+        return response
+
+    def _hold(
+        self, change: Callable[[], None], done: str, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        """Begin or end a hold; refused where there is nothing to hold or to resume."""
+        try:
+            change()
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        self._node.get_logger().info(f"{done} (service)")
+        self._on_change()
+        response.success, response.message = True, done
         return response
 
     def _stop_by_topic(self, message: Bool) -> None:

@@ -11,7 +11,6 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,32 +21,25 @@ PARTS = {"msg": ("",), "srv": ("Request", "Response"), "action": ("Goal", "Resul
 FIELD = re.compile(r"\s*[A-Za-z][\w/]*(?:<=\d+)?(?:\[[<=\d]*\])?\s+([a-z]\w*)\s*(?:#.*)?(?:[^=#].*)?$")
 
 
-@dataclass(frozen=True)
-class Differences:
-    """What differs, in words."""
-
-    missing: list[str] = field(default_factory=list)  # nodes fail
-    further: list[str] = field(default_factory=list)  # nodes work; machines with another build do not hear them
-
-
-def differences() -> Differences:
-    """Compare the built interfaces with those that the suite uses."""
+def differences() -> list[str]:
+    """Return what the built interfaces miss."""
     modules = {kind: import_module(f"gr00t_msgs.{kind}") for kind in KINDS}
-    found = Differences()
-    for kind, name in sorted(set(_used())):
-        if not hasattr(modules[kind], name):
-            found.missing.append(f"{kind}/{name} is not built")
+    found = [
+        f"{kind}/{name} is not built"
+        for kind, name in sorted(set(_used()))
+        if not hasattr(modules[kind], name.partition(".")[0])
+    ]
     for path in _sources():
         kind, name = path.parent.name, path.stem
         built = getattr(modules[kind], name, None)
         if built is None:
-            found.missing.append(f"{kind}/{name} is not built")
+            found.append(f"{kind}/{name} is not built")
             continue
         for part, fields in zip(PARTS[kind], fields_of(path.read_text(encoding="utf-8")), strict=True):
             has = (getattr(built, part) if part else built).get_fields_and_field_types()
-            found.missing.extend(f"{kind}/{name} has no field '{each}'" for each in fields if each not in has)
-            found.further.extend(f"{kind}/{name} has a field '{each}' more" for each in has if each not in fields)
-    return found
+            found += [f"{kind}/{name} has no field '{field}'" for field in fields if field not in has]
+            found += [f"{kind}/{name} has a field '{field}' more" for field in has if field not in fields]
+    return list(dict.fromkeys(found))
 
 
 def fields_of(text: str) -> list[list[str]]:
@@ -80,4 +72,4 @@ def _sources() -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(f"\n{json.dumps(asdict(differences()))}")
+    print(f"\n{json.dumps({'differences': differences()})}")
