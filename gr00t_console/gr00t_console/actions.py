@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that need more than the robot: trials and edits of datasets."""
+"""Requests that need more than one call of the robot: trials, edits of datasets, another policy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 from gr00t_console.board import Board
 from gr00t_console.datasets import Shelf
 from gr00t_console.operator import Operator
+from gr00t_console.policy_change import PolicyChange
 from gr00t_console.requests import Kind
 from gr00t_console.robot import Answer, Robot
 from gr00t_console.trial_desk import TrialDesk
 from gr00t_training.errors import Gr00tError
 
 TRIAL_FIELDS = {"instruction": str, "time_limit_s": float}
+CHANGE_FIELDS = {"checkpoint": str, "dry_run": bool, "is_confirmed": bool}
 EDIT_FIELDS = {"kind": str, "dataset": str, "episodes": list, "text": str, "output": str}
 
 
@@ -29,7 +31,7 @@ def add_actions(
     desk: TrialDesk,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Let an operator run trials and edit datasets; `clock` is steady [s]."""
+    """Let an operator run trials, edit datasets and change the policy; `clock` is steady [s]."""
 
     def show() -> None:
         board.post("trials", desk.section())
@@ -77,4 +79,5 @@ def add_actions(
     operator.add("trial_end", Kind({"success": bool, "note": str}), end)
     operator.add("trial_cancel", Kind(), cancel)
     operator.add("edit", Kind(EDIT_FIELDS), edit)
+    operator.add("change_policy", Kind(CHANGE_FIELDS), PolicyChange(robot, board).begin)
     show()

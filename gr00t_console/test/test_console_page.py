@@ -188,7 +188,8 @@ def test_an_operator_records_runs_takes_over_stops_and_judges(files: Path, tmp_p
         assert anna.errors == []
         anna.close()
         ben.has("#banner", "The robot is held: the browser of Anna was lost")
-        eventually(lambda: statuses[-1].device == "console", "hold")
+        eventually(lambda: statuses[-1].cause == PolicyStatus.CAUSE_HOLD, "hold")
+        assert {status.device for status in statuses[-5:]} == {""}  # no person's rows
 
         press_key(ben, "Escape")  # without control
         eventually(lambda: statuses[-1].state == PolicyStatus.STOPPED, "stop")
@@ -196,6 +197,14 @@ def test_an_operator_records_runs_takes_over_stops_and_judges(files: Path, tmp_p
         ben.click("#tab-policy")
         ben.click("#policy .big button:nth-child(6)")  # reset
         eventually(lambda: statuses[-1].state == PolicyStatus.IDLE, "reset")
+
+        ben.click("#dry")
+        ben.value("window.confirm = () => true")
+        button = "document.querySelector('#checkpoint').closest('.panel').querySelector('button')"
+        ben.until(f"!{button}.disabled", "a change")
+        ben.value(f"{button}.click()")
+        ben.has("#policy [role=status]", "changed; active")
+        ben.has("#policy .pill", "dry run")
         assert ben.errors == []
         assert ben.value("document.documentElement.scrollWidth") == 390
         ben.close()

@@ -23,6 +23,13 @@ export function build(root, state) {
   parts.jog = element("div");
   parts.jogPanel = panel("Move joints by hand", element("p", { class: "muted" }, "A joint moves slowly while its button is held, within the limits of the node."), parts.jog);
   parts.node = element("div");
+  parts.checkpoint = element("input", { id: "checkpoint", maxlength: "1000", autocomplete: "off", placeholder: "as it is" });
+  parts.dry = element("input", { id: "dry", type: "checkbox" });
+  parts.change = element("p", { class: "muted", role: "status" });
+  const change = panel("Change the policy", element("p", { class: "muted" }, "The robot comes to rest, the node loads the policy and is activated again."),
+    element("div", { class: "field" }, element("label", { for: "checkpoint" }, "Checkpoint: folder on the node's machine, or hub id"), parts.checkpoint),
+    element("label", { for: "dry", class: "row" }, parts.dry, "Dry run: no commands"),
+    element("div", { class: "big" }, button("change", "Change", "", () => changePolicy())), parts.change);
   const task = panel("Task", parts.head,
     element("div", { class: "field" }, element("label", { for: "instruction" }, "Instruction"), parts.instruction, parts.known),
     element("div", { class: "field" }, element("label", { for: "limit" }, "Time limit in seconds, 0 for none"), parts.limit),
@@ -31,7 +38,7 @@ export function build(root, state) {
       button("hold", "Hold", "", () => ask("hold")), button("over", "Take over", "", () => ask("take_over")),
       button("back", "Give back", "", () => ask("give_back")), button("reset", "Reset after stop", "", () => ask("reset"))));
   root.append(element("div", { class: "grid cols-side" },
-    element("div", { class: "stack" }, task, parts.jogPanel, panel("Node", parts.node)),
+    element("div", { class: "stack" }, task, parts.jogPanel, panel("Node", parts.node), change),
     element("div", { class: "stack" },
       panel("Predicted motion", element("div", { class: "row spread" }, element("div", { class: "legend" }, element("span", {}, "measured"), element("span", { class: "second" }, "predicted")), parts.chunk), parts.plots),
       panel("Holds, stops, clamps", parts.counts), panel("Latency of the last minute", parts.latency))));
@@ -42,6 +49,12 @@ export function build(root, state) {
 function run() {
   const instruction = parts.instruction.value.trim();
   return ask("run", { instruction, time_limit_s: Number(parts.limit.value) || 0 });
+}
+
+function changePolicy() {
+  const isActive = parts.state.policy_node?.lifecycle === "active";
+  if (isActive && !confirm("Bring the robot to rest and change its policy?")) return undefined;
+  return ask("change_policy", { checkpoint: parts.checkpoint.value.trim(), dry_run: parts.dry.checked, is_confirmed: isActive });
 }
 
 function setJog(name, share) {
@@ -60,16 +73,17 @@ export function draw(state) {
   const isTask = policy && (policy.state === "running" || policy.state === "holding");
   const isOn = state.isMine && Boolean(policy);
   const enabled = { run: isOn && policy.state !== "stopped", end: isOn && isTask, hold: isOn && isTask && !policy.device, over: isOn && policy.state !== "stopped" && !control.is_taken_over,
-    back: isOn && (control.is_taken_over || Boolean(control.held)), reset: isOn };
+    back: isOn && (control.is_taken_over || Boolean(control.held) || policy.cause === "asked"), reset: isOn };
   for (const [name, is] of Object.entries(enabled)) buttons[name].disabled = !is;
   buttons.reset.className = policy?.state === "stopped" ? "primary" : "";
-  buttons.back.className = control.held ? "primary" : "";
+  buttons.back.className = control.held || policy?.cause === "asked" ? "primary" : "";
   text(buttons.run, isTask ? "Change instruction" : "Start");
   parts.jogPanel.hidden = !(state.isMine && control.is_taken_over);
   if (parts.jogPanel.hidden) jog = {};
   fill(parts.jog, [state.joint_rows], () => jointRows(state, setJog));
   updateJoints(parts.jog, state);
   drawNode(state, node);
+  drawChange(state, node);
   drawCounts(policy);
   drawChunk(state);
 }
@@ -80,6 +94,14 @@ function drawNode(state, node) {
       ["teleop", node.teleop], ["topic map", path(node.topics_file)], ["limits", path(node.limits_file)]]),
       transitions("policy", node.lifecycle, state.isMine, ask)];
   });
+}
+
+function drawChange(state, node) {
+  const change = state.policy_change;
+  buttons.change.disabled = !state.isMine || Boolean(change?.is_running) || !["active", "inactive", "unconfigured"].includes(node.lifecycle);
+  if (node.dry_run !== parts.wasDry) parts.dry.checked = Boolean(parts.wasDry = node.dry_run);
+  text(parts.change, change?.text || "");
+  parts.change.className = change?.is_fault ? "fault" : "muted";
 }
 
 function drawCounts(policy) {
