@@ -90,7 +90,7 @@ class Shelf:
                     "seconds": episode.length / source.fps,
                     "tasks": list(episode.tasks),
                     **self._quality(
-                        source.side_files(episode).get(schema.quality_path(episode.index)), source, episode
+                        source.side_files(episode.index).get(schema.quality_path(episode.index)), source, episode
                     ),
                 }
                 for episode in source.episodes
@@ -180,8 +180,8 @@ class Shelf:
         time_s = file.stat().st_mtime
         known = self._marks.get(file)
         if known is None or known[0] != time_s:
-            members = source.quality(episode)
-            marks = source.marks(episode)
+            members = source.quality(episode.index)
+            marks = source.marks(episode.index)
             filled = {row for rows in (members.get("filled_rows") or {}).values() for row in rows}
             facts = {
                 "success": marks.is_success,

@@ -92,7 +92,7 @@ def test_merged_split_deleted_trimmed_and_retasked(tmp_path, version):
     retask_episodes(data, [0], "push", tmp_path / "retasked")
     assert_sources(tmp_path / "retasked", SOURCES)
     source = SourceDataset(data)
-    kept = [KeptEpisode(source, episode, 1 if episode.index == 0 else 0) for episode in source.episodes]
+    kept = [KeptEpisode(source, episode.index, 1 if episode.index == 0 else 0) for episode in source.episodes]
     write_kept(kept, source, tmp_path / "trimmed")  # as trim does
     assert_sources(tmp_path / "trimmed", [SOURCES[0][1:], *SOURCES[1:]])
     recompute_statistics(data)

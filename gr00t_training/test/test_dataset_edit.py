@@ -18,7 +18,7 @@ from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.depth import DepthReader
 from gr00t_training.dataset.media.packets import CodedVideo, part_of
 from gr00t_training.dataset.media.video import VideoCache, VideoReader, VideoSettings
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, ImageStatistics
 from gr00t_training.dataset.tools.edit import exchange
@@ -220,7 +220,7 @@ def test_reference_sets_of_both_versions_convert_into_each_other(data_dir, tmp_p
 def test_set_of_version_2_0_without_frame_index_becomes_one_that_lerobot_opens(data_dir, tmp_path):
     path = data_dir / "lerobot_v20_gr1"
     whole = SourceDataset(path)
-    write_kept([KeptEpisode(whole, whole.episode(4))], whole, tmp_path / "out", "v2.1")
+    write_kept([KeptEpisode(whole, 4)], whole, tmp_path / "out", "v2.1")
     assert faults(tmp_path / "out") == []
     info = schema.read_json(tmp_path / "out" / schema.INFO_FILE)
     assert "observation.images.egoview" not in info["features"]  # has no files
@@ -358,7 +358,7 @@ def test_episode_in_which_nothing_moves_is_kept_and_named(tmp_path):
 
 def test_quality_and_depth_lose_the_rows_that_the_episode_loses(recorded, tmp_path):
     source = SourceDataset(recorded["v2.1"])
-    kept = [KeptEpisode(source, source.episodes[0], 2, 5), KeptEpisode(source, source.episodes[1])]
+    kept = [KeptEpisode(source, 0, 2, 5), KeptEpisode(source, 1)]
     write_kept(kept, source, tmp_path / "out")
     assert_holds(tmp_path / "out", [0, 1], ["lift", "push"], rows=[(2, 5), (0, 5)])
 
@@ -592,7 +592,7 @@ def test_statistics_are_computed_again(recorded, tmp_path, version):
             np.testing.assert_allclose(found[column][name], right[column][name], rtol=1e-6, atol=1e-9)
     dataset = SourceDataset(root)
     assert all(np.shape(dataset.statistics_of(episode)[FRONT]["mean"]) == (3, 1, 1) for episode in dataset.episodes)
-    assert dataset.marks(dataset.episodes[1]).is_success is False
+    assert dataset.marks(1).is_success is False
 
 
 def test_relative_statistics_follow_the_rows(tmp_path):

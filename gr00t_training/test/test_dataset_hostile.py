@@ -417,8 +417,8 @@ sys.exit(main(sys.argv[1:]))
 SLOW = {
     "convert": ("gr00t_training.dataset.tools.edit.output", "_Output", "_write_metadata"),
     "merge": ("gr00t_training.dataset.tools.edit.output", "_Output", "_copy_other_files"),
-    "trim": ("gr00t_training.dataset.tools.edit.output", "_Output", "_finish_images"),
-    "split": ("gr00t_training.dataset.tools.edit.output", "_Output", "_finish_images"),
+    "trim": ("gr00t_training.dataset.tools.edit.output", "_Output", "_list_first"),
+    "split": ("gr00t_training.dataset.tools.edit.output", "_Output", "_list_first"),
 }
 ARGUMENTS = {
     "convert": ["convert", "{set}", "--to", "v2.0", "-o", "{out}"],

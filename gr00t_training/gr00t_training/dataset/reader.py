@@ -20,10 +20,11 @@ import numpy as np
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.video import Pictures, VideoCache, VideoReader
+from gr00t_training.dataset.metadata.episode_list import Episode, EpisodeList, Span
 from gr00t_training.dataset.metadata.features import IMAGE, IMAGES_IN_ROWS, image_size
 from gr00t_training.dataset.metadata.lists import read_statistics, task_text
 from gr00t_training.dataset.metadata.modality import VectorSlice, derived_modality, parse_modality
-from gr00t_training.dataset.metadata.model import Episode, Span, read_metadata
+from gr00t_training.dataset.metadata.model import read_metadata
 from gr00t_training.dataset.metadata.rows import RowReader
 from gr00t_training.dataset.quality import EpisodeQuality, parse_quality
 from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, KeyStatistics, compute_statistics, stack_rows
@@ -78,10 +79,11 @@ class EpisodeDataset:
         self.features: Mapping[str, Any] = self.metadata.features
         self.has_modality = modality is not None
         self.modality = derived_modality(self.features) if modality is None else parse_modality(modality)
-        self.episodes: list[Episode] = list(self.metadata.episodes)
+        assert isinstance(self.metadata.episodes, EpisodeList)
+        self.episodes = self.metadata.episodes
         self.tasks: Mapping[int, str] = self.metadata.tasks
         self.embodiment: Embodiment | None = self.metadata.embodiment
-        self._by_index = {episode.index: episode for episode in self.episodes}
+        self._last: Episode | None = None
         scalars = {*self.modality.annotation.values(), *self._source_columns()}
         self._rows = RowReader(self.metadata, self._used_columns(), scalars)
         self._statistics: dict[str, KeyStatistics] = {}
@@ -90,7 +92,7 @@ class EpisodeDataset:
     @property
     def num_frames(self) -> int:
         """Number of rows of all episodes."""
-        return sum(episode.length for episode in self.episodes)
+        return self.metadata.num_frames
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -204,9 +206,12 @@ class EpisodeDataset:
         Raises:
             DatasetError: no such episode.
         """
-        if index not in self._by_index:
-            raise DatasetError(f"{self.path}: no episode {index}; it has {len(self.episodes)}")
-        return self._by_index[index]
+        if self._last is None or self._last.index != index:  # asked for many times in a row
+            position = self.episodes.position(index)
+            if position is None:
+                raise DatasetError(f"{self.path}: no episode {index}; it has {len(self.episodes)}")
+            self._last = self.episodes[position]
+        return self._last
 
     def slice_of(self, ref: KeyRef) -> VectorSlice:
         """Return where a key of state or action is.

@@ -8,19 +8,20 @@ The only file that knows a path template. Facts about the formats are those of t
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from gr00t_training.embodiment import ACTION_COLUMN, IMAGE_COLUMN_PREFIX, STATE_COLUMN, Embodiment, column_names
 from gr00t_training.errors import DatasetError
-from gr00t_training.io.files import TEXT_LIMIT, check_name, inside, read_text
+from gr00t_training.io.files import TEXT_LIMIT, check_name, inside, open_regular, read_text
 from gr00t_training.io.text import printable
 
 
@@ -249,18 +250,48 @@ def read_json_lines(path: Path, limit: int = TEXT_LIMIT) -> list[Any]:
     Raises:
         DatasetError: as `read_json`; names the file and the line.
     """
-    entries = []
-    for number, line in enumerate(_read_text(path, limit).split("\n"), start=1):
-        if line.strip():
-            entries.append(parse_json(line, f"{path}:{number}"))
-    return entries
+    return [line.value for line in iterate_json_lines(path, limit)]
+
+
+class JsonLine(NamedTuple):
+    """One line of a file with JSON lines."""
+
+    value: Any
+    offset: int  # [bytes] from the start of the file
+    size: int  # [bytes]
+
+
+def iterate_json_lines(path: Path, limit: int = TEXT_LIMIT) -> Iterator[JsonLine]:
+    """Yield the lines of a file with one JSON object a line, one in memory at a time; raises as `read_json_lines`."""
+    _check_exists(path)
+    offset = 0
+    with open_regular(path, DatasetError, limit) as file:
+        for number in itertools.count(1):
+            line = file.readline(JSON_LIMIT + 1)
+            if len(line) > JSON_LIMIT:
+                raise DatasetError(f"{path}:{number}: more than {JSON_LIMIT} bytes; is it the right file?")
+            if not line:
+                return
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DatasetError(
+                    f"{path}: byte {offset + error.start} is not UTF-8; restore it from a copy"
+                ) from error
+            if not text.isspace():
+                yield JsonLine(parse_json(text, f"{path}:{number}"), offset, len(line))
+            offset += len(line)
 
 
 def _read_text(path: Path, limit: int) -> str:
+    _check_exists(path)
+    return read_text(path, DatasetError, limit)
+
+
+def _check_exists(path: Path) -> None:
     if not path.exists():
         _refuse_other_kinds(path)
         raise DatasetError(f"{path}: cannot be read (No such file or directory); is this a LeRobot dataset?")
-    return read_text(path, DatasetError, limit)
 
 
 def _refuse_other_kinds(path: Path) -> None:

@@ -171,6 +171,7 @@ class DatasetWriter:
             self._files.move(self._files.stage_text(name, quality_text({**quality, **joined.to_mapping()})))
         except OSError as error:
             raise DatasetError(f"{self.path}: {name}: {_reason(error, self.path)}") from error
+        self._store.remember()
         return joined
 
     def check_present(self) -> None:

@@ -122,16 +122,39 @@ def check_links(root: Path, error: type[Gr00tError], skipped: Collection[str] = 
     Raises:
         error: a link; names it and its target.
     """
-    for folder, folders, names in os.walk(root):
-        if Path(folder) == root:
-            folders[:] = [name for name in folders if name not in skipped]
-        for name in sorted([*folders, *names]):
-            path = Path(folder, name)
-            if path.is_symlink() and not _is_cache_link(root, path):
-                raise error(
-                    f"{printable(str(path))}: is a symbolic link to {printable(os.readlink(path))}; links inside are "
-                    "not followed, put the file itself there or remove the link"
-                )
+    for _ in file_names(root, error, skipped):
+        pass
+
+
+def file_names(root: Path, error: type[Gr00tError], skipped: Collection[str] = ()) -> Iterator[str]:
+    """Yield the names of all files below `root`, relative to it and with '/'; checks what `check_links` checks."""
+    for entry in walk(root, skipped):
+        if entry.is_symlink() and not _is_cache_link(root, Path(entry.path)):
+            raise error(
+                f"{printable(entry.path)}: is a symbolic link to {printable(os.readlink(entry.path))}; links inside "
+                "are not followed, put the file itself there or remove the link"
+            )
+        if entry.is_file():
+            yield entry.path[len(str(root)) + 1 :]
+
+
+def walk(root: Path, skipped: Collection[str] = ()) -> Iterator[os.DirEntry[str]]:
+    """Yield everything below `root` that is not a folder, in order of names; links are not followed.
+
+    Folders that cannot be read are left out, and those directly below `root` that `skipped` names.
+    """
+    try:
+        with os.scandir(root) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name in skipped:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
+        else:
+            yield entry
 
 
 def open_new(path: Path) -> BinaryIO:

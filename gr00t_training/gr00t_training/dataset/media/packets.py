@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 
 from gr00t_training.dataset.media.video import VideoReader, VideoSettings, VideoWriter, _OutputFile
 from gr00t_training.dataset.media.video_files import open_video
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.errors import DatasetError
 
 _REMEDY = "copy it again, or leave its episode out"

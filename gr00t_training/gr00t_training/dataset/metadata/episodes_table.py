@@ -8,6 +8,7 @@ where they are asked for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,9 @@ from gr00t_training.dataset.metadata.tables import open_table, plain_column, rea
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import inside
 
-_STATISTICS = "stats/"
+STATISTICS_PREFIX = "stats/"
 # columns that say where things are; the others belong to the episode
-_PLACES = ("data/", "videos/", "meta/", _STATISTICS, "dataset_from_index", "dataset_to_index")
+PLACE_PREFIXES = ("data/", "videos/", "meta/", STATISTICS_PREFIX, "dataset_from_index", "dataset_to_index")
 # pandas keeps an index without a name under this one; lerobot 0.4 wants the texts to be the index
 _INDEX_COLUMN = "__index_level_0__"
 
@@ -75,15 +76,37 @@ def make_row(place: EpisodePlace, fps: float, chunks_size: int = schema.CHUNKS_S
 
 def make_table(place: EpisodePlace, statistics: Mapping[str, Mapping[str, list]], fps: float) -> pa.Table:
     """Return the one row of an episode with its statistics, feature -> name -> list."""
+    return _table_of([full_row(place, {}, statistics, fps)])
+
+
+def full_row(
+    place: EpisodePlace, entry: Mapping[str, Any], statistics: Mapping[str, Mapping[str, list]], fps: float
+) -> dict[str, Any]:
+    """Return all columns of an episode; what else its entry holds (marks) are further columns."""
     row = make_row(place, fps)
-    entries = {
-        f"{_STATISTICS}{feature}/{name}": values
-        for feature, lists in statistics.items()
-        for name, values in lists.items()
-    }
     table_place = {name: row.pop(name) for name in list(row) if name.startswith("meta/")}
-    columns = {name: pa.array([value]) for name, value in {**row, **entries, **table_place}.items()}
-    return pa.table(columns)
+    for feature, lists in statistics.items():
+        for name, values in lists.items():
+            row[f"{STATISTICS_PREFIX}{feature}/{name}"] = values
+    row |= table_place
+    return row | {name: value for name, value in entry.items() if name not in row}
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return a table of rows of `full_row`, which need not have the same columns.
+
+    Raises:
+        DatasetError: they do not fit one table.
+    """
+    try:
+        runs = [_table_of(list(run)) for _, run in itertools.groupby(rows, lambda row: tuple(row))]
+        return runs[0] if len(runs) == 1 else pa.concat_tables(runs, promote_options="permissive")
+    except (pa.ArrowException, OverflowError) as error:
+        raise DatasetError(f"the entries of the episodes do not fit a table ({error}); correct the lists") from error
+
+
+def _table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]})
 
 
 def make_tables(
@@ -92,7 +115,7 @@ def make_tables(
     statistics: Mapping[int, Mapping[str, Mapping[str, Any]]],
     fps: float,
 ) -> pa.Table:
-    """Return the rows of several episodes; what else their entries hold (marks) are further columns.
+    """Return the rows of several episodes.
 
     Args:
         places: where the episodes are.
@@ -103,17 +126,8 @@ def make_tables(
     Raises:
         DatasetError: the entries do not fit one table.
     """
-    tables = []
-    try:
-        for place, entry in zip(places, entries, strict=True):
-            table = make_table(place, statistics[place.index], fps)
-            for name in entry:
-                if name not in table.column_names:
-                    table = table.append_column(name, pa.array([entry[name]]))
-            tables.append(table)
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowException, OverflowError) as error:
-        raise DatasetError(f"the entries of the episodes do not fit a table ({error}); correct the lists") from error
+    pairs = zip(places, entries, strict=True)
+    return rows_table([full_row(place, entry, statistics[place.index], fps) for place, entry in pairs])
 
 
 def replaced(table: pa.Table, places: Sequence[EpisodePlace], fps: float) -> pa.Table:
@@ -129,8 +143,8 @@ def row_statistics(row: Mapping[str, Any]) -> dict[str, dict[str, list]]:
     """Return the statistics of a row of the table, feature -> name -> list."""
     nested: dict[str, dict[str, list]] = {}
     for column, values in row.items():
-        feature, _, name = column.removeprefix(_STATISTICS).rpartition("/")
-        if column.startswith(_STATISTICS) and feature and values is not None:
+        feature, _, name = column.removeprefix(STATISTICS_PREFIX).rpartition("/")
+        if column.startswith(STATISTICS_PREFIX) and feature and values is not None:
             nested.setdefault(feature, {})[name] = values
     return nested
 
@@ -142,7 +156,7 @@ def read_rows(path: Path, *, with_statistics: bool = False) -> list[dict[str, An
         DatasetError: missing or damaged; names file and column.
     """
     file = open_table(path)
-    names = [name for name in file.schema_arrow.names if with_statistics or not name.startswith(_STATISTICS)]
+    names = [name for name in file.schema_arrow.names if with_statistics or not name.startswith(STATISTICS_PREFIX)]
     rows = read_groups(file, path, None, names).to_pylist()
     return [normalised_entry(row, f"{path}: row {number}", {}) for number, row in enumerate(rows)]
 
@@ -160,19 +174,6 @@ def read_places(path: Path, number: int, features: Sequence[str], info: Mapping[
         place_of(row, features, info, f"{path}: episode {row['episode_index']}", table_file=number)
         for row in read_rows(path)
     ]
-
-
-def read_all_places(root: Path, info: Mapping[str, Any], features: Sequence[str]) -> list[EpisodePlace]:
-    """Read the whole table in order of episodes; of several rows about an episode the first is right.
-
-    Raises:
-        DatasetError: damaged.
-    """
-    places: dict[int, EpisodePlace] = {}
-    for path, number in table_files(root, info["chunks_size"]):
-        for place in read_places(path, number, features, info):
-            places.setdefault(place.index, place)
-    return [places[index] for index in sorted(places)]
 
 
 def table_files(root: Path, chunks_size: int = schema.CHUNKS_SIZE) -> list[tuple[Path, int]]:
@@ -242,7 +243,7 @@ def times_of(row: Mapping[str, Any], features: Sequence[str], subject: str) -> d
 
 def extra_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row of the table says of its episode in addition to places and statistics."""
-    return {name: value for name, value in row.items() if not name.startswith(_PLACES) and value is not None}
+    return {name: value for name, value in row.items() if not name.startswith(PLACE_PREFIXES) and value is not None}
 
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:

@@ -38,14 +38,24 @@ def metadata_files(
     version = schema.Version(info["codebase_version"])
     files: dict[str, str | pa.Table] = {}
     if version is schema.Version.V30:
-        files[schema.TASKS_TABLE] = tasks_table([tasks[number] for number in sorted(tasks)])
         table_name = schema.shared_path(schema.EPISODES_TABLE_PATH, 0)
         files[table_name] = make_tables(places, entries, episode_statistics, info["fps"])
     else:
-        files[schema.TASKS_FILE] = tasks_text(tasks)
         files[schema.EPISODES_FILE] = schema.json_lines_text(list(entries))
     if version is schema.Version.V21:
         files[schema.EPISODES_STATS_FILE] = episode_statistics_text(episode_statistics)
+    return files | dataset_files(info, tasks, statistics)
+
+
+def dataset_files(
+    info: Mapping[str, Any], tasks: Mapping[int, str], statistics: Mapping[str, Any] | None
+) -> dict[str, str | pa.Table]:
+    """Return the content of the files that do not list episodes; see `metadata_files`."""
+    files: dict[str, str | pa.Table] = {}
+    if info["codebase_version"] == schema.Version.V30.value:
+        files[schema.TASKS_TABLE] = tasks_table([tasks[number] for number in sorted(tasks)])
+    else:
+        files[schema.TASKS_FILE] = tasks_text(tasks)
     if statistics is not None:
         files[schema.STATS_FILE] = schema.json_text(statistics)
     return files | {schema.INFO_FILE: schema.json_text(info)}

@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.metadata.numbers import MAX_ROWS, shown, whole
+from gr00t_training.dataset.metadata.numbers import MAX_INDEX, MAX_ROWS, shown, whole
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.text import MAX_INSTRUCTION, printable
 
 
-def read_episodes(root: Path, tasks: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Read `episodes.jsonl` in the order of its lines: index and length as numbers, tasks as texts, the rest unchanged.
+def read_episodes(root: Path, tasks: Mapping[int, str]) -> Iterator[dict[str, Any]]:
+    """Yield `episodes.jsonl` in the order of its lines: numbers and texts of tasks in one form, the rest unchanged.
 
     Args:
         root: folder of the dataset.
@@ -25,17 +25,19 @@ def read_episodes(root: Path, tasks: Mapping[int, str]) -> list[dict[str, Any]]:
         DatasetError: missing, damaged, or an episode is listed more than once.
     """
     path = schema.meta_file(root, schema.EPISODES_FILE)
-    entries = [normalised_entry(entry, place, tasks) for entry, place in _objects(path)]
     seen: set[int] = set()
-    for entry in entries:
+    for raw, place in _objects(path):
+        entry = normalised_entry(raw, place, tasks)
         if entry["episode_index"] in seen:
             raise DatasetError(f"{path}: duplicate episode {entry['episode_index']}; keep one of its lines")
         seen.add(entry["episode_index"])
-    return entries
+        yield entry
 
 
 def normalised_entry(entry: Mapping[str, Any], subject: str, tasks: Mapping[int, str]) -> dict[str, Any]:
     """Return what is listed of an episode in one form; raises as `read_episodes` does."""
+    if _is_normal(entry):
+        return dict(entry)
     found = {
         **entry,
         "episode_index": whole(entry.get("episode_index"), f"{subject}: episode_index"),
@@ -48,6 +50,20 @@ def normalised_entry(entry: Mapping[str, Any], subject: str, tasks: Mapping[int,
     if entry.get("sub_tasks") is not None:
         found["sub_tasks"] = [_sub_task(part, subject) for part in _list(entry["sub_tasks"], f"{subject}: sub_tasks")]
     return found
+
+
+def _is_normal(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is as this suite writes it: nearly all are, and checking them one by one takes seconds."""
+    index, length, tasks = entry.get("episode_index"), entry.get("length"), entry.get("tasks")
+    return (
+        len(entry) == 3
+        and type(index) is int
+        and 0 <= index <= MAX_INDEX
+        and type(length) is int
+        and 0 <= length <= MAX_ROWS
+        and type(tasks) is list
+        and all(type(text) is str and len(text) <= MAX_INSTRUCTION for text in tasks)
+    )
 
 
 def read_task_pairs(root: Path) -> list[tuple[int, str]]:
@@ -83,21 +99,6 @@ def task_text(value: Any, subject: str) -> str:
     return value
 
 
-def read_episode_statistics(root: Path) -> dict[int, dict[str, dict[str, Any]]]:
-    """Read `episodes_stats.jsonl`: statistics by episode, feature and name; empty if there is no such file.
-
-    Raises:
-        DatasetError: damaged.
-    """
-    path = schema.meta_file(root, schema.EPISODES_STATS_FILE)
-    if not path.exists():
-        return {}
-    return {
-        whole(entry.get("episode_index"), f"{place}: episode_index"): normalised_statistics(entry.get("stats"), place)
-        for entry, place in _objects(path)
-    }
-
-
 def tasks_text(tasks: Mapping[int, str]) -> str:
     """Return `tasks.jsonl`."""
     return schema.json_lines_text([{"task_index": number, "task": tasks[number]} for number in sorted(tasks)])
@@ -128,17 +129,15 @@ def normalised_statistics(content: Any, subject: str) -> dict[str, dict[str, Any
     return {name: dict(entry) for name, entry in content.items()}
 
 
-def _objects(path: Path) -> list[tuple[Mapping[str, Any], str]]:
-    """Return the objects of a file with JSON lines and the place of each; a line may hold a list of them."""
-    found: list[tuple[Mapping[str, Any], str]] = []
-    for number, line in enumerate(schema.read_json_lines(path), start=1):
-        for entry in line if isinstance(line, list) else [line]:
+def _objects(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the objects of a file with JSON lines and the place of each; a line may hold a list of them."""
+    for number, line in enumerate(schema.iterate_json_lines(path), start=1):
+        for entry in line.value if isinstance(line.value, list) else [line.value]:
             if not isinstance(entry, Mapping):
                 raise DatasetError(
                     f"{path}: entry {number} is {shown(entry)}, expected an object; restore it from a copy"
                 )
-            found.append((entry, f"{path}: entry {number}"))
-    return found
+            yield entry, f"{path}: entry {number}"
 
 
 def _texts(value: Any, subject: str, tasks: Mapping[int, str]) -> list[str]:

@@ -14,22 +14,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata import lists
 from gr00t_training.dataset.metadata.embodiments import read_embodiment
-from gr00t_training.dataset.metadata.episodes_table import (
-    EpisodePlace,
-    extra_columns,
-    place_of,
-    read_rows,
-    read_task_pairs,
-    row_statistics,
-    table_files,
-    times_of,
+from gr00t_training.dataset.metadata.episode_list import (
+    Episode,
+    EpisodeColumns,
+    EpisodeList,
+    FilePlaces,
+    no_episodes,
+    rows_before,
 )
+from gr00t_training.dataset.metadata.episode_statistics import Statistics, StoredStatistics, TableStatistics
+from gr00t_training.dataset.metadata.episodes_table import read_task_pairs, table_files
 from gr00t_training.dataset.metadata.features import is_video
 from gr00t_training.dataset.metadata.info import normalised_info, read_info
 from gr00t_training.dataset.metadata.modality import annotation_columns, column_of, read_modality
+from gr00t_training.dataset.metadata.shared_places import SharedPlaces, joined_places, read_shared_places
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.io.files import inside
@@ -38,43 +41,7 @@ from gr00t_training.types import VECTOR_KINDS, KeyRef
 # what reading a file of any form may raise
 READ_ERRORS = (DatasetError, ConfigError, KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 
-Statistics = Mapping[str, Mapping[str, Any]]  # by feature and name
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Span:
-    """`count` rows or frames of one file from number `first` on."""
-
-    path: Path
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode as the metadata lists it; equal to another that says the same, wherever its files are."""
-
-    index: int
-    length: int  # rows
-    tasks: tuple[str, ...]
-    from_index: int  # row of the whole dataset
-    rows: Span = field(compare=False)
-    videos: Mapping[str, Span] = field(compare=False)  # by feature
-    entry: Mapping[str, Any] = field(default_factory=dict)  # its line, or what v3.0's table says in addition to places
-    to_index: int | None = field(default=None, compare=False)  # end of its rows as v3.0's table says, maybe wrongly
-    # start and end in each video; only of v3.0, and where it is inspected
-    times_s: Mapping[str, tuple[float, float]] = field(default_factory=dict, compare=False)
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"episode {self.index}"
-
-    @property
-    def sub_tasks(self) -> tuple[Mapping[str, Any], ...]:
-        """Spans of rows with a text each: start, end, text."""
-        return tuple(self.entry.get("sub_tasks") or ())
 
 
 @dataclass(frozen=True)
@@ -83,8 +50,8 @@ class DatasetMetadata:
 
     path: Path
     info: Mapping[str, Any]  # `info.json`, normalized
-    episodes: tuple[Episode, ...] = ()  # by index
-    order: tuple[int, ...] = ()  # indices as they are listed
+    episodes: Sequence[Episode] = field(default_factory=no_episodes)  # by index
+    order: Sequence[int] = ()  # indices as they are listed
     task_list: tuple[tuple[int, str], ...] = ()  # as they are listed
     modality: Mapping[str, Any] | None = None  # `modality.json`, normalized
     embodiment: Embodiment | None = None  # None: the dataset does not say
@@ -143,6 +110,8 @@ class DatasetMetadata:
     @property
     def num_frames(self) -> int:
         """Number of rows of all episodes."""
+        if isinstance(self.episodes, EpisodeList):
+            return int(self.episodes.length.sum())
         return sum(episode.length for episode in self.episodes)
 
     @property
@@ -153,6 +122,8 @@ class DatasetMetadata:
     @property
     def num_rows_spanned(self) -> int:
         """Number of rows up to the last episode, those between the episodes included."""
+        if isinstance(self.episodes, EpisodeList):
+            return int((self.episodes.from_index + self.episodes.length).max(initial=0))
         return max((episode.from_index + episode.length for episode in self.episodes), default=0)
 
     @property
@@ -214,7 +185,7 @@ def read_metadata(root: Path, *, with_statistics: bool = False) -> DatasetMetada
     else:
         found = _with_separate_episodes(found, found.declared_cameras, found.file)
         if with_statistics:
-            found = replace(found, episode_statistics=lists.read_episode_statistics(root))
+            found = replace(found, episode_statistics=StoredStatistics(root))
     return replace(found, modality=read_modality(root), embodiment=read_embodiment(root))
 
 
@@ -259,7 +230,7 @@ def inspect_metadata(root: Path, info: Mapping[str, Any] | None = None) -> tuple
         found.episodes_place, lambda: _with_separate_episodes(found, found.cameras, lambda name: root / name), found
     )
     if listed.is_listed and listed.version == schema.Version.V21.value:
-        statistics = tried(found.episodes_place, lambda: lists.read_episode_statistics(root), {})
+        statistics = tried(found.episodes_place, lambda: StoredStatistics(root), {})
         return replace(listed, episode_statistics=statistics), problems
     return listed, problems
 
@@ -293,26 +264,37 @@ def _with_separate_episodes(
     """Return the metadata with the episodes of v2.x, which have separate files."""
     info, chunks_size = found.info, found.info["chunks_size"]
     video_path = info.get("video_path") or schema.VIDEO_PATH
-    entries = lists.read_episodes(found.path, found.tasks)
-    episodes: list[Episode] = []
-    from_index = 0
-    for entry in sorted(entries, key=lambda entry: entry["episode_index"]):
-        index, length = entry["episode_index"], entry["length"]
-        rows = Span(locate(schema.data_path(index, info["data_path"], chunks_size)), 0, length)
-        videos = {
-            name: Span(locate(schema.video_path(index, name, video_path, chunks_size)), 0, length) for name in cameras
-        }
-        episodes.append(Episode(index, length, tuple(entry.get("tasks", ())), from_index, rows, videos, entry))
-        from_index += length
-    order = tuple(entry["episode_index"] for entry in entries)
-    return replace(found, episodes=tuple(episodes), order=order, is_listed=True)
+    listed = EpisodeColumns()
+    order = []
+    for entry in lists.read_episodes(found.path, found.tasks):
+        listed.add(entry)
+        order.append(entry["episode_index"])
+    _, index, length, tasks = listed.sorted()
+    nothing = np.zeros(len(index), np.int64)
+
+    def places(path_of: Callable[[int], str]) -> FilePlaces:
+        return FilePlaces(lambda number: locate(path_of(number)), index, nothing)
+
+    def video_of(feature: str) -> Callable[[int], str]:
+        return lambda number: schema.video_path(number, feature, video_path, chunks_size)
+
+    episodes = EpisodeList(
+        index,
+        length,
+        rows_before(length),
+        tasks,
+        places(lambda number: schema.data_path(number, info["data_path"], chunks_size)),
+        {name: places(video_of(name)) for name in cameras},
+        listed.entries,
+    )
+    return replace(found, episodes=episodes, order=order, is_listed=True)
 
 
 def _with_shared_episodes(found: DatasetMetadata, *, is_strict: bool, with_statistics: bool = True) -> DatasetMetadata:
     """Return the metadata with the episodes of v3.0's table, which share files.
 
     If files disagree about an episode, the first is right: a writer that joins files replaces the first of them and
-    then removes the others.
+    then removes the others. Rows are counted from the first episode of each file.
     """
     root, info = found.path, found.info
     if is_strict:
@@ -321,59 +303,36 @@ def _with_shared_episodes(found: DatasetMetadata, *, is_strict: bool, with_stati
             raise DatasetError(f"{root}: no {schema.EPISODES_TABLE_PATTERN}; restore it from a copy")
     else:
         files = [found.file(found.name_of(path)) for path in sorted(root.glob(schema.EPISODES_TABLE_PATTERN))]
-    order: list[int] = []
-    rows: dict[int, Mapping[str, Any]] = {}
-    places: dict[int, EpisodePlace] = {}
+    if not files:
+        return replace(found, is_listed=False)
     cameras = found.declared_cameras if is_strict else found.cameras
-    for path in files:
-        for row in read_rows(path, with_statistics=with_statistics):
-            index = row["episode_index"]
-            order.append(index)
-            if index not in rows:
-                subject = f"{path}: episode {index}" if is_strict else f"episode {index}"
-                rows[index] = row
-                places[index] = place_of(row, cameras, info, subject, is_strict=is_strict)
-    times = {} if is_strict else {index: times_of(row, cameras, f"episode {index}") for index, row in rows.items()}
-    statistics = {index: row_statistics(rows[index]) for index in sorted(rows)} if with_statistics else {}
-    return replace(
-        found,
-        episodes=tuple(_shared_episodes(found, places, rows, times, found.file if is_strict else root.joinpath)),
-        order=tuple(order),
-        episode_statistics=statistics,
-        is_listed=bool(files),
-    )
+    parts = [read_shared_places(path, cameras, info, is_strict=is_strict) for path in files]
+    order = [index for part in parts for index in part.index.tolist()]
+    episodes = _shared_episodes(found, joined_places(parts), found.file if is_strict else root.joinpath)
+    statistics = TableStatistics(files) if with_statistics else {}
+    return replace(found, episodes=episodes, order=order, episode_statistics=statistics, is_listed=True)
 
 
-def _shared_episodes(
-    found: DatasetMetadata,
-    places: Mapping[int, EpisodePlace],
-    rows: Mapping[int, Mapping[str, Any]],
-    times: Mapping[int, Mapping[str, tuple[float, float]]],
-    locate: Callable[[str], Path],
-) -> Iterator[Episode]:
-    """Yield the episodes in order; rows are counted from the first episode of each file."""
+def _shared_episodes(found: DatasetMetadata, places: SharedPlaces, locate: Callable[[str], Path]) -> EpisodeList:
     info, chunks_size = found.info, found.info["chunks_size"]
-    first_rows: dict[int, int] = {}
-    for place in places.values():
-        first_rows[place.data_file] = min(first_rows.get(place.data_file, place.from_index), place.from_index)
-    for index in sorted(places):
-        place = places[index]
-        data_file = locate(schema.shared_path(info["data_path"], place.data_file, chunks_size=chunks_size))
-        yield Episode(
-            index,
-            place.length,
-            place.tasks,
-            place.from_index,
-            Span(data_file, place.from_index - first_rows[place.data_file], place.length),
-            {
-                name: Span(
-                    locate(schema.shared_path(info["video_path"], video.file, name, chunks_size)),
-                    video.first_frame,
-                    place.length,
-                )
-                for name, video in place.videos.items()
-            },
-            extra_columns(rows[index]),
-            rows[index].get("dataset_to_index"),
-            times.get(index, {}),
-        )
+    files, file_of = np.unique(places.data_file, return_inverse=True)
+    first_rows = np.full(len(files), np.iinfo(np.int64).max)
+    np.minimum.at(first_rows, file_of, places.from_index)
+
+    def path_of(template: str, feature: str = "") -> Callable[[int], Path]:
+        return lambda number: locate(schema.shared_path(template, number, feature, chunks_size))
+
+    return EpisodeList(
+        places.index,
+        places.length,
+        places.from_index,
+        places.tasks,
+        FilePlaces(path_of(info["data_path"]), places.data_file, places.from_index - first_rows[file_of]),
+        {
+            name: FilePlaces(path_of(info["video_path"], name), files, places.first_frames[name])
+            for name, files in places.video_files.items()
+        },
+        places.entries,
+        places.to_index,
+        places.times_s,
+    )

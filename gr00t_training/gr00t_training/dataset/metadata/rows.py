@@ -8,15 +8,17 @@ Complete numbers in the rows have priority over the place in the metadata.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from gr00t_training.dataset.metadata.columns import column_rows
-from gr00t_training.dataset.metadata.model import DatasetMetadata, Episode, Span
-from gr00t_training.dataset.metadata.tables import conforming, open_table, read_groups, read_table
+from gr00t_training.dataset.metadata.episode_list import Episode, EpisodeList, Span
+from gr00t_training.dataset.metadata.model import DatasetMetadata
+from gr00t_training.dataset.metadata.row_groups import RowGroups
+from gr00t_training.dataset.metadata.tables import conforming, open_table, read_table
 from gr00t_training.errors import DatasetError
 
 # Rows of this many episodes stay in memory: about 200 MB for 500 rows of 100 float32 each.
@@ -32,9 +34,7 @@ class RowReader:
         self._columns = columns
         self._scalars = scalars
         self._cache: OrderedDict[int, Mapping[str, np.ndarray]] = OrderedDict()
-        self._sharing: dict[Path, list[Episode]] = {}  # episodes of each shared file
-        for episode in metadata.episodes if metadata.is_v3 else ():
-            self._sharing.setdefault(episode.rows.path, []).append(episode)
+        self._groups = RowGroups()
 
     def read(self, episode: Episode) -> Mapping[str, np.ndarray]:
         """Return the columns of an episode that its file has: `(N,)`, or `(N, D)` for lists.
@@ -57,39 +57,59 @@ class RowReader:
             DatasetError: the file cannot be read.
         """
         first = episode.rows.first
-        starts = [other.rows.first for other in self._sharing.get(episode.rows.path, ())]
-        end = min([open_table(episode.rows.path).metadata.num_rows, *(start for start in starts if start > first)])
+        end = open_table(episode.rows.path).metadata.num_rows
+        if self._metadata.is_v3:
+            starts = self._listed.rows.first[self._in_same_file(episode)]
+            end = min(end, int(starts[starts > first].min(initial=end)))
         return max(0, end - first)
+
+    @property
+    def _listed(self) -> EpisodeList:
+        assert isinstance(self._metadata.episodes, EpisodeList)
+        return self._metadata.episodes
+
+    def _in_same_file(self, episode: Episode) -> np.ndarray:
+        """Return the positions of the episodes whose rows are in the file of `episode`."""
+        files, position = self._listed.rows.file, self._listed.position(episode.index)
+        return np.flatnonzero(files == files[position])
 
     def _read(self, episode: Episode) -> Mapping[str, np.ndarray]:
         path = episode.rows.path
         if not episode.length:
             return {name: np.zeros(0) for name in self._columns}
-        if path in self._sharing:
+        if self._metadata.is_v3:
             return self._read_shared(episode)
         return self._sliced(self._conforming(read_table(path, self._columns), path), episode)
 
     def _read_shared(self, episode: Episode) -> Mapping[str, np.ndarray]:
         """Read the row groups that an episode is in, and keep the other episodes that are whole in them."""
         span = episode.rows
-        table, first = self._read_groups(span)
+        opened = self._groups.open(span.path)
+        table, first = self._groups.read(span.path, opened.groups_of(span.first, span.count), self._columns)
+        table = self._conforming(table, span.path)
         if not _is_of(table.slice(span.first - first, span.count), episode):  # in another order than the metadata says
             table, first = self._conforming(read_table(span.path, self._columns), span.path), 0
-        end = first + table.num_rows
-        for other in self._sharing[span.path]:
+        for other in self._inside(episode, first, first + table.num_rows):
             part = other.rows
-            is_inside = first <= part.first and part.first + part.count <= end
-            if other.index == episode.index or other.index in self._cache or not is_inside or not part.count:
+            if other.index == episode.index or other.index in self._cache:
                 continue
             if _is_of(table.slice(part.first - first, part.count), other):
                 self._cache[other.index] = self._sliced(table, other, first)
         return self._sliced(table, episode, first)
 
+    def _inside(self, episode: Episode, first: int, end: int) -> Iterator[Episode]:
+        """Yield the episodes of the same file that are whole within its rows `first` to `end`, as many as are kept."""
+        positions = self._in_same_file(episode)
+        starts, lengths = self._listed.rows.first[positions], self._listed.length[positions]
+        inside = positions[(starts >= first) & (starts + lengths <= end) & (lengths > 0)]
+        for position in inside[: CACHED_EPISODES - 1]:
+            yield self._listed[int(position)]
+
     def _sliced(self, table: pa.Table, episode: Episode, first: int = 0) -> Mapping[str, np.ndarray]:
         """Return the rows of an episode out of a table that starts at row `first` of the file."""
         span = episode.rows
         rows = rows_of(table, span.first - first, span.count, episode.index, span.path, self._metadata.episodes_place)
-        if span.path in self._sharing and not _is_of(rows, episode):
+        if self._metadata.is_v3 and not _is_of(rows, episode):
             numbers = column_rows(rows["episode_index"])
             raise DatasetError(
                 f"{span.path}: rows {span.first} to {span.first + span.count - 1} should be of episode "
@@ -102,17 +122,6 @@ class RowReader:
             except DatasetError as error:
                 raise DatasetError(f"{span.path}: column '{name}': {error}") from error
         return columns
-
-    def _read_groups(self, span: Span) -> tuple[pa.Table, int]:
-        """Read the row groups of a file that `span` is in; return them and the number of their first row."""
-        file = open_table(span.path)
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        wanted = [
-            i for i, start in enumerate(starts[:-1]) if start < span.first + span.count and starts[i + 1] > span.first
-        ]
-        table = read_groups(file, span.path, wanted, self._columns)
-        return self._conforming(table, span.path), int(starts[wanted[0]]) if wanted else span.first
 
     def _conforming(self, table: pa.Table, path: Path) -> pa.Table:
         return conforming(table, self._metadata.features, self._metadata.fps, str(path), self._scalars)
@@ -132,10 +141,17 @@ def rows_of(table: pa.Table, first: int, count: int, episode: int, path: Path, s
     Raises:
         DatasetError: fewer rows.
     """
-    if table.num_rows < first + count:
-        raise DatasetError(f"{path}: {table.num_rows} rows, {source} says {first + count}; restore it from a copy")
+    check_count(table.num_rows, Span(path, first, count), source)
     numbers = row_numbers(table, first, count, episode)
     return table.slice(first, count) if numbers is None else table.take(pa.array(numbers))
+
+
+def check_count(num_rows: int, span: Span, source: str) -> None:
+    """Raise DatasetError when a file with `num_rows` rows does not have those of `span`, which `source` lists."""
+    if num_rows < span.first + span.count:
+        raise DatasetError(
+            f"{span.path}: {num_rows} rows, {source} says {span.first + span.count}; restore it from a copy"
+        )
 
 
 def row_numbers(table: pa.Table, first: int, count: int, episode: int) -> np.ndarray | None:

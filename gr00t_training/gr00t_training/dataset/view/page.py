@@ -25,7 +25,7 @@ import numpy as np
 
 from gr00t_training.dataset.media.packets import count_packets, cut_file
 from gr00t_training.dataset.media.video import VideoReader
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.quality import EpisodeQuality
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.view.episode import EpisodeView, read_episode

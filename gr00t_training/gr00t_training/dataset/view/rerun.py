@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gr00t_training.dataset.media.packets import count_packets, cut_file
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.view.episode import EpisodeView, read_episode
 from gr00t_training.errors import DatasetError, Gr00tError

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from gr00t_training.dataset.media.video import VideoReader
 from gr00t_training.dataset.metadata.features import camera_block, channel_names, image_size
-from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.metadata.modality import derived_modality, parse_modality
+from gr00t_training.dataset.quality import Marks
 from gr00t_training.dataset.tools.edit.source import SourceDataset
 from gr00t_training.dataset.tools.repair.unfinished import find_unfinished
+from gr00t_training.io.files import walk
 from gr00t_training.types import VECTOR_KINDS, KeyRef
 
 
@@ -70,9 +72,10 @@ def summarize(path: str | Path) -> DatasetSummary:
     """
     source = SourceDataset(path)
     embodiment = source.embodiment
-    lengths = [episode.length for episode in source.episodes]
-    marks = [source.marks(episode) for episode in source.episodes]
-    tasks = Counter(text for episode in source.episodes for text in dict.fromkeys(episode.entry.get("tasks") or []))
+    lengths = source.episodes.length
+    marked = [source.marks(index) for index in source.episodes.indices.tolist() if source.side_files(index)]
+    marks = marked + [Marks()] * (len(lengths) - len(marked))
+    tasks = Counter(text for place in range(len(lengths)) for text in dict.fromkeys(source.episodes.tasks_of(place)))
     return DatasetSummary(
         path=str(source.path),
         version=source.version,
@@ -84,8 +87,8 @@ def summarize(path: str | Path) -> DatasetSummary:
         num_episodes=len(source.episodes),
         num_frames=source.num_frames,
         hours=source.num_frames / source.fps / 3600,
-        shortest=min(lengths, default=0),
-        longest=max(lengths, default=0),
+        shortest=int(lengths.min()) if len(lengths) else 0,
+        longest=int(lengths.max(initial=0)),
         tasks=dict(tasks.most_common()),
         vectors=_vectors(source),
         cameras=[_camera(source, name) for name in source.cameras],
@@ -93,12 +96,13 @@ def summarize(path: str | Path) -> DatasetSummary:
         success=_counts([mark.is_success for mark in marks]),
         valid=_counts([mark.is_valid for mark in marks]),
         num_unfinished=len(find_unfinished(source.path)[0]),
-        size_bytes=sum(file.stat().st_size for file in source.path.rglob("*") if file.is_file()),
+        size_bytes=sum(entry.stat().st_size for entry in walk(source.path) if entry.is_file()),
     )
 
 
 def _vectors(source: SourceDataset) -> list[VectorSummary]:
-    modality = EpisodeDataset(source.path).modality
+    stored = source.metadata.modality
+    modality = derived_modality(source.features) if stored is None else parse_modality(stored)
     return [
         VectorSummary(str(KeyRef(kind, key)), part.column, names[part.start : part.end])
         for kind in VECTOR_KINDS

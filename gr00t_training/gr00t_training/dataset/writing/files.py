@@ -7,6 +7,7 @@ New content is written into the hidden staging folder, synced, and renamed to it
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
@@ -55,6 +56,22 @@ class DatasetFiles:
         path = self.staged(name)
         with open_new(path) as file:
             file.write(content)
+        sync_file(path)
+        return {name: path}
+
+    def stage_lines(self, name: str, lines: Iterable[str]) -> dict[str, Path]:
+        """Write the new content of a text file line by line; return as `stage_text` does.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path, current = self.staged(name), self.root / name
+        with open_new(path) as file:
+            for line in lines:
+                file.write(line.encode())
+        if current.is_file() and filecmp.cmp(path, current, shallow=False):
+            path.unlink()
+            return {}
         sync_file(path)
         return {name: path}
 

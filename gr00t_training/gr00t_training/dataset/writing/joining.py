@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.episodes_table import EpisodePlace, replaced
-from gr00t_training.dataset.metadata.model import Span
 from gr00t_training.dataset.metadata.tables import read_table
 from gr00t_training.dataset.writing.files import DatasetFiles, sync_file
 from gr00t_training.dataset.writing.shared_files import ROWS, FileKind, Group

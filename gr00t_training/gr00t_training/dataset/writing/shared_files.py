@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.packets import CodedVideo, PacketWriter, count_packets
 from gr00t_training.dataset.media.video_files import open_video
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.episodes_table import EpisodePlace, VideoPlace
-from gr00t_training.dataset.metadata.model import Span
 from gr00t_training.dataset.metadata.tables import open_table, read_groups
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import open_new

@@ -58,6 +58,10 @@ class Store(Protocol):
         """
         ...
 
+    def remember(self) -> None:
+        """Note that the files are as they should be, after a change that is not the store's."""
+        ...
+
     def close(self) -> None:
         """Tidy up for readers, such as joining small files; what fails is tried again next time."""
         ...
@@ -122,6 +126,14 @@ class StoreContext:
         for name in self.files.find(*patterns, schema.QUALITY_PATTERN, schema.DEPTH_PATTERN):
             if name not in known:
                 self.files.set_aside(name)
+        self.set_aside_unfinished()
+
+    def set_aside_unfinished(self) -> None:
+        """Move unfinished episodes into the hidden folder.
+
+        Raises:
+            OSError: one of them cannot be moved.
+        """
         for path in sorted((self.files.root / schema.STAGING).glob("episode_*")):
             path.rename(self.files.ignored_path(path.name))
 

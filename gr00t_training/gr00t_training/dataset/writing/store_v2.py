@@ -15,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.metadata.episode_statistics import LINES_LIMIT
 from gr00t_training.dataset.metadata.lists import episode_statistics_text, tasks_text
 from gr00t_training.dataset.statistics.compute import QUANTILES
 from gr00t_training.dataset.statistics.running import wanted_tail
 from gr00t_training.dataset.writing.finished import FinishedEpisode
+from gr00t_training.dataset.writing.remembered import forget, recall, remember
 from gr00t_training.dataset.writing.store import StoreContext, read_float_rows
 from gr00t_training.dataset.writing.totals import Totals, image_statistics
 from gr00t_training.errors import DatasetError
@@ -37,6 +39,11 @@ class SeparateStore:
     def load(self) -> None:
         """Read the dataset, set aside files of no episode, and make all metadata files consistent."""
         root = self._files.root
+        self._before_last = None
+        if (remembered := recall(root)) is not None:
+            self._context.set_aside_unfinished()
+            self.totals = remembered
+            return
         has_list = (root / schema.EPISODES_FILE).exists()
         if not has_list and (root / schema.INFO_FILE).exists():
             raise DatasetError(f"{root}: {schema.EPISODES_FILE} is missing; restore it or choose a new folder")
@@ -48,11 +55,13 @@ class SeparateStore:
             self._files.remove([schema.EPISODES_STATS_FILE, schema.STATS_FILE])
         if has_list:
             self._files.move(self._stage_whole_metadata(entries, totals))
-        self.totals, self._before_last = totals, None  # last: a failure leaves the old state
+        self.totals = totals  # last: a failure leaves the old state
+        self.remember()
 
     def publish(self, episode: FinishedEpisode, report: Mapping[str, Any]) -> None:
         """Make a finished episode part of the dataset."""
         index = self.totals.num_episodes
+        forget(self._files.root)
         table = episode.write(index, self.totals.num_frames, self.totals.tasks, report)
         totals = self._totals_with(episode, table)
         metadata, deciding = self._stage_metadata(episode, table, totals)
@@ -67,10 +76,12 @@ class SeparateStore:
         self._files.remove([schema.RELATIVE_STATS_FILE])  # its rows have changed
         self._files.move(deciding)
         self.totals, self._before_last = totals, self.totals
+        self.remember()
 
     def take_last(self, folder: Path) -> None:
         """Remove the last episode from the dataset and move its files to `folder`."""
         index = self.totals.num_episodes - 1
+        forget(self._files.root)
         entries = schema.read_json_lines(self._files.root / schema.EPISODES_FILE)[:index]
         self._files.remove([schema.RELATIVE_STATS_FILE])
         self._files.move(self._files.stage_text(schema.EPISODES_FILE, schema.json_lines_text(entries)))
@@ -80,6 +91,11 @@ class SeparateStore:
             return
         self.totals, self._before_last = self._before_last, None
         self._files.move(self._stage_whole_metadata(entries, self.totals))
+        self.remember()
+
+    def remember(self) -> None:
+        """Note that the files are as they should be."""
+        remember(self._files.root, self.totals)
 
     def close(self) -> None:
         """Do nothing: the files are as readers expect them after every episode."""
@@ -110,7 +126,8 @@ class SeparateStore:
         return Totals(totals.num_episodes, totals.num_frames, tasks, totals.columns, described)
 
     def _check_statistics(self, num_episodes: int) -> None:
-        found = len(schema.read_json_lines(self._files.root / schema.EPISODES_STATS_FILE))
+        path = self._files.root / schema.EPISODES_STATS_FILE
+        found = sum(1 for _ in schema.iterate_json_lines(path, LINES_LIMIT))
         if found < num_episodes:
             raise DatasetError(
                 f"{self._files.root}: {schema.EPISODES_STATS_FILE} has {found} of {num_episodes} episodes; "
@@ -151,8 +168,10 @@ class SeparateStore:
         """Write all metadata files that are out of date; return them in order of replacement."""
         staged = self._context.stage_identity() | self._stage_tasks(totals)
         if entries and self._has_episode_statistics:
-            lines = schema.read_json_lines(self._files.root / schema.EPISODES_STATS_FILE)[: len(entries)]
-            staged |= self._files.stage_text(schema.EPISODES_STATS_FILE, schema.json_lines_text(lines))
+            path = self._files.root / schema.EPISODES_STATS_FILE
+            lines = itertools.islice(schema.iterate_json_lines(path, LINES_LIMIT), len(entries))
+            texts = (schema.json_lines_text([line.value]) for line in lines)
+            staged |= self._files.stage_lines(schema.EPISODES_STATS_FILE, texts)
         if entries:
             staged |= self._context.stage_statistics(totals)
         staged |= self._files.stage_text(schema.EPISODES_FILE, schema.json_lines_text(entries))

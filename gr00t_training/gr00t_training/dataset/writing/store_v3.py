@@ -18,23 +18,24 @@ from typing import Any
 import pyarrow as pa
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.episodes_table import (
     EpisodePlace,
     VideoPlace,
     make_table,
-    read_all_places,
     read_task_pairs,
     row_statistics,
     table_files,
     tasks_table,
 )
 from gr00t_training.dataset.metadata.lists import as_mapping
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.shared_places import read_all_places
 from gr00t_training.dataset.metadata.tables import read_table
 from gr00t_training.dataset.statistics.compute import join_described
 from gr00t_training.dataset.statistics.running import wanted_tail
 from gr00t_training.dataset.writing.finished import FinishedEpisode
 from gr00t_training.dataset.writing.joining import FileJoiner, table_name
+from gr00t_training.dataset.writing.remembered import forget, recall, remember
 from gr00t_training.dataset.writing.shared_files import ROWS, FileKind, RowFiles, VideoFiles
 from gr00t_training.dataset.writing.store import StoreContext, read_float_rows
 from gr00t_training.dataset.writing.totals import Described, Totals
@@ -60,7 +61,12 @@ class SharedStore:
     def load(self) -> None:
         """Read the dataset, set aside files of no episode, and make all metadata files consistent."""
         self._joiner.reset()
-        self._places, totals = [], Totals()
+        self._places, totals, self._before_last = [], Totals(), None
+        if (remembered := recall(self._files.root)) is not None:
+            self._context.set_aside_unfinished()
+            self._places = self._read_places() if remembered.num_episodes else []
+            self.totals = remembered
+            return
         if self._files.find(schema.EPISODES_TABLE_PATTERN):
             self._places = self._read_places()
             self._check_places()
@@ -77,11 +83,13 @@ class SharedStore:
             self._files.remove([schema.STATS_FILE])
         if (self._files.root / schema.INFO_FILE).exists() or self._places:
             self._files.move(self._context.stage_info(totals))
-        self.totals, self._before_last = totals, None  # last: a failure leaves the old state
+        self.totals = totals  # last: a failure leaves the old state
+        self.remember()
 
     def publish(self, episode: FinishedEpisode, report: Mapping[str, Any]) -> None:
         """Make a finished episode part of the dataset."""
         index = self.totals.num_episodes
+        forget(self._files.root)
         rows = episode.write(index, self.totals.num_frames, self.totals.tasks, report)
         paths = [*episode.videos, episode.rows_file]
         self._places = self._joiner.make_room(self._places, dict(zip(self._kinds, paths, strict=True)))
@@ -100,10 +108,12 @@ class SharedStore:
         for name, kind in self._kinds.items():
             self._joiner.add(name, kind.file_of(place), self._places)
         self.totals, self._before_last = totals, self.totals
+        self.remember()
 
     def take_last(self, folder: Path) -> None:
         """Remove the last episode from the dataset and move its files to `folder`."""
         place = self._places[-1]
+        forget(self._files.root)
         for feature, kind in self._kinds.items():
             name = kind.name(kind.file_of(place))
             if feature == ROWS:
@@ -130,11 +140,18 @@ class SharedStore:
         self.totals, self._before_last = self._before_last, None
         metadata = self._stage_tasks(self.totals) | self._context.stage_statistics(self.totals)
         self._files.move(metadata | self._context.stage_info(self.totals))
+        self.remember()
+
+    def remember(self) -> None:
+        """Note that the files are as they should be."""
+        remember(self._files.root, self.totals)
 
     def close(self) -> None:
         """Join the files that are not joined yet."""
         if self._places:
+            forget(self._files.root)
             self._places = self._joiner.join_all(self._places)
+            self.remember()
 
     # reading back
 
@@ -144,6 +161,7 @@ class SharedStore:
 
     def _check_places(self) -> None:
         root, row = self._files.root, 0
+        present: set[tuple[str, int]] = set()
         for index, place in enumerate(self._places):
             if place.index != index or place.from_index != row:
                 raise DatasetError(
@@ -151,10 +169,15 @@ class SharedStore:
                     f"{index} from row {row} is expected; restore it from a copy"
                 )
             row += place.length
-            for kind in self._kinds.values():
-                name = kind.name(kind.file_of(place))
-                if not (root / name).is_file():
-                    raise DatasetError(f"{root}: episode {index}: {name} is missing; restore it from a copy")
+            for feature, kind in self._kinds.items():
+                number = kind.file_of(place)
+                if (feature, number) in present:
+                    continue
+                if not (root / kind.name(number)).is_file():
+                    raise DatasetError(
+                        f"{root}: episode {index}: {kind.name(number)} is missing; restore it from a copy"
+                    )
+                present.add((feature, number))
 
     def _read_totals(self) -> Totals:
         root = self._files.root

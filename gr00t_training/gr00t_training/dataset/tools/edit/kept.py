@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from gr00t_training.dataset.metadata.columns import is_text
-from gr00t_training.dataset.metadata.model import Episode
+from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.tools.edit.rows import numbers_of_tasks
 from gr00t_training.dataset.tools.edit.source import SourceDataset
 from gr00t_training.errors import DatasetError
@@ -23,16 +23,21 @@ class KeptEpisode:
     """An episode of a source, and what of it goes into the new dataset."""
 
     source: SourceDataset
-    episode: Episode
+    number: int  # of the episode in the source
     start: int = 0  # first row
     stop: int | None = None  # end of the rows; None: all
     task: str | None = None  # new instruction of all rows
     renamed: Mapping[str, str] = field(default_factory=dict)  # old text of a task -> new text
 
     @property
+    def episode(self) -> Episode:
+        """The episode as its source lists it."""
+        return self.source.episode(self.number)
+
+    @property
     def end(self) -> int:
         """End of the rows that are kept, as a number."""
-        return self.episode.length if self.stop is None else self.stop
+        return self.source.length_of(self.number) if self.stop is None else self.stop
 
     @property
     def length(self) -> int:
@@ -42,12 +47,12 @@ class KeptEpisode:
     @property
     def is_cut(self) -> bool:
         """Whether rows are left out."""
-        return self.length != self.episode.length
+        return self.length != self.source.length_of(self.number)
 
     @property
     def subject(self) -> str:
         """What errors call it."""
-        return f"{self.source.path}: episode {self.episode.index}"
+        return f"{self.source.path}: episode {self.number}"
 
     def text(self, column: str, number: int) -> str:
         """Return the text of a task number in `column` as it becomes; DatasetError when it has none."""
@@ -105,4 +110,4 @@ class KeptEpisode:
 
 def all_of(source: SourceDataset) -> list[KeptEpisode]:
     """Return every episode of a dataset, to be kept unchanged."""
-    return [KeptEpisode(source, episode) for episode in source.episodes]
+    return [KeptEpisode(source, number) for number in source.episodes.indices.tolist()]

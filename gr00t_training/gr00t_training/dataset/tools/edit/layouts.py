@@ -21,9 +21,13 @@ from gr00t_training.dataset.media.packets import (
     re_encode,
 )
 from gr00t_training.dataset.media.video import VideoCodec, VideoReader, VideoSettings
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.episodes_table import VideoPlace
-from gr00t_training.dataset.metadata.model import Span
 from gr00t_training.errors import DatasetError
+
+# Episodes share a row group up to this size, unpacked. A group an episode, as lerobot has them, makes a footer that is
+# larger than the rows where episodes are short; a reader of one episode unpacks a group, which takes 2 ms.
+GROUP_BYTES = 2**20
 
 
 class Layout(Protocol):
@@ -90,6 +94,8 @@ class SharedFiles:
         self._fps = fps
         self._data_bytes, self._video_bytes = data_mb * 2**20, video_mb * 2**20
         self._rows: pq.ParquetWriter | None = None
+        self._group: list[pa.Table] = []  # rows of the next row group
+        self._group_bytes = 0
         self._rows_path = folder
         self._num_data_files = 0
         self._open: dict[str, PacketWriter] = {}
@@ -98,18 +104,21 @@ class SharedFiles:
 
     def add_rows(self, index: int, table: pa.Table) -> int:
         if self._rows is not None and self._rows_path.stat().st_size >= self._data_bytes:
-            self._rows.close()
-            self._rows = None
+            self._close_rows()
         if self._rows is None:
             self._rows_path = made(self._folder / schema.shared_path(schema.SHARED_DATA_PATH, self._num_data_files))
             self._rows = pq.ParquetWriter(self._rows_path, table.schema, compression="snappy")
             self._num_data_files += 1
         try:
-            self._rows.write_table(table.cast(self._rows.schema))  # a row group an episode, as lerobot does
+            rows = table.cast(self._rows.schema)
         except (pa.ArrowException, ValueError) as error:
             raise DatasetError(
                 f"episode {index}: its columns are not those of the episodes before ({error}); leave it out"
             ) from error
+        self._group.append(rows)
+        self._group_bytes += rows.nbytes
+        if self._group_bytes >= min(GROUP_BYTES, self._data_bytes):
+            self._write_group()
         return self._num_data_files - 1
 
     def add_video(self, index: int, feature: str, span: Span) -> VideoPlace:
@@ -127,11 +136,23 @@ class SharedFiles:
             path.unlink()
 
     def close(self) -> None:
-        if self._rows is not None:
-            self._rows.close()
+        self._close_rows()
         while self._open:
             self._open.popitem()[1].close()
         self._videos.close()
+
+    def _write_group(self) -> None:
+        assert self._rows is not None
+        group = pa.concat_tables(self._group)
+        self._rows.write_table(group, row_group_size=max(group.num_rows, 1))
+        self._group, self._group_bytes = [], 0
+
+    def _close_rows(self) -> None:
+        if self._rows is not None:
+            if self._group:
+                self._write_group()
+            self._rows.close()
+            self._rows = None
 
     def _append(self, feature: str, video: CodedVideo, span: Span) -> VideoPlace:
         writer = self._open.get(feature)

@@ -47,7 +47,7 @@ def delete_episodes(path: str | Path, episodes: Collection[int], output: str | P
     """
     source = SourceDataset(path)
     deleted = {source.episode(index).index for index in episodes}
-    return write_kept([item for item in all_of(source) if item.episode.index not in deleted], source, output)
+    return write_kept([item for item in all_of(source) if item.number not in deleted], source, output)
 
 
 def split_dataset(path: str | Path, parts: Mapping[str, Collection[int]], output: str | Path) -> dict[str, EditReport]:
@@ -65,7 +65,7 @@ def split_dataset(path: str | Path, parts: Mapping[str, Collection[int]], output
     reports = {}
     with new_folder(Path(output)) as folder:
         for name, episodes in parts.items():
-            kept = [KeptEpisode(source, source.episode(index)) for index in sorted(set(episodes))]
+            kept = [KeptEpisode(source, source.episode(index).index) for index in sorted(set(episodes))]
             if not kept:
                 raise DatasetError(f"{source.path}: part '{name}' would have no episode; choose another split")
             (folder / name).mkdir()
@@ -127,7 +127,7 @@ def episodes_with_marks(path: str | Path, marks: Mapping[str, bool]) -> list[int
     return [
         episode.index
         for episode in source.episodes
-        if any(_mark(source.marks(episode), name) is value for name, value in marks.items())
+        if any(_mark(source.marks(episode.index), name) is value for name, value in marks.items())
     ]
 
 
@@ -140,7 +140,7 @@ def retask_episodes(path: str | Path, episodes: Collection[int], text: str, outp
     source = SourceDataset(path)
     changed = {source.episode(index).index for index in episodes}
     _check_text(text)
-    kept = [dataclasses.replace(item, task=text) if item.episode.index in changed else item for item in all_of(source)]
+    kept = [dataclasses.replace(item, task=text) if item.number in changed else item for item in all_of(source)]
     return write_kept(kept, source, output)
 
 

@@ -8,12 +8,14 @@ that every reader takes. Whether episodes share files (v3.0) is `layouts`' busin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,7 +23,7 @@ from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.packets import count_packets, part_of
 from gr00t_training.dataset.metadata.episodes_table import EpisodePlace, VideoPlace
 from gr00t_training.dataset.metadata.features import has_plain_axes, is_video
-from gr00t_training.dataset.metadata.files import metadata_files
+from gr00t_training.dataset.metadata.files import dataset_files
 from gr00t_training.dataset.metadata.info import Counts, file_size_mb, make_info
 from gr00t_training.dataset.metadata.lists import read_statistics
 from gr00t_training.dataset.reader import EpisodeDataset
@@ -35,16 +37,23 @@ from gr00t_training.dataset.tools.edit.layouts import (
     copy_file,
     made,
 )
+from gr00t_training.dataset.tools.edit.listing import ListedLines, ListedTable, Listing
 from gr00t_training.dataset.tools.edit.rows import normalised, renumbered, restarted
 from gr00t_training.dataset.tools.edit.side_files import copy_side_files
 from gr00t_training.dataset.tools.edit.source import SourceDataset
-from gr00t_training.dataset.tools.edit.statistics import DatasetStatistics, FrameDescriber, describe_columns
+from gr00t_training.dataset.tools.edit.statistics import (
+    DatasetStatistics,
+    FrameDescriber,
+    column_numbers,
+    describe_columns,
+)
 from gr00t_training.embodiment import Embodiment, modality_layout, to_mapping
 from gr00t_training.errors import DatasetError
 
 # Every fourth of the frames that lerobot samples for its image statistics is decoded: 25 frames of an episode give
 # the same result as 100, and decoding takes most of the time.
 SAMPLE_STRIDE = 4
+MAX_WAITING = 64  # episodes whose images are being described while the next ones are written
 
 
 @dataclass
@@ -91,6 +100,21 @@ def write_dataset(
     return output.write()
 
 
+@dataclass(frozen=True)
+class _Described:
+    """An episode that is written, and what is known of it."""
+
+    entry: Mapping[str, Any]
+    place: EpisodePlace
+    statistics: Mapping[str, Any]  # by feature
+    images: Mapping[str, Future[dict[str, Any]]]  # statistics that are being computed
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all statistics are there."""
+        return all(image.done() for image in self.images.values())
+
+
 class _Output:
     """A dataset being written."""
 
@@ -109,8 +133,9 @@ class _Output:
         self._cameras = [name for name, feature in self._features.items() if is_video(feature)]
         self._has_image_statistics = self._version is not schema.Version.V20 or _has_image_statistics(first)
         self._report = EditReport()
-        self._statistics = DatasetStatistics()
-        self._images: dict[tuple[int, str], Future[dict[str, Any]]] = {}  # by episode and camera
+        self._statistics = DatasetStatistics(folder)
+        self._waiting: deque[_Described] = deque()  # episodes that are written and not listed, in order
+        self._data_mb = file_size_mb(first.info, "data_files_size_in_mb", schema.DATA_FILES_MB)
         self._decoders = FrameDescriber(len(self._cameras), quantiles=self._is_v3, stride=SAMPLE_STRIDE)
         self._made_files: dict[str, str] = {}  # in addition to those that every dataset has
         self._layout = self._make_layout(first)
@@ -132,50 +157,73 @@ class _Output:
 
     def write(self) -> EditReport:
         tasks = self._number_tasks()
-        entries: list[dict[str, Any]] = []
-        described: list[dict[str, Any]] = []
-        places: list[EpisodePlace] = []
+        listing = self._make_listing()
         try:
             for index, item in enumerate(self._kept):
-                table = self._rows(item, index, tasks)
-                entry = item.new_entry(index)
-                places.append(
-                    EpisodePlace(
-                        index=index,
-                        length=item.length,
-                        tasks=tuple(entry["tasks"]),
-                        data_file=self._layout.add_rows(index, table),
-                        from_index=self._report.num_frames,
-                        videos=self._add_videos(item, index),
-                    )
-                )
-                described.append(self._describe(item, index, table))
-                self._statistics.add_rows(table, item.subject)
-                uncut = copy_side_files(
-                    self._folder, item.source, item.episode, entry, (item.start, item.end), links=self._links
-                )
-                self._report.notes += [f"{name} still has all rows" for name in uncut]
-                entries.append(entry)
-                self._report.num_frames += item.length
-            self._finish_images(described)
+                self._add(item, index, tasks, listing)
+            while self._waiting:
+                self._list_first(listing)
+            listing.close()
+            self._report.num_episodes = len(self._kept)
+            self._report.encoded = self._layout.encoded
+            self._layout.close()
+            self._write_metadata(tasks)
         finally:
             self._decoders.close()
             self._layout.close()
-        self._report.num_episodes = len(entries)
-        self._report.encoded = self._layout.encoded
-        self._write_metadata(entries, described, places, tasks)
+            self._statistics.close()
         self._copy_other_files()
         if not self._is_v3 and not (self._folder / schema.MODALITY_FILE).exists():
             self._report.notes.append(f"{schema.MODALITY_FILE} is missing, which GR00T needs: name the embodiment")
         self._write_relative_statistics()
         return self._report
 
+    def _add(self, item: KeptEpisode, index: int, tasks: Mapping[str, int], listing: Listing) -> None:
+        """Write an episode, and list those before it whose images are described by now."""
+        table = self._rows(item, index, tasks)
+        entry = item.new_entry(index)
+        place = EpisodePlace(
+            index=index,
+            length=item.length,
+            tasks=tuple(entry["tasks"]),
+            data_file=self._layout.add_rows(index, table),
+            from_index=self._report.num_frames,
+            videos=self._add_videos(item, index),
+        )
+        columns = column_numbers(table, item.subject)
+        described, images = self._describe(item, columns)
+        self._statistics.add_rows(columns, item.subject)
+        uncut = copy_side_files(
+            self._folder, item.source, item.episode, entry, (item.start, item.end), links=self._links
+        )
+        self._report.notes += [f"{name} still has all rows" for name in uncut]
+        self._report.num_frames += item.length
+        self._waiting.append(_Described(entry, place, described, images))
+        while self._waiting and (len(self._waiting) > MAX_WAITING or self._waiting[0].is_done):
+            self._list_first(listing)
+
+    def _list_first(self, listing: Listing) -> None:
+        """List the first waiting episode, its features in the order of `info.json`; waits for its images.
+
+        Raises:
+            DatasetError: an image does not decode, or the entry cannot be written.
+        """
+        first = self._waiting.popleft()
+        entries = {**first.statistics, **{name: image.result() for name, image in first.images.items()}}
+        entries = {name: entries[name] for name in self._features if name in entries}
+        self._statistics.add_images(entries, self._cameras)
+        listing.add(first.entry, entries, first.place)
+
+    def _make_listing(self) -> Listing:
+        if not self._is_v3:
+            return ListedLines(self._folder, has_statistics=self._version is schema.Version.V21)
+        return ListedTable(self._folder, self._fps, max_mb=self._data_mb)
+
     def _make_layout(self, first: SourceDataset) -> Layout:
         if not self._is_v3:
             return EpisodeFiles(self._folder, self._fps, links=self._links)
-        data_mb = file_size_mb(first.info, "data_files_size_in_mb", schema.DATA_FILES_MB)
         video_mb = file_size_mb(first.info, "video_files_size_in_mb", schema.VIDEO_FILES_MB)
-        return SharedFiles(self._folder, self._fps, data_mb=data_mb, video_mb=video_mb)
+        return SharedFiles(self._folder, self._fps, data_mb=self._data_mb, video_mb=video_mb)
 
     def _number_tasks(self) -> dict[str, int]:
         """Number the texts that are used, in the order of the sources' lists."""
@@ -233,42 +281,26 @@ class _Output:
             places[name] = self._layout.add_video(index, name, part_of(span, item.start, item.end))
         return places
 
-    def _describe(self, item: KeptEpisode, index: int, table: pa.Table) -> dict[str, Any]:
-        """Return lerobot's statistics of an episode, by feature; its images are described in the background."""
-        entries: dict[str, Any] = describe_columns(table, item.subject, quantiles=self._is_v3)
-        stored = item.source.statistics_of(item.episode)
-        for name, feature in self._features.items():
-            if feature["dtype"] not in ("video", "image"):
-                continue
-            if name in stored and not item.is_cut:
+    def _describe(
+        self, item: KeptEpisode, columns: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, Any], dict[str, Future[dict[str, Any]]]]:
+        """Return lerobot's statistics of an episode by feature, and those of images that threads are working on."""
+        entries: dict[str, Any] = describe_columns(columns, quantiles=self._is_v3)
+        images: dict[str, Future[dict[str, Any]]] = {}
+        pictures = [name for name, feature in self._features.items() if feature["dtype"] in ("video", "image")]
+        stored = item.source.statistics_of(item.episode) if pictures and not item.is_cut else {}
+        for name in pictures:
+            if name in stored:
                 entries[name] = stored[name]
-            elif feature["dtype"] == "video" and self._has_image_statistics:
-                span = part_of(item.episode.videos[name], item.start, item.end)
-                self._images[index, name] = self._decoders.submit(span)
-        return entries
+            elif self._features[name]["dtype"] == "video" and self._has_image_statistics:
+                images[name] = self._decoders.submit(part_of(item.episode.videos[name], item.start, item.end))
+        return entries, images
 
-    def _finish_images(self, described: list[dict[str, Any]]) -> None:
-        """Complete the statistics of all episodes, in the order of `info.json`; DatasetError: one does not decode."""
-        for (index, name), entry in self._images.items():
-            described[index][name] = entry.result()
-        for index, entries in enumerate(described):
-            described[index] = {name: entries[name] for name in self._features if name in entries}
-            self._statistics.add_images(entries, self._cameras)
-
-    def _write_metadata(
-        self,
-        entries: list[dict[str, Any]],
-        described: list[dict[str, Any]],
-        places: list[EpisodePlace],
-        tasks: Mapping[str, int],
-    ) -> None:
-        files = metadata_files(
-            self._info(len(entries), len(tasks)),
+    def _write_metadata(self, tasks: Mapping[str, int]) -> None:
+        files = dataset_files(
+            self._info(self._report.num_episodes, len(tasks)),
             {number: text for text, number in tasks.items()},
-            entries,
             self._statistics.to_mapping(is_v3=self._is_v3),
-            dict(enumerate(described)),
-            places,
         )
         for name, content in (self._made_files | files).items():
             path = made(self._folder / name)
@@ -313,7 +345,7 @@ class _Output:
         embodiment = self._folder / schema.EMBODIMENT_FILE
         if len(self._sources) == 1 and not any(item.is_cut for item in self._kept):
             source = self._sources[0]
-            if [item.episode.index for item in self._kept] == [episode.index for episode in source.episodes]:
+            if [item.number for item in self._kept] == source.episodes.indices.tolist():
                 path = source.path / schema.RELATIVE_STATS_FILE
                 copy_file(path, self._folder / schema.RELATIVE_STATS_FILE, links=self._links)
                 return

@@ -7,23 +7,30 @@ Only files of `meta` change, each by one rename; a reader sees either the old nu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.video import VideoCache
-from gr00t_training.dataset.metadata.episodes_table import make_tables, read_places, table_files
+from gr00t_training.dataset.metadata.episode_list import Episode
+from gr00t_training.dataset.metadata.episodes_table import full_row, read_places, table_files
 from gr00t_training.dataset.metadata.lists import episode_statistics_text, read_statistics
-from gr00t_training.dataset.metadata.model import Episode
+from gr00t_training.dataset.metadata.table_writer import EpisodesTableWriter
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.statistics.relative import relative_action_statistics
 from gr00t_training.dataset.tools.edit.exchange import locked_for_writing
 from gr00t_training.dataset.tools.edit.source import SourceDataset
-from gr00t_training.dataset.tools.edit.statistics import DatasetStatistics, describe_columns, describe_frames
+from gr00t_training.dataset.tools.edit.statistics import (
+    DatasetStatistics,
+    column_numbers,
+    describe_columns,
+    describe_frames,
+)
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import replacing
@@ -48,32 +55,95 @@ def recompute_statistics(
         DatasetError: damaged, being written, or too short for relative actions.
     """
     source = SourceDataset(path)
-    with locked_for_writing(source.path), VideoCache(max(len(source.cameras), 1)) as videos:
-        statistics = DatasetStatistics()
-        described: dict[int, dict[str, Any]] = {}
-        for number, episode in enumerate(source.episodes):
-            if not episode.length:
-                described[episode.index] = {}  # nothing to describe; validate names it
-                continue
-            table = source.read_rows(episode)
-            described[episode.index] = _describe(source, episode, table, videos, images=images)
-            statistics.add_rows(table, f"{source.path}: episode {episode.index}")
-            statistics.add_images(described[episode.index], source.cameras)
-            progress(number + 1)
-        totals = statistics.to_mapping(is_v3=source.is_v3)
+    with contextlib.ExitStack() as stack:  # all files are replaced at its end
+        stack.enter_context(locked_for_writing(source.path))
+        again = _Again(source, stack, images=images)
+        num_done = 0
+        for index in again.listed():
+            if source.length_of(index):
+                num_done += 1
+                progress(num_done)
+        totals = again.statistics.to_mapping(is_v3=source.is_v3)
         if source.version == schema.Version.V20.value and not images:
             stored = read_statistics(source.path) or {}
             totals |= {name: stored[name] for name in source.cameras if name in stored}
-        names = _write_v3(source, described) if source.is_v3 else _write_v2(source, described)
-        _replace(source.path / schema.STATS_FILE, schema.json_text(totals))
-        return [*names, schema.STATS_FILE, *_write_relative(source, embodiment)]
+        again.open(source.path / schema.STATS_FILE).write(schema.json_text(totals).encode())
+    return [*again.names, *_write_relative(source, embodiment)]
+
+
+class _Again:
+    """Statistics by episode being written again, one episode in memory at a time."""
+
+    def __init__(self, source: SourceDataset, stack: contextlib.ExitStack, *, images: bool) -> None:
+        self.names: list[str] = []  # of the files that are written
+        self.statistics = DatasetStatistics(source.path)
+        self._source, self._stack, self._images = source, stack, images
+        self._videos = stack.enter_context(VideoCache(max(len(source.cameras), 1)))
+        stack.callback(self.statistics.close)
+
+    def open(self, path: Path) -> BinaryIO:
+        """Return a new file that replaces `path` at the end."""
+        self.names.append(path.relative_to(self._source.path).as_posix())
+        return self._stack.enter_context(replacing(path))
+
+    def listed(self) -> Iterator[int]:
+        """Describe the episodes in the order of their lists; yields the index of each that is done."""
+        return self._in_table() if self._source.is_v3 else self._in_lines()
+
+    def _in_lines(self) -> Iterator[int]:
+        has_file = self._source.version == schema.Version.V21.value
+        file = self.open(self._source.path / schema.EPISODES_STATS_FILE) if has_file else None
+        for episode in self._source.episodes:
+            described = self._describe(episode)
+            if file is not None:
+                file.write(episode_statistics_text({episode.index: described}).encode())
+            yield episode.index
+
+    def _in_table(self) -> Iterator[int]:
+        source, done = self._source, set[int]()
+        for path, number in table_files(source.path, source.info["chunks_size"]):
+            writer = self._stack.enter_context(_replacing_table(path))
+            self.names.append(path.relative_to(source.path).as_posix())
+            for place in read_places(path, number, source.cameras, source.info):
+                episode = source.episode(place.index)
+                described = self._describe(episode, is_new=place.index not in done)
+                writer.add(full_row(place, episode.entry, described, source.fps))
+                done.add(place.index)
+                yield place.index
+
+    def _describe(self, episode: Episode, *, is_new: bool = True) -> dict[str, Any]:
+        """Return the statistics of an episode, and add them to those of the dataset if it `is_new`."""
+        source = self._source
+        if not episode.length:
+            return {}  # nothing to describe; validate names it
+        subject = f"{source.path}: episode {episode.index}"
+        columns = column_numbers(source.read_rows(episode), subject)
+        described = _describe(source, episode, columns, self._videos, images=self._images)
+        if is_new:
+            self.statistics.add_rows(columns, subject)
+            self.statistics.add_images(described, source.cameras)
+        return described
+
+
+@contextlib.contextmanager
+def _replacing_table(path: Path) -> Iterator[EpisodesTableWriter]:
+    """Yield a new file of the table that takes the name `path` when the block ends well."""
+    staged = path.with_name(path.name + schema.STAGED_SUFFIX)
+    writer = EpisodesTableWriter(staged)
+    try:
+        yield writer
+        writer.close()
+        os.replace(staged, path)
+    except BaseException:
+        writer.discard()
+        staged.unlink(missing_ok=True)
+        raise
 
 
 def _describe(
-    source: SourceDataset, episode: Episode, table: pa.Table, videos: VideoCache, *, images: bool
+    source: SourceDataset, episode: Episode, columns: Mapping[str, np.ndarray], videos: VideoCache, *, images: bool
 ) -> dict[str, Any]:
-    subject = f"{source.path}: episode {episode.index}"
-    entries: dict[str, Any] = describe_columns(table, subject, quantiles=source.is_v3)
+    entries: dict[str, Any] = describe_columns(columns, quantiles=source.is_v3)
     stored = source.statistics_of(episode)
     for name in source.features:
         if name in source.cameras and (images or name not in stored):
@@ -82,25 +152,6 @@ def _describe(
         elif name not in entries and name in stored:
             entries[name] = stored[name]
     return {name: entries[name] for name in source.features if name in entries}
-
-
-def _write_v2(source: SourceDataset, described: dict[int, dict[str, Any]]) -> list[str]:
-    if source.version == schema.Version.V20.value:
-        return []
-    _replace(source.path / schema.EPISODES_STATS_FILE, episode_statistics_text(described))
-    return [schema.EPISODES_STATS_FILE]
-
-
-def _write_v3(source: SourceDataset, described: dict[int, dict[str, Any]]) -> list[str]:
-    names = []
-    for path, number in table_files(source.path, source.info["chunks_size"]):
-        places = read_places(path, number, source.cameras, source.info)
-        entries = [source.episode(place.index).entry for place in places]
-        table = make_tables(places, entries, described, source.fps)
-        with replacing(path) as file:
-            pq.write_table(table, file, compression="snappy")
-        names.append(path.relative_to(source.path).as_posix())
-    return names
 
 
 def _write_relative(source: SourceDataset, embodiment: Embodiment | None) -> list[str]:
@@ -117,8 +168,3 @@ def _write_relative(source: SourceDataset, embodiment: Embodiment | None) -> lis
     path.unlink(missing_ok=True)  # an old file would be used without a check
     found = relative_action_statistics(dataset, embodiment)
     return [schema.RELATIVE_STATS_FILE] if found else []
-
-
-def _replace(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())

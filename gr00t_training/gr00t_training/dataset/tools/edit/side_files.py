@@ -10,7 +10,7 @@ from typing import Any
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.packets import cut_file
-from gr00t_training.dataset.metadata.model import Episode, Span
+from gr00t_training.dataset.metadata.episode_list import Episode, Span
 from gr00t_training.dataset.quality import parse_quality, quality_text
 from gr00t_training.dataset.tools.edit.layouts import copy_file
 from gr00t_training.dataset.tools.edit.source import SourceDataset
@@ -40,14 +40,13 @@ def copy_side_files(
         Names of files whose rows could not be cut, since their format is not known here.
     """
     uncut = []
-    for name, path in source.side_files(episode).items():
+    for name, path in source.side_files(episode.index).items():
         new_name = _new_name(name, episode.index, entry["episode_index"])
         target = folder / new_name
         target.parent.mkdir(parents=True, exist_ok=True)
         if name == schema.quality_path(episode.index):
-            target.write_text(
-                _quality_text(path, source.quality(episode), episode.length, entry, kept, source.fps), encoding="utf-8"
-            )
+            text = _quality_text(path, source.quality(episode.index), episode.length, entry, kept, source.fps)
+            target.write_text(text, encoding="utf-8")
             continue
         if kept == (0, episode.length):
             copy_file(path, target, links=links)

@@ -8,9 +8,9 @@ Files that belong to one episode in addition to its rows and videos (reports, tr
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ import pyarrow as pa
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata.columns import column_rows
-from gr00t_training.dataset.metadata.model import Episode, read_metadata
-from gr00t_training.dataset.metadata.rows import rows_of
+from gr00t_training.dataset.metadata.episode_list import Episode, EpisodeList
+from gr00t_training.dataset.metadata.episode_statistics import Statistics, read_episode_statistics
+from gr00t_training.dataset.metadata.model import read_metadata
+from gr00t_training.dataset.metadata.row_groups import RowGroups
+from gr00t_training.dataset.metadata.rows import check_count, rows_of
 from gr00t_training.dataset.metadata.tables import conforming, read_table
 from gr00t_training.dataset.quality import Marks
 from gr00t_training.errors import DatasetError
-from gr00t_training.io.files import check_links
+from gr00t_training.io.files import file_names
 
 _EPISODE_IN_NAME = re.compile(r"episode_(\d{6,})")
 # Rows, videos, staging, caches of other tools: never copied as separate files.
@@ -52,7 +55,7 @@ class SourceDataset:
             ConfigError: its embodiment is wrong.
         """
         self.path = Path(path)
-        self.metadata = read_metadata(self.path, with_statistics=True)
+        self.metadata = read_metadata(self.path)
         self.info = self.metadata.info
         self.version = self.metadata.version
         self.is_v3 = self.metadata.is_v3
@@ -62,7 +65,6 @@ class SourceDataset:
         self.embodiment = self.metadata.embodiment
         self.tasks = self.metadata.tasks
         self.num_frames = self.metadata.num_frames
-        check_links(self.path, DatasetError, _NOT_COPIED)  # what is copied whole takes nothing along from outside
         self._side_files, self.other_files = self._find_files()
         # some of NVIDIA's sets declare a camera that has no files; readers go by modality.json and never notice
         self.cameras = [
@@ -70,11 +72,11 @@ class SourceDataset:
             for name in self.metadata.declared_cameras
             if any(episode.videos[name].path.exists() for episode in self.metadata.episodes)
         ]
-        self.episodes = [
-            replace(episode, videos={name: episode.videos[name] for name in self.cameras})
-            for episode in self.metadata.episodes
-        ]
-        self._table: tuple[Path, pa.Table] | None = None
+        assert isinstance(self.metadata.episodes, EpisodeList)
+        self.episodes = self.metadata.episodes.of_cameras(self.cameras)
+        self._last: Episode | None = None
+        self._groups = RowGroups()
+        self._part: tuple[Path, range, pa.Table, int] | None = None  # row groups that were read last, and first row
 
     @property
     def task_columns(self) -> list[str]:
@@ -89,29 +91,42 @@ class SourceDataset:
         columns = [annotations[key]] if key in annotations else []
         return list(dict.fromkeys([schema.TASK_COLUMN, *columns]))
 
-    def side_files(self, episode: Episode) -> Mapping[str, Path]:
+    def side_files(self, index: int) -> Mapping[str, Path]:
         """Return the other files of an episode by their names in the dataset."""
-        return self._side_files.get(episode.index, {})
+        return self._side_files.get(index, {})
 
-    def quality(self, episode: Episode) -> Mapping[str, Any]:
+    def quality(self, index: int) -> Mapping[str, Any]:
         """Return what is known about the recording of an episode; empty if there is nothing."""
-        path = self.side_files(episode).get(schema.quality_path(episode.index))
+        path = self.side_files(index).get(schema.quality_path(index))
         return schema.read_object(path) if path else {}
 
-    def marks(self, episode: Episode) -> Marks:
+    def marks(self, index: int) -> Marks:
         """Return what the operator said of an episode."""
-        return Marks.of_report(self.quality(episode))
+        return Marks.of_report(self.quality(index))
+
+    @functools.cached_property
+    def _statistics(self) -> Mapping[int, Statistics]:
+        return read_episode_statistics(self.path, self.info)
 
     def statistics_of(self, episode: Episode) -> Mapping[str, Any]:
-        """Return lerobot's statistics of an episode by feature; empty if there are none."""
-        return self.metadata.episode_statistics.get(episode.index, {})
+        """Return lerobot's statistics of an episode by feature, empty if there are none; DatasetError: damaged."""
+        return self._statistics.get(episode.index, {})
 
     def episode(self, index: int) -> Episode:
         """Return the episode of that index; DatasetError when there is none."""
-        for episode in self.episodes:
-            if episode.index == index:
-                return episode
-        raise DatasetError(f"{self.path}: no episode {index}; it has {_list_of([e.index for e in self.episodes])}")
+        if self._last is None or self._last.index != index:  # asked for many times in a row
+            self._last = self.episodes[self._position(index)]
+        return self._last
+
+    def length_of(self, index: int) -> int:
+        """Return the number of rows of the episode of that index; DatasetError when there is none."""
+        return int(self.episodes.length[self._position(index)])
+
+    def _position(self, index: int) -> int:
+        position = self.episodes.position(index)
+        if position is None:
+            raise DatasetError(f"{self.path}: no episode {index}; it has {_list_of(self.episodes.indices.tolist())}")
+        return position
 
     def read_rows(self, episode: Episode, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of an episode, or those of `columns` that the file has.
@@ -122,42 +137,64 @@ class SourceDataset:
         span = episode.rows
         if not span.count:
             raise DatasetError(f"{self.path}: episode {episode.index} has no rows; remove it with gr00t_dataset delete")
-        if self._table is not None and self._table[0] == span.path:
-            table = self._table[1]  # files of v3.0 hold many episodes
-        else:
-            table = self._read_file(span.path, None if self.is_v3 else columns, episode.index)
-            self._table = (span.path, table) if self.is_v3 else None
-        rows = rows_of(table, span.first, span.count, episode.index, span.path, self.metadata.episodes_place)
-        if self.is_v3 and "episode_index" in rows.column_names:
-            found = column_rows(rows["episode_index"])
-            if (found != episode.index).any():
-                raise DatasetError(
-                    f"{span.path}: row {span.first} is of episode {found[found != episode.index][0]}, expected "
-                    f"{episode.index}; restore the file from a copy"
-                )
+        rows = self._read_shared(episode) if self.is_v3 else self._read_separate(episode, columns)
         return rows if columns is None else rows.select([name for name in columns if name in rows.column_names])
 
-    def _read_file(self, path: Path, columns: list[str] | None, episode: int) -> pa.Table:
+    def _read_separate(self, episode: Episode, columns: list[str] | None) -> pa.Table:
+        span = episode.rows
         wanted = None if columns is None else list(dict.fromkeys([*columns, *schema.INDEX_COLUMNS]))
-        table = read_table(path, wanted, f"restore it, or leave episode {episode} out")
-        return conforming(table, self.features, self.fps, str(path), self.task_columns)
+        table = read_table(span.path, wanted, f"restore it, or leave episode {episode.index} out")
+        table = conforming(table, self.features, self.fps, str(span.path), self.task_columns)
+        return rows_of(table, span.first, span.count, episode.index, span.path, self.metadata.episodes_place)
+
+    def _read_shared(self, episode: Episode) -> pa.Table:
+        """Return rows of a file of v3.0, which has those of many episodes."""
+        span, remedy = episode.rows, f"restore it, or leave episode {episode.index} out"
+        opened = self._groups.open(span.path, remedy)
+        check_count(opened.num_rows, span, self.metadata.episodes_place)
+        groups = opened.groups_of(span.first, span.count)
+        rows = self._rows_in(groups, episode, remedy)
+        if not _is_of(rows, episode):  # in another order than the metadata says
+            rows = self._rows_in(range(len(opened.starts) - 1), episode, remedy)
+        if not _is_of(rows, episode):
+            found = column_rows(rows["episode_index"])
+            raise DatasetError(
+                f"{span.path}: row {span.first} is of episode {found[found != episode.index][0]}, expected "
+                f"{episode.index}; restore the file from a copy"
+            )
+        return rows
+
+    def _rows_in(self, groups: range, episode: Episode, remedy: str) -> pa.Table:
+        span = episode.rows
+        if self._part is None or self._part[:2] != (span.path, groups):
+            table, first = self._groups.read(span.path, groups, remedy=remedy)
+            table = conforming(table, self.features, self.fps, str(span.path), self.task_columns)
+            self._part = (span.path, groups, table, first)
+        _, _, table, first = self._part
+        return rows_of(table, span.first - first, span.count, episode.index, span.path, self.metadata.episodes_place)
 
     def _find_files(self) -> tuple[dict[int, dict[str, Path]], dict[str, Path]]:
         """Return the other files by name: those of each episode, and those of the dataset as a whole."""
         side_files: dict[int, dict[str, Path]] = {}
         others: dict[str, Path] = {}
-        for path in sorted(self.path.rglob("*")):
-            name = path.relative_to(self.path).as_posix()
-            if not path.is_file() or name.split("/")[0] in _NOT_SIDE_FILES or name in _REMADE:
+        # what is copied whole takes nothing along from outside
+        for name in sorted(file_names(self.path, DatasetError, _NOT_COPIED)):
+            if name.split("/")[0] in _NOT_SIDE_FILES or name in _REMADE:
                 continue
             if name.startswith("meta/episodes/") or name.endswith(schema.STAGED_SUFFIX):
                 continue
+            path = self.path / name
             found = _EPISODE_IN_NAME.search(name)
             if found:
                 side_files.setdefault(int(found.group(1)), {})[name] = path
             else:
                 others[name] = path
         return side_files, others
+
+
+def _is_of(rows: pa.Table, episode: Episode) -> bool:
+    """Whether rows have the number of an episode; true where they have no numbers."""
+    return "episode_index" not in rows.column_names or bool((column_rows(rows["episode_index"]) == episode.index).all())
 
 
 def _list_of(numbers: list[int]) -> str:

@@ -8,43 +8,49 @@ all its frames, since a sample of the same frames gives the same numbers, and de
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from gr00t_training.dataset.media.video import VideoCache
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.statistics.compute import (
     QUANTILES,
     ImageStatistics,
-    compute_statistics,
     describe_rows,
     join_described,
     sampled_images,
-    stack_rows,
 )
+from gr00t_training.dataset.statistics.stored_rows import StoredRows
 from gr00t_training.dataset.tools.edit.rows import column_values
 from gr00t_training.errors import DatasetError
 
 
-def describe_columns(table: pa.Table, subject: str, *, quantiles: bool) -> dict[str, dict[str, list]]:
-    """Return lerobot's statistics of every column of numbers; with v3.0's quantiles if asked.
+def column_numbers(table: pa.Table, subject: str) -> dict[str, np.ndarray]:
+    """Return every column of numbers of the rows of an episode, `(N,)` or `(N, D)`.
 
     Raises:
         DatasetError: a column has empty values, NaN or infinity; `subject` names the rows.
     """
-    entries = {}
+    columns = {}
     for name in table.column_names:
         values = _values(table, name, subject)
         if values is not None:
-            entries[name] = describe_rows(values, quantiles=quantiles)
-    return entries
+            columns[name] = values
+    return columns
+
+
+def describe_columns(columns: Mapping[str, np.ndarray], *, quantiles: bool) -> dict[str, dict[str, list]]:
+    """Return lerobot's statistics of the columns of an episode; with v3.0's quantiles if asked."""
+    return {name: describe_rows(values, quantiles=quantiles) for name, values in columns.items()}
 
 
 def _values(table: pa.Table, name: str, subject: str) -> np.ndarray | None:
@@ -118,42 +124,77 @@ class FrameDescriber:
         self._caches.append(self._own.videos)
 
 
-class DatasetStatistics:
-    """Collects the statistics of `meta/stats.json`."""
+class ImageEntries(Sequence[Mapping[str, Any]]):
+    """Image statistics of many episodes as arrays: as lists they take ten times the memory."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[np.ndarray]] = {}
-        self._images: dict[str, list[Mapping[str, Any]]] = {}
+        self._forms: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[tuple[str, tuple[int, ...]], ...]] = {}
+        self._entries: list[Any] = []  # form and values; or the entry itself, where it is of another kind
 
-    def add_rows(self, table: pa.Table, subject: str) -> None:
-        """Add the rows of an episode; raises DatasetError as `describe_columns` does, and for another width."""
-        for name in table.column_names:
-            values = _values(table, name, subject)
-            if values is None:
-                continue
-            parts = self._columns.setdefault(name, [])
-            if parts and parts[0].reshape(len(parts[0]), -1).shape[1] != values.reshape(len(values), -1).shape[1]:
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add the entry of an episode: name -> nested lists of numbers."""
+        try:
+            arrays = {name: np.asarray(values, np.float64) for name, values in entry.items()}
+        except (ValueError, TypeError):
+            self._entries.append(entry)
+            return
+        form = tuple((name, array.shape) for name, array in arrays.items())
+        self._entries.append(
+            (self._forms.setdefault(form, form), np.concatenate([array.ravel() for array in arrays.values()]))
+        )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, position: Any) -> Any:
+        kept = self._entries[position]
+        if not isinstance(kept, tuple):
+            return kept
+        entry, start = {}, 0
+        for name, shape in kept[0]:
+            end = start + math.prod(shape)
+            entry[name], start = kept[1][start:end].reshape(shape), end
+        return entry
+
+
+class DatasetStatistics:
+    """Collects the statistics of `meta/stats.json` in bounded memory; close it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start without rows; `folder` is for temporary files without a name."""
+        self._folder = folder
+        self._columns: dict[str, StoredRows] = {}
+        self._images: dict[str, ImageEntries] = {}
+
+    def add_rows(self, columns: Mapping[str, np.ndarray], subject: str) -> None:
+        """Add the rows of an episode; raises DatasetError for another width than before, `subject` names it."""
+        for name, values in columns.items():
+            rows = self._columns.setdefault(name, StoredRows(self._folder))
+            if rows.count and rows.width != values.reshape(len(values), -1).shape[1]:
                 raise DatasetError(f"{subject}: column '{name}' has another width than in the episodes before")
-            parts.append(values)
+            rows.add(values)
 
     def add_images(self, entries: Mapping[str, Mapping[str, Any]], cameras: list[str]) -> None:
         """Add the image statistics of an episode; `entries` has them by feature."""
         for name in cameras:
             if name in entries:
-                self._images.setdefault(name, []).append(entries[name])
+                self._images.setdefault(name, ImageEntries()).append(entries[name])
 
     def to_mapping(self, *, is_v3: bool) -> dict[str, dict[str, list]]:
         """Return `stats.json`: of float columns, as GR00T computes it; in v3.0 of all columns and with images too."""
         entries: dict[str, dict[str, list]] = {}
-        for name, parts in self._columns.items():
-            is_float = np.issubdtype(parts[0].dtype, np.floating)
+        for name, rows in self._columns.items():
             if is_v3:
-                rows = np.concatenate([part.reshape(len(part), -1) for part in parts])
-                entries[name] = describe_rows(rows, quantiles=True)
-            elif is_float:
+                entries[name] = rows.describe(quantiles=True)
+            elif rows.is_float:
                 entries[name] = {}
-            if is_float:
-                entries[name] |= compute_statistics(stack_rows(parts)).to_mapping()
+            if rows.is_float:
+                entries[name] |= rows.statistics().to_mapping()
         for name, described in self._images.items():
             entries[name] = join_described(described)
         return entries
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        for rows in self._columns.values():
+            rows.close()

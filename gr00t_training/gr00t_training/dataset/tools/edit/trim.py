@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gr00t_training.dataset.media.packets import CodedVideos, part_of
-from gr00t_training.dataset.metadata.model import Episode, Span
+from gr00t_training.dataset.metadata.episode_list import Episode, Span
 from gr00t_training.dataset.tools.edit.kept import KeptEpisode
 from gr00t_training.dataset.tools.edit.operations import write_kept
 from gr00t_training.dataset.tools.edit.output import EditReport
@@ -85,9 +85,9 @@ def trim_dataset(
     source = SourceDataset(path)
     ends = {found.episode: found for found in _idle_ends(source, settings, episodes)}
     kept = []
-    for episode in source.episodes:
-        found = ends.get(episode.index)
-        kept.append(KeptEpisode(source, episode, found.start, found.stop) if found else KeptEpisode(source, episode))
+    for number in source.episodes.indices.tolist():
+        found = ends.get(number)
+        kept.append(KeptEpisode(source, number, found.start, found.stop) if found else KeptEpisode(source, number))
     return write_kept(kept, source, output), list(ends.values())
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.packets import cut_file
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.schema import REPAIR_FOLDER, REPAIR_STEPS
 from gr00t_training.dataset.tools.repair.plan import Plan
 from gr00t_training.dataset.tools.repair.proof import prove

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gr00t_training.dataset.media.video import VideoCache
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.tools.edit.statistics import describe_frames
 from gr00t_training.dataset.tools.repair.plan import Plan
 from gr00t_training.dataset.tools.validate.statistics import IMAGE_TOLERANCE

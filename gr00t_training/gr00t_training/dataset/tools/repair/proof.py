@@ -21,7 +21,7 @@ import pyarrow as pa
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.packets import CodedVideo
 from gr00t_training.dataset.metadata.columns import column_rows
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.tables import conforming, read_table
 from gr00t_training.dataset.tools.repair.numbering import read_numbers
 from gr00t_training.dataset.tools.repair.plan import Plan

@@ -21,7 +21,7 @@ from gr00t_training.dataset import schema
 from gr00t_training.dataset.media.depth import DepthReader
 from gr00t_training.dataset.media.packets import cut_file
 from gr00t_training.dataset.media.video import VideoReader
-from gr00t_training.dataset.metadata.model import Span
+from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.tools.repair.tables import read_object
 from gr00t_training.dataset.tools.validate.videos import scan_video

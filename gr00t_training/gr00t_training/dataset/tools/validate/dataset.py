@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from gr00t_training.dataset import schema
-from gr00t_training.dataset.metadata.model import DatasetMetadata, Episode, Problem, inspect_metadata
+from gr00t_training.dataset.metadata.episode_list import Episode
+from gr00t_training.dataset.metadata.model import DatasetMetadata, Problem, inspect_metadata
 from gr00t_training.dataset.statistics.compute import stack_rows
 from gr00t_training.dataset.tools.repair.commit import is_interrupted
 from gr00t_training.dataset.tools.repair.plan import Plan

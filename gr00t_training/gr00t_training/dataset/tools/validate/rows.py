@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata.columns import column_rows, holds_numbers, is_text
+from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.metadata.features import channel_names, is_video, width_of
-from gr00t_training.dataset.metadata.model import DatasetMetadata, Episode
+from gr00t_training.dataset.metadata.model import DatasetMetadata
 from gr00t_training.dataset.metadata.rows import row_numbers
 from gr00t_training.dataset.metadata.tables import conforming, read_table
 from gr00t_training.dataset.tools.validate.findings import (

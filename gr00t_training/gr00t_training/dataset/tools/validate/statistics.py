@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.metadata.features import channel_names
-from gr00t_training.dataset.metadata.model import DatasetMetadata, Episode
+from gr00t_training.dataset.metadata.model import DatasetMetadata
 from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, compute_statistics, describe_rows, stack_rows
 from gr00t_training.dataset.statistics.relative import relative_statistics
 from gr00t_training.dataset.tools.validate.findings import (

@@ -21,8 +21,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from gr00t_training.dataset.media.video import _CONVERSION
 from gr00t_training.dataset.media.video_files import open_video
+from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.metadata.features import camera_block, image_size
-from gr00t_training.dataset.metadata.model import DatasetMetadata, Episode
+from gr00t_training.dataset.metadata.model import DatasetMetadata
 from gr00t_training.dataset.tools.validate.findings import (
     ENCODE_AGAIN,
     NO_REPAIR,
