@@ -38,6 +38,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest"],
+        "ray": ["ray>=2.40"],
     },
     entry_points={
         "console_scripts": [

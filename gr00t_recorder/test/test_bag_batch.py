@@ -133,6 +133,36 @@ def test_second_run_converts_only_what_is_new(bags, topics, tmp_path, capsys):
     assert first_images(output) == [0, 5, 40, 45, 20, 25, 60, 68]
 
 
+def test_bag_that_was_moved_is_not_converted_again(bags, topics, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert convert([bags / "a", bags / "d"], topics, output) == 0
+    before = contents(output)
+    (bags / "a").rename(bags / "moved")
+    assert convert([bags / "moved"], topics, output) == 0
+    assert "1 bags were already converted" in capsys.readouterr().out
+    assert contents(output) == before
+    shutil.copytree(bags / "moved", bags / "copy")
+    (bags / "moved").rename(bags / "a")  # a copy of a bag that is there counts as another one
+    assert convert([bags / "copy"], topics, output) == 0
+    assert first_images(output) == [0, 5, 40, 45, 0, 5]
+
+
+def test_table_shows_every_bag_with_its_cause(bags, topics, tmp_path):
+    table = tmp_path / "table.tsv"
+    assert convert([bags / "a"], topics, tmp_path / "out") == 0
+    assert convert([bags], topics, tmp_path / "out", "--progress", str(table), "--jobs", "2") == 1
+    header, *lines = [line.split("\t") for line in table.read_text().splitlines()]
+    assert header == ["bag", "state", "read", "episodes", "rows", "cause"]
+    assert [line[1:5] for line in lines] == [
+        ["converted before", "", "", ""],
+        ["refused", "100%", "0", "0"],
+        ["converted", "100%", "2", "10"],
+        ["converted", "100%", "2", "10"],
+    ]
+    assert "no topic /joint_states" in lines[1][5]
+    assert convert([bags / "b"], topics, tmp_path / "out", "--progress", str(tmp_path / "no" / "table")) == 1
+
+
 def test_refused_bag_is_tried_again(bags, topics, tmp_path):
     output = tmp_path / "out"
     assert convert([bags / "b"], topics, output) == 1

@@ -13,8 +13,10 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from gr00t_recorder.bag.conversion_log import ConversionLog, bag_identity
+from gr00t_recorder.bag.progress_table import ProgressTable
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource
 from gr00t_recorder.bag.workers import BatchSettings, ConvertedBag, clear_staging, convert_in_order, staging_folder
@@ -37,9 +39,18 @@ def check_settings(settings: BatchSettings) -> None:
 
 
 def convert_bags(
-    sources: Sequence[BagSource], settings: BatchSettings, progress: BatchProgress = lambda share, done, total: None
+    sources: Sequence[BagSource],
+    settings: BatchSettings,
+    progress: BatchProgress = lambda share, done, total: None,
+    table_file: Path | None = None,
 ) -> list[BagReport]:
     """Append the episodes of the bags that are not converted yet, in order, to the dataset.
+
+    Args:
+        sources: the bags.
+        settings: common to all.
+        progress: called while bags are read.
+        table_file: where to keep a table of the state of every bag; None: nowhere.
 
     Returns:
         A report per bag; `error` says why a bag was refused, nothing of it is in the dataset then.
@@ -61,9 +72,12 @@ def convert_bags(
         clear_staging(settings)
         reports: list[BagReport] = []
         sizes = [source.num_bytes for source in todo]
+        table = ProgressTable(table_file, sources, todo) if table_file else None
 
         def show(shares: Sequence[float]) -> None:
             share = sum(size * share for size, share in zip(sizes, shares, strict=True)) / max(sum(sizes), 1)
+            if table:
+                table.show(todo, shares)
             progress(share, sum(share >= 1.0 for share in shares), len(shares))
 
         try:
@@ -73,6 +87,8 @@ def convert_bags(
                     _publish(converted, source, dataset, num_published)
                     log.add(source, converted)
                     reports.append(converted.report)
+                    if table:
+                        table.finish(source, converted.report)
                     shutil.rmtree(staging_folder(settings, todo.index(source)), ignore_errors=True)
                     if converted.is_output_broken:
                         raise DatasetError(converted.report.error)

@@ -37,7 +37,8 @@ class ConversionLog:
 
     def holds(self, source: BagSource) -> bool:
         """Whether the bag was converted by an earlier run."""
-        return any(not entry.get("error") and source.is_same(entry) for entry in self._entries)
+        done = [entry for entry in self._entries if not entry.get("error")]
+        return any(source.is_same(entry) for entry in done) or any(source.is_moved(entry) for entry in done)
 
     def num_published(self, source: BagSource, start_ns: int | None, num_episodes: int) -> int:
         """Return how many of the bag's episodes are the last of the dataset: of a run that was killed before `add`."""
@@ -52,7 +53,7 @@ class ConversionLog:
     def add(self, source: BagSource, converted: ConvertedBag) -> None:
         """Add the result of a bag; DatasetError if the file cannot be written."""
         identity = bag_identity(source, converted.start_ns)
-        entry = {**dataclasses.asdict(converted.report), **identity}
+        entry = {**dataclasses.asdict(converted.report), **identity, "sha256": converted.digest}
         self._entries = [old for old in self._entries if old.get("bag") != identity["bag"] or not old.get("error")]
         self._entries.append(entry)
         document = {

@@ -18,12 +18,13 @@ from gr00t_recorder.bag.batch import check_settings, convert_bags
 from gr00t_recorder.bag.boundaries import BoundarySettings
 from gr00t_recorder.bag.convert import ConversionSettings
 from gr00t_recorder.bag.preview import format_preview, preview_bag
+from gr00t_recorder.bag.ray_workers import LOCAL
 from gr00t_recorder.bag.reader import Order
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource, find_bags, with_tasks
 from gr00t_recorder.bag.suggest import suggest_files
 from gr00t_recorder.bag.table import format_table
-from gr00t_recorder.bag.workers import BatchSettings
+from gr00t_recorder.bag.workers import BatchSettings, Engine
 from gr00t_recorder.topics.bindings import TopicMap, check_keys, load_topic_map
 from gr00t_training.cli.arguments import SHARED, add
 from gr00t_training.cli.command import run_command
@@ -64,7 +65,16 @@ class CommandSettings:
         "Order of messages: by log time (log), or as stored in the file (file), where the recorder clock was set "
         "back; auto: by log time, refused where the two contradict each other.",
     )
+    engine: Engine = setting(
+        Engine.PROCESSES, "What converts several bags at a time: processes of this machine, or Ray tasks (ray)."
+    )
+    ray_address: str = setting(
+        LOCAL, "For --engine ray: cluster, such as auto or HOST:6379; local starts Ray here.", metavar="ADDRESS"
+    )
     jobs: int = setting(1, f"{SHARED['--jobs'].help} Each converts other bags.", ge=1, le=256)
+    progress: Path | None = setting(
+        None, "File with a table of all bags (state, episodes, rows, cause), replaced while they are converted."
+    )
     dry_run: bool = setting(False, f"{SHARED['--dry-run'].help} Shows what would become of each topic.")
 
 
@@ -108,9 +118,11 @@ def _act(options: argparse.Namespace) -> int:
         video=from_arguments(VideoSettings, options),
         version=command.dataset_version,
         jobs=command.jobs,
+        engine=command.engine,
+        ray_address=command.ray_address,
     )
     sources = with_tasks(bags, command.tasks, command.task)
-    return _preview(sources, settings) if command.dry_run else _convert(sources, settings)
+    return _preview(sources, settings) if command.dry_run else _convert(sources, settings, command.progress)
 
 
 def _parser() -> CommandParser:
@@ -140,9 +152,10 @@ def _load(topics: Path, embodiment_name: str) -> tuple[TopicMap, Embodiment]:
     return topic_map, embodiment
 
 
-def _convert(sources: Sequence[BagSource], settings: BatchSettings) -> int:
+def _convert(sources: Sequence[BagSource], settings: BatchSettings, table_file: Path | None) -> int:
     with contextlib.closing(ProgressBar()) as bar:
-        reports = convert_bags(sources, settings, bar if sys.stderr.isatty() else lambda share, done, total: None)
+        show = bar if sys.stderr.isatty() else lambda share, done, total: None
+        reports = convert_bags(sources, settings, show, table_file)
     num_refused = _print_reports(reports)
     if len(sources) > len(reports):
         print(f"{len(sources) - len(reports)} bags were already converted and are skipped")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import Any
 from gr00t_recorder.bag.folder import METADATA_FILE, STORAGE_SUFFIXES, natural_order, storage_names
 from gr00t_recorder.bag.reader import Bag
 from gr00t_training.errors import ConfigError, DatasetError
-from gr00t_training.io.files import read_text
+from gr00t_training.io.files import open_regular, read_text
 
+DIGEST_BLOCK_BYTES = 2**20
 ROS1_SUFFIXES = (".bag", ".bag.active")  # each file is a bag, also those of a split recording
 
 
@@ -34,6 +36,25 @@ class BagSource:
             return sum(file.stat().st_size for file in _files(self.path))
         except (OSError, DatasetError):
             return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the contents of its storage files, in order; DatasetError: one cannot be read."""
+        found = hashlib.sha256()
+        for path in _files(self.path):
+            with open_regular(path, DatasetError) as file:
+                while content := file.read(DIGEST_BLOCK_BYTES):
+                    found.update(content)
+        return found.hexdigest()
+
+    def is_moved(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry of an earlier conversion is this bag at a place where it is no longer: equal contents."""
+        digest, path = entry.get("sha256"), entry.get("bag")
+        if not digest or not isinstance(path, str) or entry.get("bytes") != self.num_bytes or Path(path).exists():
+            return False
+        try:
+            return self.digest() == digest
+        except DatasetError:
+            return False  # it is tried again, and refused with its name
 
     def is_same(self, entry: Mapping[str, Any]) -> bool:
         """Whether an entry of an earlier conversion is this bag: same path, size and time of the first message."""

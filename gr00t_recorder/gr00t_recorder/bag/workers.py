@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Convert bags in this process or in several, each bag into a separate staging folder, and return them in order."""
+"""Convert bags in this process, in several or as Ray tasks (`ray_workers`), and return them in order.
+
+Each bag is converted into a separate staging folder of the dataset. What converts them does not change the result.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 
@@ -44,6 +48,13 @@ _is_ending = False  # whether this worker must end
 _is_converting = False  # whether this worker has temporary files to remove
 
 
+class Engine(str, Enum):
+    """What runs the conversions of several bags."""
+
+    PROCESSES = "processes"
+    RAY = "ray"
+
+
 @dataclass(frozen=True)
 class BatchSettings:
     """Settings common to all bags of a run."""
@@ -54,7 +65,9 @@ class BatchSettings:
     conversion: ConversionSettings
     video: VideoSettings
     version: Version | None  # None: as the existing dataset, the default for a new one
-    jobs: int  # processes
+    jobs: int  # processes, or tasks at a time
+    engine: Engine = Engine.PROCESSES
+    ray_address: str = "local"
 
 
 @dataclass
@@ -65,6 +78,7 @@ class ConvertedBag:
     ready: list[ReadyEpisode]
     start_ns: int | None
     is_output_broken: bool = False
+    digest: str = ""  # of the bag's content; empty: it was refused
 
 
 def convert_in_order(
@@ -72,7 +86,7 @@ def convert_in_order(
 ) -> Generator[tuple[BagSource, ConvertedBag], None, None]:
     """Yield the result of each bag, in order."""
     shares = [0.0] * len(sources)
-    if settings.jobs <= 1 or len(sources) <= 1:
+    if settings.engine is Engine.PROCESSES and (settings.jobs <= 1 or len(sources) <= 1):
         for number, source in enumerate(sources):
 
             def count(done: int, total: int, number: int = number) -> None:
@@ -81,7 +95,7 @@ def convert_in_order(
                     shares[number] = share
                     progress(shares)
 
-            converted = _convert(source, settings, staging_folder(settings, number), count)
+            converted = convert_bag(source, settings, staging_folder(settings, number), count)
             shares[number] = 1.0
             progress(shares)
             yield source, converted
@@ -92,7 +106,7 @@ def convert_in_order(
 def _converted_in_parallel(
     sources: Sequence[BagSource], settings: BatchSettings, progress: Callable[[Sequence[float]], None]
 ) -> Iterator[tuple[BagSource, ConvertedBag]]:
-    workers = _Workers(sources, settings)
+    workers = _start_engine(sources, settings)
     is_done = False
     try:
         for turn, source in enumerate(sources):
@@ -107,15 +121,49 @@ def _converted_in_parallel(
         workers.close(is_needed=is_done)
 
 
-class _Workers:
+class Workers(Protocol):
+    """What converts bags ahead of their turn."""
+
+    @property
+    def shares(self) -> Any:
+        """Share of each bag that is read."""
+        ...
+
+    def submit(self, number: int) -> None:
+        """Start the conversion of a bag, unless it is running."""
+        ...
+
+    def result(self, number: int, wait: Callable[[], None]) -> ConvertedBag:
+        """Return the result of a bag; `wait` is called periodically until then."""
+        ...
+
+    def close(self, *, is_needed: bool) -> None:
+        """Stop; end running conversions unless they are needed."""
+        ...
+
+
+def _start_engine(sources: Sequence[BagSource], settings: BatchSettings) -> Workers:
+    if settings.engine is Engine.PROCESSES:
+        return _Processes(sources, settings)
+    from gr00t_recorder.bag.ray_workers import RayWorkers  # which imports this module
+
+    return RayWorkers(sources, settings)
+
+
+class _Processes:
     """Processes that convert bags. A process that dies is replaced; a bag that kills two is refused."""
 
     def __init__(self, sources: Sequence[BagSource], settings: BatchSettings) -> None:
         self._context = multiprocessing.get_context("spawn")  # threads of decoders and encoders do not survive a fork
-        self.shares = self._context.Array("d", len(sources), lock=False)  # of each bag that is read
+        self._shares: Any = self._context.Array("d", len(sources), lock=False)  # of each bag that is read
         self._sources, self._settings = sources, settings
         self._running: dict[int, concurrent.futures.Future[ConvertedBag]] = {}
         self._pool = self._start()
+
+    @property
+    def shares(self) -> Any:
+        """Share of each bag that is read."""
+        return self._shares
 
     def submit(self, number: int) -> None:
         """Start the conversion of a bag, unless it is running."""
@@ -153,7 +201,7 @@ class _Workers:
 
     def _start(self) -> concurrent.futures.ProcessPoolExecutor:
         return concurrent.futures.ProcessPoolExecutor(
-            self._settings.jobs, mp_context=self._context, initializer=_start_worker, initargs=(self.shares,)
+            self._settings.jobs, mp_context=self._context, initializer=_start_worker, initargs=(self._shares,)
         )
 
 
@@ -191,12 +239,12 @@ def _convert_in_worker(source: BagSource, settings: BatchSettings, folder: Path,
     _is_converting = True
     try:
         count(0, 1)
-        return _convert(source, settings, folder, count)
+        return convert_bag(source, settings, folder, count)
     finally:
         _is_converting = False
 
 
-def _convert(source: BagSource, settings: BatchSettings, folder: Path, progress: Progress) -> ConvertedBag:
+def convert_bag(source: BagSource, settings: BatchSettings, folder: Path, progress: Progress) -> ConvertedBag:
     """Convert a bag into its staging folder; the report of a refused bag has the reason."""
     conversion = dataclasses.replace(settings.conversion, tasks=source.tasks)
     start_ns = None
@@ -206,7 +254,8 @@ def _convert(source: BagSource, settings: BatchSettings, folder: Path, progress:
         with Bag(source.path, allow_partial=conversion.allow_partial, order=conversion.order) as bag:
             start_ns = bag.start_ns()
             job = BagConversion(bag, settings.topic_map, settings.embodiment, area, conversion)
-            return ConvertedBag(job.run(progress), area.ready, start_ns)
+            report = job.run(progress)
+        return ConvertedBag(report, area.ready, start_ns, digest=source.digest())
     except Gr00tError as error:
         report = BagReport(str(source.path), error=str(error))
         return ConvertedBag(report, [], start_ns, is_output_broken=isinstance(error, OutputError))
