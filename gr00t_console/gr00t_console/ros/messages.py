@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from gr00t_msgs.msg import ActionChunk, PolicyStatus, RecorderStatus, StreamStatus
 
+from gr00t_bringup.ros.view_messages import SOURCE_NAMES, STATE_NAMES
 from gr00t_console.robot import PolicyView
-from gr00t_policy_node.ros.diagnostics import CAUSES, SOURCES, STATES
+from gr00t_policy_node.ros.diagnostics import CAUSES
 from gr00t_recorder.ros.status import ANSWERS
 from gr00t_recorder.ros.status import STATES as STREAM_STATES
 from gr00t_recorder.ros.terminal import NAMES as RECORDER_STATES
 
 MAX_CHUNK_ROWS = 64  # of a picture of a chunk
-STATE_NAMES = {number: state.value for state, number in STATES.items()}
-SOURCE_NAMES = {number: source.value for source, number in SOURCES.items()}
 CAUSE_NAMES = {number: cause.value if cause else "" for cause, number in CAUSES.items()}
 STREAM_NAMES = {number: state.value for state, number in STREAM_STATES.items()}
 SAID = {number: answer for answer, number in ANSWERS.items()}
