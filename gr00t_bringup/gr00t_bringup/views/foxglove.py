@@ -75,6 +75,8 @@ def _policy_tab(panels: dict[str, Any], robot: ViewedRobot, names: NodeNames, vi
     ]
     buttons = [
         _button(panels, "STOP", names.topic(f"{names.policy}/stop"), "{}", "#d0021b"),
+        _button(panels, "Hold", names.topic(f"{names.policy}/hold"), "{}", "#4a90d9"),
+        _button(panels, "Resume", names.topic(f"{names.policy}/resume"), "{}", "#3a9a4a"),
         _button(panels, "Reset after a stop", names.topic(f"{names.policy}/reset"), "{}", "#4a90d9"),
     ]
     panels["DiagnosticSummary!all"] = _diagnostics()
