@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,9 +146,8 @@ class Workers(Protocol):
 def _start_engine(sources: Sequence[BagSource], settings: BatchSettings) -> Workers:
     if settings.engine is Engine.PROCESSES:
         return _Processes(sources, settings)
-    from gr00t_recorder.bag.ray_workers import RayWorkers  # which imports this module
-
-    return RayWorkers(sources, settings)
+    # by its name: an option that needs what is in here, and is loaded when it is chosen
+    return import_module("gr00t_recorder.bag.ray_workers").RayWorkers(sources, settings)
 
 
 class _Processes:
