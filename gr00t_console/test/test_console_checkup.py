@@ -39,7 +39,7 @@ def test_findings_are_posted_for_the_robot_of_the_topic_map(tmp_path: Path) -> N
     with examining(board, tmp_path / "topics.yaml", ["sh", "-c", code, "sh"]):
         content = eventually(lambda: board.reader().take().get(SECTION), "the findings")
     assert json.loads(content)["rows"][0][1] == "gpu"
-    assert heard.read_text() == f"--robot {tmp_path}"
+    assert heard.read_text().strip() == f"--robot {tmp_path}"
 
 
 def test_doctor_ends_with_the_page(tmp_path: Path) -> None:

@@ -178,7 +178,15 @@ def test_interrupted_doctor_leaves_nothing(tmp_path: Path, number: signal.Signal
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     words = [sys.executable, "-m", "gr00t_training.cli.doctor", "--quick"]
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts what is in its background with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     eventually(lambda: list(tmp_path.glob("pid-*")), "the import")
     process.send_signal(number)
     _, error = process.communicate()

@@ -16,16 +16,17 @@ OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 def main(*ssh: str) -> int:
     """Print offset and half of the round trip [s]; `ssh` is the command that opens a shell on the host."""
     words = [*ssh, "while read -r x; do date +%s.%N; done"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    # without buffers: what could not be sent would be sent again, and fail again, at the end
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdin and process.stdout
         exchanges = []
         for _ in range(EXCHANGES):
             start = time.time()
             try:
-                process.stdin.write("\n")
+                process.stdin.write(b"\n")
                 answer = process.stdout.readline()
             except BrokenPipeError:
-                answer = ""
+                answer = b""
             if not answer:
                 process.kill()
                 return 1  # ssh has said why
