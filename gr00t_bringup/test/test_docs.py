@@ -31,6 +31,7 @@ from gr00t_recorder.commands import COMMANDS as RECORDER
 from gr00t_recorder.topics.bindings import TopicMap, load_topic_map
 from gr00t_test_support.messages import list_texts
 from gr00t_test_support.pages import Block, read_blocks, shell_lines
+from gr00t_test_support.reference import parser_of
 from gr00t_training.cli.commands import COMMANDS as TRAINING
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.embodiment import load_embodiment
@@ -132,6 +133,25 @@ def test_commands_are_accepted(parse_only: None) -> None:
             by_name[name](words[count:])
         seen.add(by_name[name].name)
     assert {"gr00t_convert_bag", "gr00t_dataset", "gr00t_finetune", "gr00t_evaluate", "gr00t_serve"} <= seen
+
+
+def test_commands_and_options_in_the_text_exist() -> None:
+    by_word = {command.word: command for command in COMMANDS if command.word}
+    nodes = {each.removesuffix("_node") for each in NODES} | {"fake"}
+    found = 0
+    for page in MARKED:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for shown in re.findall(r"`gr00t ([a-z][^`]*)`", text):
+            word, *more = shown.split()
+            assert word in by_word or word in nodes, f"{page.name}: gr00t {shown}"
+            options = {each for each in more if re.match(r"--[a-z]", each)}
+            if options and word in by_word:
+                found += 1
+                known = set(parser_of(by_word[word]).option_names())
+                if "--bag" in options:  # gr00t evaluate hands over
+                    known |= set(parser_of(by_word["bench-policy"]).option_names())
+                assert options <= known, f"{page.name}: gr00t {shown}"
+    assert found > 10
 
 
 def test_launch_arguments_are_declared() -> None:
