@@ -43,7 +43,7 @@ from gr00t_test_support.builders import make_embodiment
 from gr00t_training.embodiment import Embodiment, VideoKey
 from gr00t_training.serve.images import ImageForm
 
-START_S = 2.0  # for processes to connect
+START_S = 4.0  # for processes to make their requests and connect
 SEED = 7
 STAGES = ("prepare", "queue", "assemble", "compute", "finish")
 COLUMNS = ("server", "images", "robots", "asked", "answered", "refused", "lost", "wrong", "p50", "p99", "rate")
@@ -122,7 +122,9 @@ def _summary(asked: Sequence[Sequence[Asked]], alone: np.ndarray, seconds: float
     every = [each for robot in asked for each in robot if each.place is not None]
     times_ms = [1000 * (each.answered_s - each.due_s) for each in every if each.actions is not None and each.answered_s]
     checked = [_check(i, robot, alone) for i, robot in enumerate(asked)]
-    shares = [np.mean([each.actions is not None for each in robot if each.place is not None]) for robot in asked]
+    shares = [
+        np.mean([each.actions is not None for each in robot if each.place is not None] or [False]) for robot in asked
+    ]
     middle, last = np.percentile(times_ms, (50, 99)) if times_ms else (np.nan, np.nan)
     return {
         "asked": len(every),

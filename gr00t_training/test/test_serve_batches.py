@@ -265,6 +265,9 @@ def test_a_late_request_is_refused_at_once_and_delays_nobody(gate):
             words = r"get_action was refused: busy: the answer would take \d+\.\d+ s more, the request is valid for "
             with pytest.raises(ServerError, match=words):  # while the device is held
                 hasty.infer(make_observation(1))
+            connections = crowd.serving.server._listener._connections
+            # read with less priority, its next requests would be late before they are read
+            eventually(lambda: all(each.is_trusted for each in connections), "a refused client that is still trusted")
             assert hasty.health()["requests"]["refused"] == 1
             hasty._timeout_s = 20 * PATIENCE_S
             found = crowd.ask({"patient": lambda client: slow(client).infer(make_observation(2))})

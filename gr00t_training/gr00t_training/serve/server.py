@@ -46,6 +46,7 @@ from gr00t_training.serve.wire import Wire, pack, read_content, scan_message, sh
 logger = logging.getLogger(__name__)
 
 DEFAULT_VALID_S = 15.0  # of a request without `valid_s`: the time limit of the releases' clients
+LOAD_CAUSES = ("busy", "deadline", "stopping")  # of refusals that the server's load is the reason of
 NUM_LATENCIES = 1000  # newest ones, for the percentiles
 MAX_WAITING = 4  # requests of one client, including the running one; a robot has one
 LINGER_S = 0.5  # for the last replies, when closing
@@ -257,7 +258,11 @@ class PolicyServer:
             self._observer.add_seconds(Stage.TOTAL, now_s - request.received_s)
 
     def _receive(self, connection: Connection, parts: tuple[memoryview, ...]) -> bool:
-        """Answer or queue a message; return whether it was accepted."""
+        """Answer or queue a message; return whether its sender is trusted.
+
+        A robot that is refused because the server has too much to do has done nothing wrong: read with less priority,
+        its next requests would be late before they are read.
+        """
         route, body = _split(parts)
         is_good = True
         try:
@@ -265,7 +270,7 @@ class PolicyServer:
                 raise ServerError(f"message of {len(body)} parts, expected one")
             reply = self._answer(connection, route, body[0])
         except Gr00tError as error:
-            is_good, reply = False, self._refuse(str(error), _cause(error))
+            is_good, reply = _cause(error) in LOAD_CAUSES, self._refuse(str(error), _cause(error))
         except Exception as error:  # one bad request must not stop the server
             is_good, reply = False, self._refuse(self._log_fault("request failed", error), _cause(error))
         if reply is not None:
