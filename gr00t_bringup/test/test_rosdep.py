@@ -36,7 +36,10 @@ SYSTEM = {
 # <distribution>/distribution.yaml of all four; repository: packages
 ROS = {
     "ament_cmake": ("ament_cmake",),
-    "common_interfaces": ("diagnostic_msgs", "geometry_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs"),
+    "common_interfaces": (
+        *("diagnostic_msgs", "geometry_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs"),
+        "visualization_msgs",
+    ),
     "control_msgs": ("control_msgs",),
     "launch": ("launch",),
     "launch_ros": ("launch_ros", "ros2launch"),
