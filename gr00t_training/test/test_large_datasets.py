@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps operations on datasets of many episodes within bounded memory and time."""
 
+import errno
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -216,4 +218,51 @@ def test_killed_while_an_episode_is_saved_is_followed_by_a_full_check(tmp_path, 
         record(writer, 5)
         monkeypatch.setattr(writer._store, "remember", lambda: None)  # the process ends before
         record(writer, 4)
-    assert remembered.recall(tmp_path) is None
+    assert remembered.Remembered(tmp_path).recall() is None
+
+
+def test_statistics_appended_in_place_are_those_of_a_new_file(tmp_path, monkeypatch):
+    for name, num_bytes in (("whole", store_v2.APPENDED_BYTES), ("appended", 0)):
+        monkeypatch.setattr(store_v2, "APPENDED_BYTES", num_bytes)
+        with DatasetWriter(tmp_path / name, EMBODIMENT) as writer:
+            for seed in range(3):
+                record(writer, 4, seed=seed)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "appended")
+
+
+@pytest.mark.parametrize("num_bytes", [1, 100, None])
+def test_line_that_a_power_cut_left_is_removed(tmp_path, monkeypatch, num_bytes):
+    monkeypatch.setattr(store_v2, "APPENDED_BYTES", 0)
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        record(writer, 4)
+        record(writer, 5)
+    path = tmp_path / schema.EPISODES_STATS_FILE
+    whole = path.read_bytes()
+    with open(path, "ab") as file:
+        file.write(whole.splitlines(keepends=True)[-1][:num_bytes])
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        assert writer.num_episodes == 2
+        assert path.read_bytes() == whole
+
+
+def test_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_v2, "APPENDED_BYTES", 0)
+    with DatasetWriter(tmp_path, EMBODIMENT) as writer:
+        record(writer, 4)
+        before = (tmp_path / schema.EPISODES_STATS_FILE).read_bytes()
+        fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", refuse_once(fsync, tmp_path / schema.EPISODES_STATS_FILE))
+        with pytest.raises(DatasetError, match="No space left"):
+            record(writer, 5)
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert (tmp_path / schema.EPISODES_STATS_FILE).read_bytes() == before
+        assert record(writer, 5) == 1
+
+
+def refuse_once(fsync, path):
+    def refused(descriptor):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    return refused

@@ -8,6 +8,7 @@ New content is written into the hidden staging folder, synced, and renamed to it
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
@@ -89,6 +90,44 @@ class DatasetFiles:
             new.write(lines.encode())
         sync_file(path)
         return {name: path}
+
+    def append(self, name: str, lines: str) -> None:
+        """Append complete lines to a text file in place, for files that are too large to write again for each line.
+
+        A power cut may leave a part of a line (`cut_torn_line`); where writing fails, none is left.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self.path(name)
+        with open(path, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            separator = b"" if file.read(1) in (b"", b"\n") else b"\n"
+            try:
+                file.write(separator + lines.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, end)
+                raise
+
+    def cut_torn_line(self, name: str) -> None:
+        """Remove the last line of a file with JSON lines if only a part of it was written.
+
+        Raises:
+            OSError: the file cannot be changed.
+        """
+        path = self.path(name)
+        with open(path, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            start = max(end - schema.JSON_LIMIT, 0)
+            file.seek(start)
+            before, newline, line = file.read().rpartition(b"\n")
+            try:
+                json.loads(line or b"0")
+            except ValueError:
+                file.truncate(start + len(before) + len(newline))
 
     def stage_table(self, name: str, table: pa.Table) -> dict[str, Path]:
         """Write a parquet file; return the staged file.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running totals of a dataset on disk, so that opening a large one need not read all its rows again.
 
-They are stored with the change times of all folders that a writer changes, and sizes and times of the files in them.
+They are stored with the change times of all folders that a writer changes, and sizes and times of files.
 Where one of these is not as it was left (another tool, a truncated file, a restored backup), nothing is remembered and
 everything is read and checked. The file is removed before a change begins and written after it: a kill in between is
 followed by a full check too.
@@ -14,9 +14,7 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,72 +25,87 @@ from gr00t_training.dataset.writing.totals import Totals
 from gr00t_training.io.files import replacing
 
 REMEMBERED_FILE = f"{schema.STAGING}/totals.npz"
-_FORM = 1  # of the file; another number is not read
+_FORM = 2  # of the file; another number is not read
 _ARRAYS = ("min", "max", "mean", "squares", "lowest", "highest")
-# How many levels of folders are below these, in any version.
+# How many levels of folders are below these, in any version. Files of videos and depth are not looked at: opening a
+# dataset does not read them, and one that is missing changes its folder.
 _FOLDERS = {"data": 1, "videos": 2, "depth": 2, schema.META: 2}
+_WITHOUT_FILES = ("/videos", "/depth")
 
 
-def remember(root: Path, totals: Totals) -> None:
-    """Store totals that agree with the files of the dataset; where that fails, the next opening takes longer."""
-    if not totals.num_episodes:
-        return
-    columns = {name: [column.tail, column.count] for name, column in totals.columns.items()}
-    arrays = {f"{name}/{part}": getattr(column, part) for name, column in totals.columns.items() for part in _ARRAYS}
-    numbers = [totals.num_episodes, totals.num_frames, list(totals.tasks), totals.described]
-    with contextlib.suppress(OSError, TypeError, ValueError):
-        header = json.dumps({"form": _FORM, "state": _state(root), "totals": numbers, "columns": columns})
-        staging_folder(root)
-        with replacing(root / REMEMBERED_FILE) as file:
-            np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+_State = dict[str, list[int]]  # by folder: its time, folders and files in it, bytes and newest time of the files [ns]
 
 
-def forget(root: Path) -> None:
-    """Remove what is remembered, before a change of the dataset."""
-    with contextlib.suppress(OSError):  # the change will be seen by its times
-        (root / REMEMBERED_FILE).unlink(missing_ok=True)
+class Remembered:
+    """What is remembered of one dataset, for its only writer."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: _State = {}  # folders that this process has looked at
+
+    def remember(self, totals: Totals) -> None:
+        """Store totals that agree with the files of the dataset; where that fails, the next opening takes longer."""
+        if not totals.num_episodes:
+            return
+        columns = {name: [column.tail, column.count] for name, column in totals.columns.items()}
+        arrays = {
+            f"{name}/{part}": getattr(column, part) for name, column in totals.columns.items() for part in _ARRAYS
+        }
+        numbers = [totals.num_episodes, totals.num_frames, list(totals.tasks), totals.described]
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            self._known = _state(self._root, self._known)
+            header = json.dumps({"form": _FORM, "state": self._known, "totals": numbers, "columns": columns})
+            staging_folder(self._root)
+            with replacing(self._root / REMEMBERED_FILE) as file:
+                np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+
+    def forget(self) -> None:
+        """Remove what is remembered, before a change of the dataset."""
+        with contextlib.suppress(OSError):  # the change will be seen by its times
+            (self._root / REMEMBERED_FILE).unlink(missing_ok=True)
+
+    def recall(self) -> Totals | None:
+        """Return the totals of the dataset; None if they are not stored, or files have changed since."""
+        try:
+            with np.load(self._root / REMEMBERED_FILE, allow_pickle=False) as stored:
+                header = json.loads(stored["header"].tobytes())
+                if header["form"] != _FORM or header["state"] != (state := _state(self._root, {})):
+                    return None
+                num_episodes, num_frames, tasks, described = header["totals"]
+                columns = {
+                    name: RunningStatistics(tail, count, *(stored[f"{name}/{part}"] for part in _ARRAYS))
+                    for name, (tail, count) in header["columns"].items()
+                }
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
+            return None
+        self._known = state
+        return Totals(num_episodes, num_frames, tuple(tasks), columns, described)
 
 
-def recall(root: Path) -> Totals | None:
-    """Return the totals of a dataset; None if they are not stored, or files have changed since."""
-    try:
-        with np.load(root / REMEMBERED_FILE, allow_pickle=False) as stored:
-            header = json.loads(stored["header"].tobytes())
-            if header["form"] != _FORM or header["state"] != _state(root):
-                return None
-            num_episodes, num_frames, tasks, described = header["totals"]
-            columns = {
-                name: RunningStatistics(tail, count, *(stored[f"{name}/{part}"] for part in _ARRAYS))
-                for name, (tail, count) in header["columns"].items()
-            }
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
-        return None
-    return Totals(num_episodes, num_frames, tuple(tasks), columns, described)
-
-
-def _state(root: Path) -> Mapping[str, Any]:
-    """Return of each folder its time, and number, bytes and newest time of the files in it; times in nanoseconds."""
-    found: dict[str, Any] = {}
+def _state(root: Path, known: _State) -> _State:
+    """Look at all folders; those without folders that have not changed since they were `known` need no second look."""
+    found: _State = {}
     for name, depth in _FOLDERS.items():
-        for folder, files in _folders(root / name, depth):
-            status = [entry.stat() for entry in files]
-            found[folder[len(str(root)) :]] = [
-                os.stat(folder).st_mtime_ns,
-                len(status),
-                sum(each.st_size for each in status),
-                max((each.st_mtime_ns for each in status), default=0),
-            ]
+        _look(root / name, depth, len(str(root)), known, found)
     return found
 
 
-def _folders(path: Path | str, depth: int) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Yield a folder and those below it with their files, down to a depth."""
+def _look(path: Path | str, depth: int, start: int, known: _State, found: _State) -> None:
     if not os.path.isdir(path):
+        return
+    name, time_ns = str(path)[start:], os.stat(path).st_mtime_ns
+    if name in known and known[name][:2] == [time_ns, 0]:
+        found[name] = known[name]
+        return
+    if not depth and name.startswith(_WITHOUT_FILES):
+        found[name] = [time_ns, 0, 0, 0, 0]
         return
     with os.scandir(path) as entries:
         inside = list(entries)
-    yield str(path), [entry for entry in inside if entry.is_file()]
+    folders = [entry.path for entry in inside if entry.is_dir(follow_symlinks=False)]
+    status = [entry.stat() for entry in inside if entry.is_file()]
+    num_bytes, newest_ns = sum(each.st_size for each in status), max((each.st_mtime_ns for each in status), default=0)
+    found[name] = [time_ns, len(folders), len(status), num_bytes, newest_ns]
     if depth:
-        for entry in inside:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _folders(entry.path, depth - 1)
+        for folder in folders:
+            _look(folder, depth - 1, start, known, found)

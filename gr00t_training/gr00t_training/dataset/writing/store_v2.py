@@ -20,10 +20,13 @@ from gr00t_training.dataset.metadata.lists import episode_statistics_text, tasks
 from gr00t_training.dataset.statistics.compute import QUANTILES
 from gr00t_training.dataset.statistics.running import wanted_tail
 from gr00t_training.dataset.writing.finished import FinishedEpisode
-from gr00t_training.dataset.writing.remembered import forget, recall, remember
+from gr00t_training.dataset.writing.remembered import Remembered
 from gr00t_training.dataset.writing.store import StoreContext, read_float_rows
 from gr00t_training.dataset.writing.totals import Totals, image_statistics
 from gr00t_training.errors import DatasetError
+
+# From this size on, lines of statistics are appended in place: with 100,000 episodes each one more would copy 200 MB.
+APPENDED_BYTES = 8 * 2**20
 
 
 class SeparateStore:
@@ -33,6 +36,7 @@ class SeparateStore:
         self.totals = Totals()
         self._context = context
         self._files = context.files
+        self._remembered = Remembered(context.files.root)
         self._has_episode_statistics = context.version is schema.Version.V21
         self._before_last: Totals | None = None
 
@@ -40,7 +44,7 @@ class SeparateStore:
         """Read the dataset, set aside files of no episode, and make all metadata files consistent."""
         root = self._files.root
         self._before_last = None
-        if (remembered := recall(root)) is not None:
+        if (remembered := self._remembered.recall()) is not None:
             self._context.set_aside_unfinished()
             self.totals = remembered
             return
@@ -61,7 +65,7 @@ class SeparateStore:
     def publish(self, episode: FinishedEpisode, report: Mapping[str, Any]) -> None:
         """Make a finished episode part of the dataset."""
         index = self.totals.num_episodes
-        forget(self._files.root)
+        self._remembered.forget()
         table = episode.write(index, self.totals.num_frames, self.totals.tasks, report)
         totals = self._totals_with(episode, table)
         metadata, deciding = self._stage_metadata(episode, table, totals)
@@ -81,7 +85,7 @@ class SeparateStore:
     def take_last(self, folder: Path) -> None:
         """Remove the last episode from the dataset and move its files to `folder`."""
         index = self.totals.num_episodes - 1
-        forget(self._files.root)
+        self._remembered.forget()
         entries = schema.read_json_lines(self._files.root / schema.EPISODES_FILE)[:index]
         self._files.remove([schema.RELATIVE_STATS_FILE])
         self._files.move(self._files.stage_text(schema.EPISODES_FILE, schema.json_lines_text(entries)))
@@ -95,7 +99,7 @@ class SeparateStore:
 
     def remember(self) -> None:
         """Note that the files are as they should be."""
-        remember(self._files.root, self.totals)
+        self._remembered.remember(self.totals)
 
     def close(self) -> None:
         """Do nothing: the files are as readers expect them after every episode."""
@@ -127,6 +131,8 @@ class SeparateStore:
 
     def _check_statistics(self, num_episodes: int) -> None:
         path = self._files.root / schema.EPISODES_STATS_FILE
+        if path.is_file():
+            self._files.cut_torn_line(schema.EPISODES_STATS_FILE)
         found = sum(1 for _ in schema.iterate_json_lines(path, LINES_LIMIT))
         if found < num_episodes:
             raise DatasetError(
@@ -159,7 +165,10 @@ class SeparateStore:
                 for feature, entry in episode.statistics(table).items()
             }
             text = episode_statistics_text({index: described})
-            first |= self._files.stage_appended(schema.EPISODES_STATS_FILE, text)
+            if self._is_large(schema.EPISODES_STATS_FILE):
+                self._files.append(schema.EPISODES_STATS_FILE, text)  # until `deciding`, a line too many
+            else:
+                first |= self._files.stage_appended(schema.EPISODES_STATS_FILE, text)
         first |= self._context.stage_statistics(totals)
         deciding = self._files.stage_appended(schema.EPISODES_FILE, schema.json_lines_text([episode.entry(index)]))
         return first, deciding | self._context.stage_info(totals)
@@ -176,6 +185,10 @@ class SeparateStore:
             staged |= self._context.stage_statistics(totals)
         staged |= self._files.stage_text(schema.EPISODES_FILE, schema.json_lines_text(entries))
         return staged | self._context.stage_info(totals)
+
+    def _is_large(self, name: str) -> bool:
+        path = self._files.root / name
+        return path.exists() and path.stat().st_size > APPENDED_BYTES
 
     def _stage_tasks(self, totals: Totals) -> dict[str, Path]:
         return self._files.stage_text(schema.TASKS_FILE, tasks_text(dict(enumerate(totals.tasks))))

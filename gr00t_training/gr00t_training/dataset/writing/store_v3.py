@@ -35,7 +35,7 @@ from gr00t_training.dataset.statistics.compute import join_described
 from gr00t_training.dataset.statistics.running import wanted_tail
 from gr00t_training.dataset.writing.finished import FinishedEpisode
 from gr00t_training.dataset.writing.joining import FileJoiner, table_name
-from gr00t_training.dataset.writing.remembered import forget, recall, remember
+from gr00t_training.dataset.writing.remembered import Remembered
 from gr00t_training.dataset.writing.shared_files import ROWS, FileKind, RowFiles, VideoFiles
 from gr00t_training.dataset.writing.store import StoreContext, read_float_rows
 from gr00t_training.dataset.writing.totals import Described, Totals
@@ -51,6 +51,7 @@ class SharedStore:
         self.totals = Totals()
         self._context = context
         self._files = context.files
+        self._remembered = Remembered(context.files.root)
         self._fps = context.embodiment.fps
         self._places: list[EpisodePlace] = []
         self._before_last: Totals | None = None
@@ -62,7 +63,7 @@ class SharedStore:
         """Read the dataset, set aside files of no episode, and make all metadata files consistent."""
         self._joiner.reset()
         self._places, totals, self._before_last = [], Totals(), None
-        if (remembered := recall(self._files.root)) is not None:
+        if (remembered := self._remembered.recall()) is not None:
             self._context.set_aside_unfinished()
             self._places = self._read_places() if remembered.num_episodes else []
             self.totals = remembered
@@ -89,7 +90,7 @@ class SharedStore:
     def publish(self, episode: FinishedEpisode, report: Mapping[str, Any]) -> None:
         """Make a finished episode part of the dataset."""
         index = self.totals.num_episodes
-        forget(self._files.root)
+        self._remembered.forget()
         rows = episode.write(index, self.totals.num_frames, self.totals.tasks, report)
         paths = [*episode.videos, episode.rows_file]
         self._places = self._joiner.make_room(self._places, dict(zip(self._kinds, paths, strict=True)))
@@ -113,7 +114,7 @@ class SharedStore:
     def take_last(self, folder: Path) -> None:
         """Remove the last episode from the dataset and move its files to `folder`."""
         place = self._places[-1]
-        forget(self._files.root)
+        self._remembered.forget()
         for feature, kind in self._kinds.items():
             name = kind.name(kind.file_of(place))
             if feature == ROWS:
@@ -144,12 +145,12 @@ class SharedStore:
 
     def remember(self) -> None:
         """Note that the files are as they should be."""
-        remember(self._files.root, self.totals)
+        self._remembered.remember(self.totals)
 
     def close(self) -> None:
         """Join the files that are not joined yet."""
         if self._places:
-            forget(self._files.root)
+            self._remembered.forget()
             self._places = self._joiner.join_all(self._places)
             self.remember()
 
