@@ -32,6 +32,7 @@ from gr00t_console.datasets import Shelf
 from gr00t_console.lease import TIMEOUT_S
 from gr00t_console.operator import Operator
 from gr00t_console.ros.bridge import BridgeSettings, RosRobot
+from gr00t_console.ros.fleet_watch import FleetWatch
 from gr00t_console.ros.previews import MAX_RATE_HZ, MIN_RATE_HZ
 from gr00t_console.routes import make_router
 from gr00t_console.runs import Runs
@@ -118,7 +119,7 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
             options.policy, options.recorder, options.topics, options.limits, options.picture_rate
         )
         reading = opened.enter_context(ThreadPoolExecutor(1, "datasets"))
-        robot = opened.enter_context(_robot(ros, board, pictures, settings))
+        robot = opened.enter_context(_robot(ros, board, pictures, settings, _page(listener, token)))
         operator = Operator(robot, board, lost_after_s=options.lost_after)
         add_actions(operator, robot, board, shelf, desk)
         robot.on_joints = lambda rows: operator.set_jog_speeds(_jog_speeds(rows))
@@ -194,9 +195,14 @@ def _show_tasks(board: Board, shelf: Shelf, tasks: Sequence[str], path: str) -> 
 
 
 def _announce(listener: socket.socket, token: str | None) -> None:
+    print(f"operator page: {_page(listener, token)}{f'?token={token}' if token else ''}", flush=True)
+
+
+def _page(listener: socket.socket, token: str | None) -> str:
+    """Return the address of the page, without its token."""
     address, port = listener.getsockname()[:2]
     host = "localhost" if token is None else _reachable(address)
-    print(f"operator page: http://{host}:{port}/{f'?token={token}' if token else ''}", flush=True)
+    return f"http://{host}:{port}/"
 
 
 def _reachable(address: str) -> str:
@@ -210,7 +216,7 @@ def _jog_speeds(rows: tuple[JointRow, ...]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _robot(ros: list[str], board: Board, pictures: Board, settings: BridgeSettings) -> Iterator[RosRobot]:
+def _robot(ros: list[str], board: Board, pictures: Board, settings: BridgeSettings, page: str) -> Iterator[RosRobot]:
     """Run the node in a thread of its own."""
     context = Context()
     rclpy.init(args=ros, context=context, signal_handler_options=SignalHandlerOptions.NO)
@@ -223,6 +229,7 @@ def _robot(ros: list[str], board: Board, pictures: Board, settings: BridgeSettin
         executor.add_node(node)
         robot = RosRobot(node, board, pictures, settings)
         opened.callback(robot.close)
+        FleetWatch(node, board).announce(page, settings.policy)
         is_over = threading.Event()
 
         def spin() -> None:

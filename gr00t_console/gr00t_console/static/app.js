@@ -8,11 +8,12 @@ import * as policy from "./policy.js";
 import * as trials from "./trials.js";
 import * as data from "./data.js";
 import * as train from "./train.js";
+import * as fleet from "./fleet.js";
 
 const BEAT_MS = 250; // the server gives up after a second
 const RETRY_MS = 500;
 const TOAST_MS = 6000;
-const modules = { robot, collect, policy, trials, data, train };
+const modules = { robot, collect, policy, trials, data, train, fleet };
 export const state = { joints: {}, history: new Map(), pictures: new Map(), isMine: false, isConnected: false };
 let socket, tab = "robot", number = 0, you = "";
 const waiting = new Map();

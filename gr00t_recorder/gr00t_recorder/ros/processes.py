@@ -92,12 +92,12 @@ class NodeProcess:
 
 
 @contextmanager
-def spinning_node(name: str, domain: int) -> Iterator[Node]:
+def spinning_node(name: str, domain: int, namespace: str = "") -> Iterator[Node]:
     """Give a node of this process, spun by a separate thread."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     context = Context()
     rclpy.init(context=context, domain_id=domain)
-    node = Node(name, context=context)
+    node = Node(name, namespace=namespace, context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     stop = threading.Event()
