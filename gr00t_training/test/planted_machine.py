@@ -58,7 +58,7 @@ class Planted:
             "writing": dict(DISK),
             "host_clock": {"offset_s": 0.001, "uncertainty_s": 0.0005},
             "stamp_ages": {"is_simulated": False, "ages_s": {"/front/image_raw": 0.03, "/joint_states": 0.001}},
-            "built_interfaces": {"differences": []},
+            "built_interfaces": {"missing": [], "further": []},
         }
         self.programs: dict[str, Answer] = {
             "nvidia-smi --query": Answer(0, "NVIDIA RTX 4090, 570.86, 24564 MiB\n"),

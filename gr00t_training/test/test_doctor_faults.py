@@ -189,12 +189,13 @@ FAULTS = [
         "colcon build",
     ),
     (
-        asks("built_interfaces", differences=["msg/PolicyStatus has no field 'x'"]),
+        asks("built_interfaces", missing=["msg/PolicyStatus has no field 'x'"]),
         "interfaces",
         F,
         "PolicyStatus",
         "colcon",
     ),
+    (asks("built_interfaces", further=["msg/A has a field 'x' more"]), "interfaces", W, "other machines", "colcon"),
     (no_driver, "gpu", F, "a GPU of NVIDIA, but no working driver", "ubuntu-drivers"),
     (
         answers("nvidia-smi --query", Answer(18, "", "Failed to initialize NVML: Driver/library version mismatch")),

@@ -11,6 +11,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,25 +22,32 @@ PARTS = {"msg": ("",), "srv": ("Request", "Response"), "action": ("Goal", "Resul
 FIELD = re.compile(r"\s*[A-Za-z][\w/]*(?:<=\d+)?(?:\[[<=\d]*\])?\s+([a-z]\w*)\s*(?:#.*)?(?:[^=#].*)?$")
 
 
-def differences() -> list[str]:
-    """Return what the built interfaces miss."""
+@dataclass(frozen=True)
+class Differences:
+    """What differs, in words."""
+
+    missing: list[str] = field(default_factory=list)  # nodes fail
+    further: list[str] = field(default_factory=list)  # nodes work; machines with another build do not hear them
+
+
+def differences() -> Differences:
+    """Compare the built interfaces with those that the suite uses."""
     modules = {kind: import_module(f"gr00t_msgs.{kind}") for kind in KINDS}
-    found = [
-        f"{kind}/{name} is not built"
-        for kind, name in sorted(set(_used()))
-        if not hasattr(modules[kind], name.partition(".")[0])
-    ]
+    found = Differences()
+    for kind, name in sorted(set(_used())):
+        if not hasattr(modules[kind], name):
+            found.missing.append(f"{kind}/{name} is not built")
     for path in _sources():
         kind, name = path.parent.name, path.stem
         built = getattr(modules[kind], name, None)
         if built is None:
-            found.append(f"{kind}/{name} is not built")
+            found.missing.append(f"{kind}/{name} is not built")
             continue
         for part, fields in zip(PARTS[kind], fields_of(path.read_text(encoding="utf-8")), strict=True):
             has = (getattr(built, part) if part else built).get_fields_and_field_types()
-            found += [f"{kind}/{name} has no field '{field}'" for field in fields if field not in has]
-            found += [f"{kind}/{name} has a field '{field}' more" for field in has if field not in fields]
-    return list(dict.fromkeys(found))
+            found.missing.extend(f"{kind}/{name} has no field '{each}'" for each in fields if each not in has)
+            found.further.extend(f"{kind}/{name} has a field '{each}' more" for each in has if each not in fields)
+    return found
 
 
 def fields_of(text: str) -> list[list[str]]:
@@ -72,4 +80,4 @@ def _sources() -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(f"\n{json.dumps({'differences': differences()})}")
+    print(f"\n{json.dumps(asdict(differences()))}")

@@ -53,7 +53,7 @@ def _parser() -> CommandParser:
 
 def _run(options: argparse.Namespace) -> int:
     machine = this_machine()
-    cameras = _cameras(machine, options.robot) if options.robot else ASSUMED_CAMERAS
+    cameras = (_cameras(machine, options.robot) if options.robot else None) or ASSUMED_CAMERAS
     use = Use(cameras, options.robot, options.dataset, tuple(options.hosts), options.quick)
     found = []
     for name, finding in examine(machine, use):
@@ -66,9 +66,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([{"check": name, **asdict(finding)} for name, finding in found], indent=1))
     else:
-        texts = {Level.FAULT: "faults", Level.WARNING: "warnings", Level.UNKNOWN: "not checked", Level.OK: "ok"}
-        print(", ".join(f"{counts[level]} {text}" for level, text in texts.items()))
+        print(_total(counts))
     return EXIT_FAULTS if counts[Level.FAULT] else 0
+
+
+def _total(counts: Counter[Level]) -> str:
+    """Return the last line."""
+    faults, warnings = counts[Level.FAULT], counts[Level.WARNING]
+    parts = [f"{faults} fault{'' if faults == 1 else 's'}", f"{warnings} warning{'' if warnings == 1 else 's'}"]
+    return ", ".join([*parts, f"{counts[Level.UNKNOWN]} not checked", f"{counts[Level.OK]} ok"])
 
 
 def _cameras(machine: Machine, robot: str) -> list[Camera]:

@@ -182,4 +182,4 @@ def check_nvenc(machine: Machine, use: Use) -> list[Finding]:
     if granted and not {"all", "video"} & set(granted.split(",")):
         text = f"NVIDIA_DRIVER_CAPABILITIES is '{granted}': the container has no NVENC"
         return [warning(text, "set it to compute,utility,video, if you record with video_encoder: nvenc")]
-    return [ok("not held back")] if granted else [ok("not in a container of NVIDIA")]
+    return [ok(f"NVIDIA_DRIVER_CAPABILITIES is {granted or 'not set'}, which holds no encoder back")]

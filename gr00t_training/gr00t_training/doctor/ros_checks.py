@@ -135,7 +135,10 @@ def check_interfaces(machine: Machine, use: Use) -> list[Finding]:
         return [fault(f"gr00t_msgs: {text}", remedy)]
     if not machine.import_module("gr00t_recorder").is_installed:
         return [unknown("whether gr00t_msgs fits the nodes: gr00t_recorder is not installed")]
-    differing = machine.ask("gr00t_recorder.ros.built_interfaces")["differences"]
-    if differing:
-        return [fault(f"gr00t_msgs was built from other sources: {'; '.join(differing[:3])}", remedy)]
+    differing = machine.ask("gr00t_recorder.ros.built_interfaces")
+    text = "gr00t_msgs was built from other sources"
+    if differing["missing"]:
+        return [fault(f"{text}: {'; '.join(differing['missing'][:3])}", remedy)]
+    if differing["further"]:
+        return [warning(f"{text}: {'; '.join(differing['further'][:3])}; other machines need the same", remedy)]
     return [ok(f"gr00t_msgs from {built.file}")]
