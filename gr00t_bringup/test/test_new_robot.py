@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("torch")
 
-from gr00t_msgs.msg import PolicyStatus
+from gr00t_msgs.msg import PolicyStatus, RecorderStatus
+from gr00t_msgs.srv import StartEpisode, StopEpisode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from gr00t_recorder.ros.processes import DEADLINE_S, NodeProcess, next_domain
@@ -22,6 +23,7 @@ from gr00t_test_support.ros.nodes import Peer
 from gr00t_training.cli.umbrella import main as gr00t
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+ROWS = 24  # of an episode; a chunk has 16
 COMMANDS = "std_msgs/msg/Float64MultiArray"
 
 
@@ -66,6 +68,53 @@ def test_bag_of_a_new_robot_becomes_a_dry_run_chunk_without_an_edited_line(
         peer.until(lambda: statuses, "the policy is loaded", 3 * DEADLINE_S)
         peer.until(lambda: statuses[-1].chunks > 0, "a chunk", 3 * DEADLINE_S)
     assert {file.name: file.read_text() for file in robot.iterdir()} == written  # not one line was edited
+
+
+@pytest.mark.slow
+def test_live_topics_become_three_episodes_and_a_dry_run_chunk_without_an_edited_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of docs/new-robot.md. The driver's own topic map is not shown to the user."""
+    domain = next_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    bag, driver = bimanual(leaders).write(tmp_path / "driver.mcap"), tmp_path / "driver"
+    run("init", bag, "--output", driver, "--no-questions", *commands_to(("left", "right")))
+    robot, dataset = tmp_path / "robot", tmp_path / "dataset"
+    files = (f"topics_file:={robot}/topics.yaml", f"limits_file:={robot}/limits.yaml")
+    fake = ("--ros-args", "-p", f"robot:={driver}")
+    with NodeProcess("gr00t_bringup.ros.fake_robot_node", *fake, domain=domain), Peer(domain) as peer:
+        peer.until(lambda: "fake_robot" in peer.node.get_node_names(), "the robot")
+        run("init", "--output", robot, "--duration-s", 4)
+        written = {file.name: file.read_text() for file in robot.iterdir()}
+        with NodeProcess(
+            "gr00t_training.cli.umbrella", "launch", "record", files[0], f"dataset_path:={dataset}", domain=domain
+        ):
+            record_episodes(peer, 3)
+        run("dataset", "validate", dataset)
+        steps = ("--max-steps", 1, "--batch-size", 1, "--num-workers", 0, "--no-preflight")
+        run("finetune", "--dataset", dataset, "--output", tmp_path / "run", "--recipe", "laptop-cpu", *steps)
+        given = (f"checkpoint_path:={tmp_path}/run/checkpoint-1", "instruction:=fold the towel", "dry_run:=true")
+        with NodeProcess("gr00t_training.cli.umbrella", "launch", "policy", *files, *given, domain=domain):
+            statuses = peer.listen(PolicyStatus, "policy/status", LATCHED)
+            peer.until(lambda: statuses and statuses[-1].chunks > 0, "a chunk", 3 * DEADLINE_S)
+    assert {file.name: file.read_text() for file in robot.iterdir()} == written  # not one line was edited
+
+
+def record_episodes(peer: Peer, count: int) -> None:
+    """Record episodes that are longer than a chunk, as a person does."""
+    statuses = peer.listen(RecorderStatus, "recorder/status", LATCHED)
+
+    def is_started() -> bool:
+        return peer.call(StartEpisode, "recorder/start_episode", task="fold the towel").error_code == 0
+
+    for number in range(count):
+        peer.until(is_started, "an episode starts")
+        peer.until(
+            lambda number=number: (statuses[-1].episode_index, statuses[-1].frames >= ROWS) == (number, True), "rows"
+        )
+        assert not peer.call(StopEpisode, "recorder/stop_episode", keep=True).error_msg
 
 
 def test_running_robot_gives_its_files_and_is_checked(
