@@ -21,6 +21,7 @@ pytest.importorskip("torch")
 pytest.importorskip("fastapi")
 
 from launch_stand_ins import declared_arguments
+from page_materials import MATERIALS
 
 from gr00t_bringup.commands import COMMANDS as BRINGUP
 from gr00t_bringup.robots import RolloutFile
@@ -86,6 +87,9 @@ def test_every_block_is_run_or_says_what_it_needs(page: Path) -> None:
         return  # test_examples.py runs it
     open_blocks = [block.place for block in read_blocks(page) if not block.job and block.language != "text"]
     assert not open_blocks, "put a comment before them, see gr00t_test_support/pages.py"
+    for block in read_blocks(page):
+        assert block.code()  # what is to be replaced is there
+        assert block.job != "run" or set(block.subjects) <= set(MATERIALS), block.place
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
