@@ -5,10 +5,14 @@
 Open loop: a robot asks at its rate whether or not the last answer has come, and a time counts from the moment at which
 it was to ask. Every `CYCLE` requests it starts an episode, so that the noise of a request is that of its place in the
 cycle, for every robot.
+
+The marker of a robot is an earlier chunk that its answers continue: their first rows start from it instead of noise, so
+that a row of another robot's is far away. Image and state alone move the answers of random weights too little.
 """
 
 from __future__ import annotations
 
+import gc
 import heapq
 import selectors
 import socket
@@ -24,10 +28,11 @@ from gr00t_training.serve import zmtp
 from gr00t_training.serve.images import ImageForm
 from gr00t_training.serve.messages import read_reply, write_request
 from gr00t_training.serve.wire import Wire, pack, unpack
-from gr00t_training.types import Observation
+from gr00t_training.types import ActionChunk, Continuation, Observation
 from gr00t_training.upstream.keys import published_language
 
 CYCLE = 4  # requests of an episode
+MARKED_ROWS = 4
 MAX_REPLY_BYTES = 2**20
 PATIENCE_S = 60.0  # for an answer where nothing else is asked
 LAST_S = 2.0  # for the last answers of a trial
@@ -55,6 +60,7 @@ class Trial:
     seconds: float
     valid_s: float
     form: ImageForm
+    is_marked: bool
     begin_s: float  # on the monotonic clock, which processes of one machine share
 
 
@@ -107,8 +113,8 @@ class Robot:
             asked.actions = np.concatenate([actions[key].ravel() for key in embodiment.action_keys]).astype(np.float32)
 
 
-def make_message(embodiment: Embodiment, robot: int, form: ImageForm, valid_s: float) -> bytes:
-    """Return a robot's request: its own image, state and instruction, the marker that its answers reflect."""
+def make_message(embodiment: Embodiment, robot: int, form: ImageForm, valid_s: float, is_marked: bool) -> bytes:
+    """Return a robot's request: its own image, state, instruction and, if it is marked, chunk to continue."""
     rng = np.random.default_rng(robot)
     images = {key: _picture(rng, video.height, video.width)[None] for key, video in embodiment.video.items()}
     state = {key: rng.uniform(-1, 1, (1, vector.dim)) for key, vector in embodiment.state.items()}
@@ -119,16 +125,22 @@ def make_message(embodiment: Embodiment, robot: int, form: ImageForm, valid_s: f
         language=published_language(embodiment.language),
         state_dtype=np.float64,
         images=form,
+        continuation=_marker(rng, embodiment) if is_marked else None,
     )
     options = {"valid_s": valid_s, "float64": True, "wire": Wire.N1_7.value}
     return pack({"endpoint": "get_action", "data": data, "client": options}, Wire.N1_7)
 
 
-def answers_alone(port: int, embodiment: Embodiment, count: int, form: ImageForm) -> np.ndarray:
+def _marker(rng: np.random.Generator, embodiment: Embodiment) -> Continuation:
+    rows = {key: rng.uniform(-0.8, 0.8, (MARKED_ROWS, embodiment.action[key].dim)) for key in embodiment.action_keys}
+    return Continuation(ActionChunk(rows, 0, embodiment.step_ns), frozen_steps=1)
+
+
+def answers_alone(port: int, embodiment: Embodiment, count: int, form: ImageForm, is_marked: bool) -> np.ndarray:
     """Return what each robot is answered when nobody else asks, `(robots, CYCLE, numbers)`."""
     found = []
     for number in range(count):
-        robot = _connect(port, make_message(embodiment, number, form, PATIENCE_S))
+        robot = _connect(port, make_message(embodiment, number, form, PATIENCE_S, is_marked))
         for place in (None, *range(CYCLE)):
             robot.ask(RESET if place is None else robot.message, place, time.monotonic())
             while robot.asked[-1].answered_s is None:
@@ -145,7 +157,9 @@ RESET = pack({"endpoint": "reset", "data": {"options": None}}, Wire.N1_7)
 
 def drive(trial: Trial, embodiment: Embodiment) -> list[list[Asked]]:
     """Let robots ask; return what each of them was answered."""
-    robots = [_connect(trial.port, make_message(embodiment, i, trial.form, trial.valid_s)) for i in trial.robots]
+    gc.disable()  # a pause of this process would be taken for one of the server
+    messages = [make_message(embodiment, i, trial.form, trial.valid_s, trial.is_marked) for i in trial.robots]
+    robots = [_connect(trial.port, message) for message in messages]
     selector = selectors.DefaultSelector()
     for robot in robots:
         selector.register(robot.stream, selectors.EVENT_READ, robot)

@@ -8,6 +8,7 @@ Clients: `gr00t_training.serve.client`, and those of the GR00T N1.5 and N1.7 rel
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -33,8 +34,10 @@ from gr00t_training.serve.server_settings import ServerSettings
 from gr00t_training.serve.wire import Wire
 from gr00t_training.settings import add_arguments, from_arguments
 
+logger = logging.getLogger(__name__)
+
 NAME = "gr00t_serve"
-SWITCH_INTERVAL_S = 0.0005  # Python's 5 ms: the thread of the GPU would wait that long for each of the others
+SWITCH_INTERVAL_S = 0.0001  # with Python's 5 ms the thread of the sockets or of the GPU waits that long for others
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -98,6 +101,7 @@ def serve_policy(
     times_s = {}
     if instruction is not None and policy.overlaps:
         times_s = policy.prepare_batches(instruction, batch_sizes(settings.max_batch))
+        logger.info("batches: %s", ", ".join(f"{size} in {1e3 * took:.1f} ms" for size, took in times_s.items()))
     with ExitStack() as stack:
         server = PolicyServer(policy, settings, token=token, name=name, model=model, usual_wire=wire, observer=observer)
         stack.enter_context(server)
@@ -114,6 +118,8 @@ def serve_policy(
             flush=True,
         )
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()  # looking at all objects of the libraries again stops every thread for a tenth of a second
         server.serve()
 
 

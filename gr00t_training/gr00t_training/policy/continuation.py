@@ -15,12 +15,12 @@ Letters in shapes: B samples, H horizon, O rows that remain, A action channels o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gr00t_training.embodiment import Embodiment, Interpolation, Rotation, VectorKey
 from gr00t_training.model.sampler import Inpainting
@@ -40,16 +40,16 @@ class ContinuedBatch:
     remaining: Sequence[Actions]  # of each sample, (O, D)
     expressed: Sequence[Actions]  # what the model can express of them, (O, D)
 
-    def start(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return how the sampler starts.
+    def given(self, horizon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what the sampler starts with, float32.
 
         Returns:
-            The start `(B, H, A)`, the share of the velocity that each row follows `(H,)`, and 1 at rows that are given
-            as the model was trained `(H,)`.
+            The first rows of the start `(B, R, A)`, where noise follows; the share of the velocity that each row
+            follows `(H,)`; and 1 at rows that are given as the model was trained `(H,)`.
         """
-        rows, horizon = self.inpainting.started_rows, noise.shape[1]
-        start = torch.cat([self.inpainting.actions[:, :rows], noise[:, rows:]], 1)
-        return start, self.inpainting.strength(horizon)[:, 0], self.inpainting.prefix(horizon).float()
+        given = self.inpainting
+        steps = (given.overlap, given.frozen_steps, given.ramp_rate, given.guidance, given.is_prefix)
+        return given.actions[:, : given.started_rows].numpy(), *_shares(*steps, horizon)
 
     def blend(self, chunks: Sequence[Actions]) -> list[dict[str, np.ndarray]]:
         """Return new chunks `(H, D)` that continue the remaining rows even where the model cannot express them."""
@@ -103,6 +103,15 @@ def continue_chunks(
     )
     expressed = [pipeline.decode(*pair) for pair in zip(inpainting.actions, observations, strict=True)]
     return ContinuedBatch(pipeline.embodiment, inpainting, remaining, expressed)
+
+
+@functools.lru_cache(maxsize=256)  # a robot asks for the same few again and again
+def _shares(
+    overlap: int, frozen_steps: int, ramp_rate: float, guidance: float | None, is_prefix: bool, horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return strength and prefix `(H,)` of `Inpainting`, which depend on its numbers only."""
+    given = Inpainting(torch.empty(1, overlap, 1), frozen_steps, ramp_rate, guidance, is_prefix=is_prefix)
+    return given.strength(horizon)[:, 0].numpy(), given.prefix(horizon).float().numpy()
 
 
 def remaining_rows(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Engine:
         Raises:
             ValueError: the request does not fit the model; names the input, found and expected.
         """
-        return self.start(request).wait()
+        return self.start(request).wait()[0]
 
     @torch.inference_mode()
     def start(self, request: Request) -> Running:
@@ -174,8 +175,8 @@ class Running:
         """Take the program that was started."""
         self._program = program
 
-    def wait(self) -> np.ndarray:
-        """Return normalized actions `(B, H, A)` float32; call it once."""
+    def wait(self) -> tuple[np.ndarray, float]:
+        """Return normalized actions `(B, H, A)` float32 and the time that the device took [s]; call it once."""
         return self._program.wait()
 
 
@@ -221,7 +222,8 @@ class _Program:
         self._to_pixels = images.on_device(sizes, device) if pins else lambda raw: _pixels_on_cpu(images, raw)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._device = device
-        self._end = torch.cuda.Event() if pins else None
+        self._times = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) if pins else ()
+        self._seconds = 0.0  # of a computation on the CPU
         self.is_running = False  # its buffers are in use
         self._write(request)
 
@@ -254,20 +256,28 @@ class _Program:
             self._prompt.assign(prompt, self._source)
             self._source = prompt
         self._write(request)
+        self._record(0)
+        started_s = time.perf_counter()
         if self._graph is None:
             self._compute()
         else:
             self._graph.replay()
-        if self._end is not None:
-            self._end.record()
+        self._seconds = time.perf_counter() - started_s
+        self._record(1)
         self.is_running = True
 
-    def wait(self) -> np.ndarray:
-        """Return the answer to the request that was started."""
-        if self._end is not None:
-            self._end.synchronize()
+    def wait(self) -> tuple[np.ndarray, float]:
+        """Return the answer to the request that was started, and the time that the device took [s]."""
         self.is_running = False
-        return self._host_actions.numpy().copy()
+        if self._times:
+            first, last = self._times
+            last.synchronize()
+            self._seconds = first.elapsed_time(last) / 1e3
+        return self._host_actions.numpy().copy(), self._seconds
+
+    def _record(self, place: int) -> None:
+        if self._times:
+            self._times[place].record()
 
     def gpu_ms(self, repeat: int) -> float:
         """Return the median time [ms] of the captured graph."""

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -209,7 +208,8 @@ class Policy(PolicyLike):
         start = None if noise is None else self._given_noise(noise, len(observations))
         staged = self.stage(observations, continuations)
         started_s = time.perf_counter()
-        (rows,) = self.start([staged], [self.draw_noise(staged.num_samples) if start is None else start]).wait()
+        drawn = self.draw_noise(staged.num_samples) if start is None else start
+        (rows,), _ = self.start([staged], [drawn]).wait()
         return self.finish(staged, rows, infer_s=time.perf_counter() - started_s)
 
     def stage(
@@ -233,9 +233,19 @@ class Policy(PolicyLike):
         input_ids, attention_mask = pad_left(rows, self.pipeline.tokenizer.pad_id)
         state = np.stack([self.pipeline.vectors(observation)[0].numpy() for observation in observations])
         key = joint_key(input_ids, attention_mask, images, self.pipeline.inputs.image_token_id)
-        seconds = time.perf_counter() - started_s
-        staged = StagedRequest(observations, continued, images, input_ids, attention_mask, state, key, seconds)
-        return dataclasses.replace(staged, key=None) if staged.is_guided else staged
+        given = None if continued is None else continued.given(self.checkpoint.config.action_head.action_horizon)
+        is_guided = continued is not None and continued.inpainting.guidance is not None
+        return StagedRequest(
+            observations,
+            continued,
+            given,
+            images,
+            input_ids,
+            attention_mask,
+            state,
+            key=None if is_guided else key,
+            seconds=time.perf_counter() - started_s,
+        )
 
     def draw_noise(self, num_samples: int) -> Tensor:
         """Return the start of the sampler for the next request `(B, H, A)`."""
@@ -255,8 +265,10 @@ class Policy(PolicyLike):
         first = requests[0]
         if first.is_guided and first.continued is not None:
             batch = self.pipeline.collate([self.pipeline.encode(observation) for observation in first.observations])
-            actions = self._infer_guided(batch, noises[0], first.continued.inpainting)
-            return StartedBatch(counts, actions.numpy)
+            started_s = time.perf_counter()
+            actions = self._infer_guided(batch, noises[0], first.continued.inpainting).numpy()
+            seconds = time.perf_counter() - started_s
+            return StartedBatch(counts, lambda: (actions, seconds))
         running = self._engine.start(join(requests, noises, sum(counts) if size is None else size))
         return StartedBatch(counts, running.wait)
 
@@ -273,8 +285,7 @@ class Policy(PolicyLike):
         """
         started_s, observations = time.perf_counter(), request.observations
         decoded = [
-            self.pipeline.decode(action, observation)
-            for action, observation in zip(torch.from_numpy(rows), observations, strict=True)
+            self.pipeline.decode(action, observation) for action, observation in zip(rows, observations, strict=True)
         ]
         if request.continued is not None:
             decoded = request.continued.blend(decoded)
@@ -295,14 +306,9 @@ class Policy(PolicyLike):
         for size in sizes:
             noises = [self.draw_noise(1)]
             self._engine.build(join([request], noises, size))
-            times_s[size] = min(self._timed_s(request, noises, size) for _ in range(TIMED_RUNS))
+            times_s[size] = min(self.start([request], noises, size).wait()[1] for _ in range(TIMED_RUNS))
         self.noise_state = noise_state
         return times_s
-
-    def _timed_s(self, request: StagedRequest, noises: Sequence[Tensor], size: int) -> float:
-        started_s = time.perf_counter()
-        self.start([request], noises, size).wait()
-        return time.perf_counter() - started_s
 
     def device_memory(self) -> Mapping[str, int]:
         """Return bytes of the GPU: "used" by all programs, "total", and "tensors" of this one; empty on the CPU."""

@@ -28,6 +28,7 @@ class StagedRequest:
 
     observations: Sequence[Observation]
     continued: ContinuedBatch | None
+    given: tuple[np.ndarray, np.ndarray, np.ndarray] | None  # see `ContinuedBatch.given`
     images: Sequence[np.ndarray]  # (H, W, 3) uint8, sample by sample
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T)
@@ -51,13 +52,16 @@ class StartedBatch:
     """Requests that are being computed."""
 
     num_samples: Sequence[int]  # of each request
-    await_rows: Callable[[], np.ndarray]
+    await_rows: Callable[[], tuple[np.ndarray, float]]  # actions of all samples, and the time of the device
 
-    def wait(self) -> list[np.ndarray]:
-        """Return the normalized actions `(B, H, A)` of each request; call it once."""
-        rows = self.await_rows()
+    def wait(self) -> tuple[list[np.ndarray], float]:
+        """Return the normalized actions `(B, H, A)` of each request and the time of the device [s]; call it once.
+
+        The time excludes that in which the device computed earlier batches.
+        """
+        rows, seconds = self.await_rows()
         ends = np.cumsum(self.num_samples)
-        return [rows[end - count : end] for end, count in zip(ends, self.num_samples, strict=True)]
+        return [rows[end - count : end] for end, count in zip(ends, self.num_samples, strict=True)], seconds
 
 
 def joint_key(input_ids: Tensor, mask: Tensor, images: Sequence[np.ndarray], image_token: int) -> Hashable | None:
@@ -77,7 +81,7 @@ def joint_key(input_ids: Tensor, mask: Tensor, images: Sequence[np.ndarray], ima
 
 def join(requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int) -> Request:
     """Return requests with equal keys as one of the engine, padded to `size` samples with copies of the last one."""
-    parts = [_start(request, noise) for request, noise in zip(requests, noises, strict=True)]
+    parts = [_start(request, noise.numpy()) for request, noise in zip(requests, noises, strict=True)]
     missing = size - sum(request.num_samples for request in requests)
     images = [image for request in requests for image in request.images]
     images += images[-(len(images) // (size - missing)) :] * missing
@@ -92,12 +96,13 @@ def join(requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int)
     )
 
 
-def _start(request: StagedRequest, noise: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _start(request: StagedRequest, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return start `(B, H, A)`, strength and prefix `(B, H)` of a request."""
     rows = noise.shape[:2]
-    if request.continued is None:
-        return noise.numpy(), np.ones(rows, np.float32), np.zeros(rows, np.float32)
-    start, strength, prefix = (part.numpy() for part in request.continued.start(noise))
+    if request.given is None:
+        return noise, np.ones(rows, np.float32), np.zeros(rows, np.float32)
+    first, strength, prefix = request.given
+    start = np.concatenate([first, noise[:, first.shape[1] :]], 1)
     return start, np.broadcast_to(strength, rows), np.broadcast_to(prefix, rows)
 
 

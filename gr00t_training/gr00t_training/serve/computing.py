@@ -25,7 +25,7 @@ from typing import Any
 from gr00t_training.serve.messages import SERVER_NAME
 from gr00t_training.serve.observer import Observer, Stage
 from gr00t_training.serve.pace import Pace, batch_sizes
-from gr00t_training.serve.stages import Stages
+from gr00t_training.serve.stages import Stages, Wait
 from gr00t_training.serve.waiting import Job, RefusedError, Request, WaitingJobs
 from gr00t_training.serve.wire import pack
 
@@ -50,8 +50,7 @@ class Answer:
 class _Batch:
     jobs: Sequence[Job]
     size: int
-    wait: Callable[[], Sequence[Any]]
-    started_s: float
+    wait: Wait
     ends_s: float  # expected
 
 
@@ -92,7 +91,6 @@ class Computing:
         self._is_stopping = False
         self._is_idle = True  # nothing to do: the next job is prepared in this thread
         self._free_s = 0.0  # when the device will have computed what was started
-        self._ended_s = 0.0  # end of the newest complete batch
         self._wait_end_s: float | None = None  # of waiting for jobs that are being prepared
 
     # Network thread.
@@ -105,13 +103,12 @@ class Computing:
         if job.asked is not None and not job.is_alone:
             self._to_prepare.put(job)
 
-    def check_deadline(self, request: Request, num_samples: int, num_clients: int) -> None:
+    def check_deadline(self, request: Request, num_clients: int) -> None:
         """Refuse a request that cannot be answered in time.
 
         Args:
             request: not yet counted as unanswered.
-            num_samples: of it.
-            num_clients: with unanswered requests; each has at most one before this one.
+            num_clients: with unanswered requests; each is expected to have one sample before this one.
 
         Raises:
             RefusedError: names the expected time and the deadline.
@@ -120,8 +117,8 @@ class Computing:
         now_s = time.monotonic()
         if num_waiting <= 0 and now_s >= self._free_s:
             return
-        ahead = min(num_waiting, (1 + request.client.num_unanswered) * num_clients * max(1, num_samples))
-        expected_s = max(0.0, self._free_s - now_s) + self.pace.wait_s(max(0, ahead), num_samples)
+        ahead = max(0, min(num_waiting, (1 + request.client.num_unanswered) * num_clients))
+        expected_s = max(0.0, self._free_s - now_s) + self.pace.wait_s(ahead, 1)
         if now_s + expected_s > request.expires_s:
             raise _late(expected_s, request)
 
@@ -163,7 +160,8 @@ class Computing:
         if self._running:
             now_s = time.monotonic()
             due_s = self._running[0].ends_s - ASSEMBLY_FACTOR * self.pace.assembly_s - MARGIN_S
-            if self._is_full or (now_s >= due_s and not self._start_batch()):
+            is_alone = not self._waiting.num_jobs  # a single robot's answer is not left waiting
+            if self._is_full or is_alone or (now_s >= due_s and not self._start_batch()):
                 self._complete()
             elif now_s < due_s:
                 time.sleep(due_s - now_s)
@@ -281,7 +279,6 @@ class Computing:
 
     def _launch(self, jobs: Sequence[Job], size: int) -> None:
         noises = [job.request.client.noise for job in jobs]
-        started_s = time.monotonic()
         try:
             wait = self._stages.start([(job.request.client, job.staged) for job in jobs], size)
         except Exception as error:  # an error of one request must neither stop the server nor reach other clients
@@ -295,10 +292,10 @@ class Computing:
                     self._complete()
                 self._launch([job], job.num_samples)
             return
-        if self._stages.overlaps:
-            started_s = time.monotonic()
-        self._free_s = max(self._free_s, started_s) + self.pace.seconds(size)
-        self._running.append(_Batch(jobs, size, wait, started_s, self._free_s))
+        self._free_s = max(self._free_s, time.monotonic())
+        if self._stages.overlaps:  # else it is over
+            self._free_s += self.pace.seconds(size)
+        self._running.append(_Batch(jobs, size, wait, self._free_s))
 
     def _complete(self) -> None:
         """Wait for the batch that was started first, and have its answers finished."""
@@ -306,24 +303,23 @@ class Computing:
             return
         batch = self._running.popleft()
         try:
-            results = batch.wait()
+            results, seconds = batch.wait()
         except Exception as error:
             for job in batch.jobs:
                 self._send(self._refuse(job.request, error))
             return
-        begun_s, self._ended_s = max(batch.started_s, self._ended_s), time.monotonic()
-        seconds = self._ended_s - begun_s
-        self._free_s = self._running[-1].ends_s if self._running else self._ended_s
+        ended_s = time.monotonic()
+        self._free_s = self._running[-1].ends_s if self._running else ended_s
         self.pace.add_batch(self._stages.key(batch.jobs[0].staged), batch.size, seconds)
         for _ in batch.jobs:
             self._observer.add_seconds(Stage.COMPUTE, seconds)
         is_alone = len(batch.jobs) == 1 and not self._waiting.num_jobs and self._inbox.empty()
         if (is_alone and self._num_handed == self._num_finished) or not self._threads:
             self._is_idle = not self._running  # before the answer, which the client may answer with a request
-            self._finish(batch, results, self._ended_s)
+            self._finish(batch, results, ended_s)
         else:
             self._num_handed += 1
-            self._to_finish.put((batch, results, self._ended_s))
+            self._to_finish.put((batch, results, ended_s))
 
     def _take(self, job: Job) -> None:
         self._waiting.take(job)

@@ -357,8 +357,8 @@ class PolicyServer:
 
     def _get_action(self, request: Request) -> None:
         self._check_admission(request)
+        self._computing.check_deadline(request, self._admission.num_clients)  # before the work of reading it
         asked = read_request(request.data, self._policy.embodiment, self._limits)
-        self._computing.check_deadline(request, len(asked.instructions), self._admission.num_clients)
         self._add(Job(request, asked))
 
     def _reset(self, request: Request) -> None:

@@ -8,6 +8,7 @@ prepares and finishes them in other threads. Any other `PolicyLike` answers one 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 from gr00t_training.policy.policy_like import PolicyLike
 from gr00t_training.serve.waiting import Client
 from gr00t_training.types import ActionChunk, Continuation, Observation
+
+Wait = Callable[[], tuple[Sequence[Any], float]]  # returns a result per request, and the time of the device [s]
 
 
 class Stages(Protocol):
@@ -30,8 +33,8 @@ class Stages(Protocol):
         """Return what requests must share to be computed together; None: this one is computed alone."""
         ...
 
-    def start(self, requests: Sequence[tuple[Client, Any]], size: int) -> Callable[[], Sequence[Any]]:
-        """Start a batch of `size` samples; return what waits for its results, one per request."""
+    def start(self, requests: Sequence[tuple[Client, Any]], size: int) -> Wait:
+        """Start a batch of `size` samples; return what waits for its results."""
         ...
 
     def finish(self, staged: Any, result: Any) -> list[ActionChunk]:
@@ -90,7 +93,7 @@ class JoiningStages:
         """Return its key (`Stages.key`)."""
         return staged.key
 
-    def start(self, requests: Sequence[tuple[Client, Any]], size: int) -> Callable[[], Sequence[Any]]:
+    def start(self, requests: Sequence[tuple[Client, Any]], size: int) -> Wait:
         """Start a batch, each request with the noise of its client (`Stages.start`)."""
         noises = [
             self._noise.run(client, lambda count=staged.num_samples: self._policy.draw_noise(count))
@@ -130,12 +133,14 @@ class PlainStages:
     def key(self, staged: _Whole) -> None:
         """Return None (`Stages.key`)."""
 
-    def start(self, requests: Sequence[tuple[Client, _Whole]], size: int) -> Callable[[], Sequence[Any]]:
+    def start(self, requests: Sequence[tuple[Client, _Whole]], size: int) -> Wait:
         """Answer the only request (`Stages.start`)."""
         ((client, asked),) = requests
         continuations = None if asked.continuation is None else [asked.continuation]
+        started_s = time.monotonic()
         chunks = self._noise.run(client, lambda: self._policy.infer_batch(asked.observations, continuations))
-        return lambda: [chunks]
+        seconds = time.monotonic() - started_s
+        return lambda: ([chunks], seconds)
 
     def finish(self, staged: _Whole, result: list[ActionChunk]) -> list[ActionChunk]:
         """Return the chunks (`Stages.finish`)."""

@@ -21,6 +21,7 @@ from gr00t_training.errors import ServerError
 MAX_PARTS = 16  # of a message, including those that route the reply through proxies
 MAX_ROUTE_BYTES = 1024  # of a part that is not the last; identities have at most 255
 MAX_COMMAND_BYTES = 4096
+PEEKED_BYTES = 64  # parts that are this small are read together: each call gives Python's lock away
 RECEIVE_BYTES = 4 * 2**20  # read from one connection per turn
 
 _MORE, _LONG, _COMMAND = 1, 2, 4  # flags of a frame
@@ -104,6 +105,7 @@ class Receiver:
         self._steps = _steps(max_bytes, self._parts)
         self._target = self._next_buffer()
         self._filled = 0  # bytes of `_target`
+        self._peeked = memoryview(bytearray(PEEKED_BYTES))
         self.held_bytes = 0  # of the unfinished message
         self.begun_s: float | None = None  # when it began, on the monotonic clock
 
@@ -117,21 +119,43 @@ class Receiver:
         received = 0
         while received < RECEIVE_BYTES:
             try:
-                count = self._socket.recv_into(self._target[self._filled :])
+                if len(self._target) - self._filled > PEEKED_BYTES:
+                    count = self._count(self._socket.recv_into(self._target[self._filled :]))
+                    event = self._advance() if self._filled == len(self._target) else None
+                else:
+                    count, event = self._receive_small()
             except (BlockingIOError, InterruptedError):
                 return None
             except OSError as error:
                 raise ConnectionResetError(str(error)) from error
-            if count == 0:
-                raise ConnectionResetError("closed by the peer")
-            received += count
-            if self.begun_s is None:
-                self.begun_s = time.monotonic()
-            self.held_bytes += count
-            self._filled += count
-            if self._filled == len(self._target) and (event := self._advance()) is not None:
+            if event is not None:
                 return event
+            received += count
         return None
+
+    def _receive_small(self) -> tuple[int, Event | None]:
+        """Read what is there of a few small parts, but nothing behind an event: that stays in the socket."""
+        peeked, taken, event = self._peeked, 0, None
+        there = self._socket.recv_into(peeked, PEEKED_BYTES, socket.MSG_PEEK)
+        if there == 0:
+            self._count(0)
+        while event is None and taken < there:
+            count = min(len(self._target) - self._filled, there - taken)
+            self._target[self._filled : self._filled + count] = peeked[taken : taken + count]
+            taken += self._count(count)
+            if self._filled == len(self._target):
+                event = self._advance()
+        self._socket.recv_into(peeked, taken)
+        return taken, event
+
+    def _count(self, count: int) -> int:
+        if count == 0:
+            raise ConnectionResetError("closed by the peer")
+        if self.begun_s is None:
+            self.begun_s = time.monotonic()
+        self.held_bytes += count
+        self._filled += count
+        return count
 
     def _advance(self) -> Event | None:
         self._filled = 0

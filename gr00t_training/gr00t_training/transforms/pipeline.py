@@ -231,7 +231,8 @@ class Pipeline:
             raise ObservationError(f"{error}; check the robot's message") from error
         if self.inputs.rules.hides_state:
             state[:] = 0
-        return torch.from_numpy(state).float(), torch.from_numpy(mask)
+        # NumPy keeps Python's lock over such small arrays; an operation of PyTorch would give it away and wait for it
+        return torch.from_numpy(state.astype(np.float32)), torch.from_numpy(mask)
 
     def prompt(self, instruction: str, tokens_per_image: tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids of a prompt.
@@ -268,7 +269,7 @@ class Pipeline:
         batch["input_ids"], batch["attention_mask"] = pad_left(rows, self.tokenizer.pad_id)
         return batch
 
-    def decode(self, action: Tensor, observation: Observation) -> dict[str, np.ndarray]:
+    def decode(self, action: Tensor | np.ndarray, observation: Observation) -> dict[str, np.ndarray]:
         """Return a prediction `(H, A)` as `{key: (T, D)}` float64 in the robot's units, T the embodiment's horizon.
 
         Args:
@@ -279,7 +280,8 @@ class Pipeline:
             ObservationError: the state that actions count from is missing, or is not a rotation.
         """
         try:
-            return self.action.inverse(action.double().cpu().numpy(), self._references(observation))
+            values = action.cpu().float().numpy() if isinstance(action, Tensor) else action
+            return self.action.inverse(values.astype(np.float64), self._references(observation))
         except ValueError as error:  # names the key
             raise ObservationError(f"{error}; check the robot's message") from error
 
