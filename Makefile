@@ -13,13 +13,14 @@ INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.ac
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
 TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)
 
-.PHONY: help setup demo loop test test-fast lint docs messages reference version clean
+.PHONY: help setup demo loop test test-fast test-ray lint docs messages reference version clean
 
 help:
 	@echo "make demo    simulated robot driven through three tasks by the shipped policy; results in out/demo"
 	@echo "make loop    the whole circle in miniature: record, convert, fine-tune, run the result; results in out/loop"
 	@echo "make test    checks and tests"
 	@echo "make test-fast   tests without ROS, GPU and slow ones; about two minutes"
+	@echo "make test-ray    tests of what runs on Ray, in an environment of their own"
 	@echo "make messages  the list of error messages that a test compares"
 	@echo "make reference the documentation's tables of commands, nodes, files and messages, from the code"
 	@echo "make docs    the documentation as a website in out/docs"
@@ -39,6 +40,10 @@ test: lint
 
 test-fast: setup $(VENV)/.dev
 	@$(BIN)/python -m pytest -m "not slow and not gpu and not ros" $(PYTEST_ARGS)
+
+test-ray: setup $(VENV)/.ray
+	@echo "== tests with Ray"
+	@$(VENV)/ray/bin/python -m pytest -m ray $(PYTEST_ARGS)
 
 lint: setup $(VENV)/.dev
 	@echo "== checks: ruff, import order, types, spelling"
@@ -88,6 +93,15 @@ $(VENV)/.requirements: requirements-run.txt requirements-build.txt | $(VENV)/bin
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.test_interfaces
 	@echo "== test tools"
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# An environment on top of the suite's: Ray brings libraries that other ones use when they find them.
+$(VENV)/.ray: requirements-ray.txt $(VENV)/.dev
+	@echo "== Ray"
+	@$(BIN)/python -m venv $(VENV)/ray
+	@$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path("purelib")!r})")' > \
+		$$($(VENV)/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/suite.pth
+	@$(VENV)/ray/bin/python -m pip --quiet --disable-pip-version-check install -r requirements-ray.txt
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/python

@@ -50,6 +50,7 @@ setup(
         "serve": [
             "msgpack>=1.0",
         ],
+        "ray": ["ray[serve]>=2.40"],
         "metrics": ["prometheus_client>=0.20"],
         "model": [
             "torch>=2.4",

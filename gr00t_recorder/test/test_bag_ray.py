@@ -22,7 +22,8 @@ from gr00t_test_support.bag_builder import STEP_NS, ToyBag, write_toy_topics
 from gr00t_training.dataset.media.video import VideoSettings
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NUM_BAGS = int(os.environ.get("GR00T_NUM_BAGS", "8"))
 
 

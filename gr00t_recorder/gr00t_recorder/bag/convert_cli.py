@@ -68,9 +68,7 @@ class CommandSettings:
     engine: Engine = setting(
         Engine.PROCESSES, "What converts several bags at a time: processes of this machine, or Ray tasks (ray)."
     )
-    ray_address: str = setting(
-        LOCAL, "For --engine ray: cluster, such as auto or HOST:6379; local starts Ray here.", metavar="ADDRESS"
-    )
+    ray_address: str = setting(LOCAL, f"{SHARED['--ray-address'].help} For --engine ray.", metavar="ADDRESS")
     jobs: int = setting(1, f"{SHARED['--jobs'].help} Each converts other bags.", ge=1, le=256)
     progress: Path | None = setting(
         None, "File with a table of all bags (state, episodes, rows, cause), replaced while they are converted."

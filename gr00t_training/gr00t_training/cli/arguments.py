@@ -66,6 +66,10 @@ SHARED = {
     "--json": Shared("Print JSON.", _SWITCH),
     "--output": Shared("Folder to write.", _FOLDER, short="-o"),
     "--quick": Shared("Skip the slow checks.", _SWITCH),
+    "--ray-address": Shared(
+        "Ray cluster, such as auto or HOST:6379; local: one on this machine, for this run.",
+        {"default": "local", "metavar": "ADDRESS"},
+    ),
     "--robot": Shared("Shipped robot, or a folder with the files of another one.", {"metavar": "NAME|FOLDER"}),
     "--round-s": Shared("Time limit of a task [s].", {"type": float, "metavar": "X"}),
     "--rounds": Shared("Number of tasks.", {"type": int, "default": 3, "metavar": "N"}),

@@ -8,6 +8,8 @@ Clients: `gr00t_training.serve.client`, and those of the GR00T N1.5 and N1.7 rel
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import gc
 import logging
 import os
@@ -19,15 +21,17 @@ from pathlib import Path
 
 import torch
 
-from gr00t_training.cli.arguments import add
+from gr00t_training.cli.arguments import add, positive_int
 from gr00t_training.cli.command import run_command, shown_name
 from gr00t_training.cli.parser import CommandParser
+from gr00t_training.cli.serve_replicas import serve_replicas
 from gr00t_training.embodiment import embodiment_or_tag
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import check_instruction, one_line
 from gr00t_training.policy.policy import Policy
 from gr00t_training.serve.access import TOKEN_VARIABLE, bind_address, check_exposure, find_token
 from gr00t_training.serve.metrics import MetricsPage, PrometheusObserver
+from gr00t_training.serve.observer import Observer
 from gr00t_training.serve.pace import batch_sizes
 from gr00t_training.serve.server import PolicyServer
 from gr00t_training.serve.server_settings import ServerSettings
@@ -65,7 +69,22 @@ def serve(options: argparse.Namespace) -> None:
     _check_instruction(options.instruction)
     token = find_token(options.api_token, options.token_file)
     check_exposure(bind_address(settings.host), token, settings.insecure)  # before the checkpoint is loaded
-    policy = Policy.from_checkpoint(
+    if options.replicas:
+        if settings.metrics_port:
+            raise ConfigError("--metrics-port: not with --replicas, whose metrics Ray's dashboard has; leave one out")
+        serve_replicas(options, settings, token, functools.partial(replica_server, options, settings, token))
+        return
+    policy = load_policy(options)
+    serve_policy(policy, settings, name=_name(options.checkpoint), token=token, instruction=options.instruction)
+
+
+def load_policy(options: argparse.Namespace) -> Policy:
+    """Load the policy of the options.
+
+    Raises:
+        Gr00tError: checkpoint and embodiment do not fit each other.
+    """
+    return Policy.from_checkpoint(
         options.checkpoint,
         embodiment=embodiment_or_tag(options.embodiment) if options.embodiment else None,
         device=options.device,
@@ -76,7 +95,15 @@ def serve(options: argparse.Namespace) -> None:
         data_config=options.data_config,
         fps=options.fps,
     )
-    serve_policy(policy, settings, name=_name(options.checkpoint), token=token, instruction=options.instruction)
+
+
+def replica_server(options: argparse.Namespace, settings: ServerSettings, token: str | None, host: str) -> PolicyServer:
+    """Load the policy and listen on any free port of a host; for one of several replicas."""
+    policy = load_policy(options)
+    settings = dataclasses.replace(settings, host=host, port=0)
+    server = _prepared(policy, settings, _name(options.checkpoint), token, options.instruction)
+    _calm_python()
+    return server
 
 
 def serve_policy(
@@ -94,20 +121,13 @@ def serve_policy(
     Raises:
         Gr00tError: the address or the port of the metrics cannot be used.
     """
-    family = policy.checkpoint.family
-    model, wire = family.model_type, Wire(family.wire)
+    model = policy.checkpoint.family.model_type
     observer = PrometheusObserver(name, model) if settings.metrics_port else None
-    policy.warm_up(instruction)
-    times_s = {}
-    if instruction is not None and policy.overlaps:
-        times_s = policy.prepare_batches(instruction, batch_sizes(settings.max_batch))
-        logger.info("batches: %s", ", ".join(f"{size} in {1e3 * took:.1f} ms" for size, took in times_s.items()))
     with ExitStack() as stack:
-        server = PolicyServer(policy, settings, token=token, name=name, model=model, usual_wire=wire, observer=observer)
+        server = _prepared(policy, settings, name, token, instruction, observer)
         stack.enter_context(server)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
-        server.expect(times_s)
         if observer is not None:
             observer.watch(lambda: server.num_waiting, lambda: server.num_connections, policy.device_memory)
             stack.callback(MetricsPage(observer, settings.metrics_port).close)
@@ -117,10 +137,43 @@ def serve_policy(
             f"({embodiment.fingerprint()}), {'token required' if token else 'no token'}",
             flush=True,
         )
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        gc.collect()
-        gc.freeze()  # looking at all objects of the libraries again stops every thread for a tenth of a second
+        _calm_python()
         server.serve()
+
+
+def _calm_python() -> None:
+    """Keep the interpreter from stopping the thread of the GPU for long."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # looking at all objects of the libraries again stops every thread for a tenth of a second
+
+
+def _prepared(
+    policy: Policy,
+    settings: ServerSettings,
+    name: str,
+    token: str | None,
+    instruction: str | None,
+    observer: Observer | None = None,
+) -> PolicyServer:
+    """Run the policy once, capture its graphs, and listen."""
+    policy.warm_up(instruction)
+    times_s = {}
+    if instruction is not None and policy.overlaps:
+        times_s = policy.prepare_batches(instruction, batch_sizes(settings.max_batch))
+        logger.info("batches: %s", ", ".join(f"{size} in {1e3 * took:.1f} ms" for size, took in times_s.items()))
+    family = policy.checkpoint.family
+    server = PolicyServer(
+        policy,
+        settings,
+        token=token,
+        name=name,
+        model=family.model_type,
+        usual_wire=Wire(family.wire),
+        observer=observer,
+    )
+    server.expect(times_s)
+    return server
 
 
 def _name(checkpoint: str) -> str:
@@ -143,6 +196,13 @@ def _parser() -> CommandParser:
         "--token-file", type=Path, metavar="FILE", help=f"File with the token (default: that of {TOKEN_VARIABLE})."
     )
     parser.add_argument("--api-token", metavar="TOKEN", help="The token itself; other users of the machine can see it.")
+    parser.add_argument(
+        "--replicas",
+        type=positive_int,
+        metavar="N",
+        help="Servers behind this address, one GPU each, by Ray Serve (default: this process alone).",
+    )
+    add(parser, "--ray-address", "For --replicas.")
     add_arguments(parser, ServerSettings)
     return parser
 
