@@ -79,7 +79,7 @@ class ConvertedBag:
     ready: list[ReadyEpisode]
     start_ns: int | None
     is_output_broken: bool = False
-    digest: str = ""  # of the bag's content; empty: it was refused
+    digest: str = ""  # of the bag's content; empty: it was refused, or a part of it cannot be read
 
 
 def convert_in_order(
