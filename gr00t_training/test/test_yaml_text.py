@@ -74,7 +74,7 @@ def test_hostile_yaml_is_one_error_with_its_line(name: str) -> None:
     start_s = time.process_time()
     with pytest.raises(ConfigError, match=message) as found:
         parse_settings(Anything, text, "f")
-    assert time.process_time() - start_s < 8
+    assert time.process_time() - start_s < 60  # slow machines; without limits it would take hours
     assert len(str(found.value)) < 400
     assert str(found.value).isprintable()
 
