@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup gr00t_console gr00t_test_support # the last for tests
 INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.action gr00t_msgs/cmake/*.cmake) \
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
+RAY_TESTS := $(shell grep -l 'pytest.mark.ray' gr00t_*/test/test_*.py)
 TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)
 
 .PHONY: help setup demo loop test test-fast test-ray lint docs messages reference version clean
@@ -43,7 +44,7 @@ test-fast: setup $(VENV)/.dev
 
 test-ray: setup $(VENV)/.ray
 	@echo "== tests with Ray"
-	@$(VENV)/ray/bin/python -m pytest -m ray $(PYTEST_ARGS)
+	@$(VENV)/ray/bin/python -m pytest -m ray $(RAY_TESTS) $(PYTEST_ARGS)
 
 lint: setup $(VENV)/.dev
 	@echo "== checks: ruff, import order, types, spelling"
@@ -99,7 +100,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.test_interfaces
 $(VENV)/.ray: requirements-ray.txt $(VENV)/.dev
 	@echo "== Ray"
 	@$(BIN)/python -m venv $(VENV)/ray
-	@$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path("purelib")!r})")' > \
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
 		$$($(VENV)/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/suite.pth
 	@$(VENV)/ray/bin/python -m pip --quiet --disable-pip-version-check install -r requirements-ray.txt
 	@touch $@
