@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every command of the suite: names, help, version, Ctrl-C and closed pipes."""
 
-import ast
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from test_packaging import declared
 
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
@@ -38,19 +38,12 @@ NOT_NODES = [command for command in EVERY[1:] if not command.name.endswith("_nod
 every_command = pytest.mark.parametrize("command", EVERY, ids=lambda command: command.name)
 
 
-def entry_points_of(package: str) -> dict[str, list[str]]:
-    for node in ast.walk(ast.parse((ROOT / package / "setup.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.keyword) and node.arg == "entry_points":
-            return ast.literal_eval(node.value)
-    raise AssertionError(package)
-
-
 def script_of(command: Command) -> list[str]:
     """Return the command line of the console script of a command."""
     (found,) = [
         line.partition(" = ")[2]
         for package in MODULES
-        for line in entry_points_of(package)["console_scripts"]
+        for line in declared(package, "entry_points")["console_scripts"]
         if line.startswith(f"{command.name} = ")
     ]
     module, _, name = found.partition(":")
@@ -67,9 +60,9 @@ def run(command: Command, *words: str) -> int:
 
 @pytest.mark.parametrize("package", list(MODULES))
 def test_setup_declares_every_command(package: str) -> None:
-    declared = entry_points_of(package)
-    assert declared[GROUP] == [f"{package} = {MODULES[package]}:COMMANDS"]
-    scripts = dict(line.split(" = ") for line in declared["console_scripts"])
+    entry_points = declared(package, "entry_points")
+    assert entry_points[GROUP] == [f"{package} = {MODULES[package]}:COMMANDS"]
+    scripts = dict(line.split(" = ") for line in entry_points["console_scripts"])
     found = {
         name: import_module(value.partition(":")[0]).__dict__[value.partition(":")[2]]
         for name, value in scripts.items()

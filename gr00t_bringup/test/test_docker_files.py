@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Dockerfiles and their scripts: the scripts are run here, the rest is held against the files that it names.
+"""Dockerfiles and their scripts: the scripts are run here, the rest is compared with the files that it names.
 
 No image is built: that needs a container engine and a network.
 """

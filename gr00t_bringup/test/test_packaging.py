@@ -86,13 +86,17 @@ def depends(package: str, *tags: str) -> set[str]:
     return {element.text or "" for tag in ("depend", "exec_depend", *tags) for element in root.iter(tag)}
 
 
-def requirements(package: str) -> tuple[list[str], dict[str, list[str]]]:
-    """Return install_requires and extras_require of a setup.py, which are literals."""
-    found: dict[str, Any] = {}
+def declared(package: str, argument: str) -> Any:
+    """Return an argument of a setup.py, which is a literal."""
     for node in ast.walk(ast.parse((ROOT / package / "setup.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.keyword) and node.arg in ("install_requires", "extras_require"):
-            found[node.arg] = ast.literal_eval(node.value)
-    return found["install_requires"], found["extras_require"]
+        if isinstance(node, ast.keyword) and node.arg == argument:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{package}: {argument}")
+
+
+def requirements(package: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return install_requires and extras_require of a setup.py."""
+    return declared(package, "install_requires"), declared(package, "extras_require")
 
 
 def name_of(requirement: str) -> str:

@@ -16,6 +16,7 @@ pytest.importorskip("fastapi")
 from gr00t_bringup.commands import COMMANDS as BRINGUP
 from gr00t_policy_node.commands import COMMANDS as POLICY
 from gr00t_recorder.commands import COMMANDS as RECORDER
+from gr00t_test_support.reference import with_subcommands
 from gr00t_training.cli.arguments import SHARED
 from gr00t_training.cli.commands import COMMANDS as TRAINING
 from gr00t_training.cli.entry import Command
@@ -46,15 +47,7 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[CommandParser]]:
     for command in COMMANDS:
         with pytest.raises(SystemExit):
             command([])
-    return {command.name: list(_below(parser)) for command, parser in zip(COMMANDS, made, strict=True)}
-
-
-def _below(parser: CommandParser) -> Iterator[CommandParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                yield from _below(each)
+    return {command.name: list(with_subcommands(parser)) for command, parser in zip(COMMANDS, made, strict=True)}
 
 
 def _options(parsers: list[CommandParser]) -> Iterator[tuple[CommandParser, str, argparse.Action]]:

@@ -5,7 +5,6 @@
 Without a network: what the suite depends on comes from the environment of the tests, after the wheels.
 """
 
-import ast
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from test_packaging import declared
 
 from gr00t_training.cli.entry import Command
 
@@ -57,14 +57,6 @@ def python(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return python
 
 
-def declared(package: str) -> dict[str, list[str]]:
-    """Return the entry points of a setup.py."""
-    for node in ast.walk(ast.parse((ROOT / package / "setup.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.keyword) and node.arg == "entry_points":
-            return ast.literal_eval(node.value)
-    raise AssertionError(package)
-
-
 def source_files(package: str) -> Iterator[str]:
     """Yield what the package's folder has, without what a run leaves there."""
     for path in (ROOT / package / package).rglob("*"):
@@ -81,7 +73,7 @@ def test_wheel_has_every_file_and_entry_point(wheels: dict[str, Path], package: 
         found = ConfigParser(delimiters="=")
         found.optionxform = str  # type: ignore[method-assign, assignment]
         found.read_string(wheel.read(points).decode())
-    for group, lines in declared(package).items():
+    for group, lines in declared(package, "entry_points").items():
         assert dict(found[group]) == dict(line.split(" = ") for line in lines)
     share = [name.partition(".data/data/")[2] for name in names if ".data/data/" in name]
     assert f"share/{package}/package.xml" in share
@@ -114,7 +106,7 @@ def test_umbrella_finds_the_commands_of_all_packages(python: Path, tmp_path: Pat
 
 def test_every_command_without_ros_and_torch_shows_its_help(python: Path, tmp_path: Path) -> None:
     for package in PACKAGES:
-        for line in declared(package)["console_scripts"]:
+        for line in declared(package, "entry_points")["console_scripts"]:
             name, _, place = line.partition(" = ")
             module, _, variable = place.partition(":")
             command = getattr(import_module(module), variable)

@@ -78,7 +78,7 @@ def commands_page(commands: Iterable[Command]) -> str:
     """Return the page of commands: their options, and those of their subcommands."""
     parts = [f"{GENERATED}# Commands\n\n`gr00t COMMAND --help` shows the same. Nodes: [their parameters](nodes.md).\n"]
     for command in sorted(commands, key=lambda each: each.word):
-        for parser in _with_subcommands(parser_of(command)):
+        for parser in with_subcommands(parser_of(command)):
             is_top = " " not in parser.prog.removeprefix("gr00t ")
             heading = f"{'##' if is_top else '###'} {parser.prog}\n\n"
             parts.append(heading + (f"{command.summary}\n\n" if is_top else "") + _options(parser))
@@ -114,12 +114,13 @@ def parser_of(command: Command) -> CommandParser:
     raise AssertionError(f"{command.name} parses no options")
 
 
-def _with_subcommands(parser: CommandParser) -> Iterator[CommandParser]:
+def with_subcommands(parser: CommandParser) -> Iterator[CommandParser]:
+    """Yield a parser and those of its subcommands."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():
-                yield from _with_subcommands(each)
+                yield from with_subcommands(each)
 
 
 def _options(parser: CommandParser) -> str:

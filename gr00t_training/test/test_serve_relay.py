@@ -4,6 +4,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 
 import pytest
@@ -26,7 +27,7 @@ class Relaying:
         self.relay, self.loop = Relay(), asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        self.listening = self._do(self.relay.listen("127.0.0.1", 0))
+        self.listening = self._do(self.relay.listen(socket.create_server(("127.0.0.1", 0))))
         self.port = self.listening.sockets[0].getsockname()[1]
 
     def __enter__(self):

@@ -51,8 +51,8 @@ def replicas():
 def test_robots_get_answers_again_after_a_replica_is_killed(checkpoint):
     pytest.importorskip("ray.serve")
     words = [sys.executable, "-m", "gr00t_training.cli.serve", str(checkpoint), "--replicas", "2", "--device", "cpu"]
-    words += ["--port", "0", "--denoising-steps", "1", "--seed", "7"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    words += ["--denoising-steps", "1", "--seed", "7", "--port"]
+    with subprocess.Popen([*words, "0"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             line = next(line for line in process.stdout if line.startswith("gr00t_serve: ready"))
@@ -73,6 +73,8 @@ def test_robots_get_answers_again_after_a_replica_is_killed(checkpoint):
                 return True
 
             assert all(is_answered(number) for number in range(NUM_CLIENTS))
+            second = subprocess.run([*words, str(port)], capture_output=True, text=True, check=False)
+            assert second.returncode == 2 and f"127.0.0.1:{port}: cannot listen" in second.stderr
             before = replicas()
             assert len(before) == 2
             os.kill(before[0], signal.SIGKILL)

@@ -72,7 +72,7 @@ def serve(options: argparse.Namespace) -> None:
     if options.replicas:
         if settings.metrics_port:
             raise ConfigError("--metrics-port: not with --replicas, whose metrics Ray's dashboard has; leave one out")
-        serve_replicas(options, settings, token, functools.partial(replica_server, options, settings, token))
+        serve_replicas(options, settings, functools.partial(replica_server, options, settings, token))
         return
     policy = load_policy(options)
     serve_policy(policy, settings, name=_name(options.checkpoint), token=token, instruction=options.instruction)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve a checkpoint by several replicas of Ray Serve behind one address, one for each GPU.
 
-Ray Serve starts replicas, watches their health, replaces those that fail, and exchanges them one after another when
-another checkpoint is served under the same name. Each replica is a `PolicyServer` on a port of its own; requests do not
-pass through Ray but through `gr00t_training.serve.relay`, so that robots speak the same protocol as with one server.
+Ray Serve starts replicas, watches their health and replaces those that fail. Each replica is a `PolicyServer` on a
+port of its own; requests do not pass through Ray but through `gr00t_training.serve.relay`, so that robots speak the
+same protocol as with one server.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from typing import Any
 from gr00t_training.cli.command import shown_name
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import one_line
-from gr00t_training.serve.access import bind_address, check_exposure, tcp_address
+from gr00t_training.serve.access import bind_address, tcp_address
 from gr00t_training.serve.relay import Address, Relay
 from gr00t_training.serve.server import PolicyServer
 from gr00t_training.serve.server_settings import ServerSettings
@@ -64,22 +65,19 @@ class Directory:
 class Replica:
     """A policy server as an actor of Ray Serve."""
 
-    def __init__(
-        self, make_server: Callable[[str], PolicyServer], relay_host: str, directory: Any, report_name: str = ""
-    ) -> None:
+    def __init__(self, make_server: Callable[[str], PolicyServer], relay_host: str, directory: Any) -> None:
         """Load the policy and serve.
 
         Args:
             make_server: loads the policy and binds any free port of a host.
             relay_host: of the relay; a replica on the same machine listens on loopback.
             directory: actor that takes the address.
-            report_name: of this replica in the directory; default: that of its actor.
         """
         ray = import_module("ray")
         node = ray.util.get_node_ip_address()
         host = "127.0.0.1" if node == relay_host else node
         self._directory = directory
-        self._name = report_name or ray.get_runtime_context().get_actor_id()
+        self._name = ray.get_runtime_context().get_actor_id()
         self._server = make_server(host)
         self._address = (host, self._server.port)
         self._thread = threading.Thread(target=self._server.serve, name="serve", daemon=True)
@@ -101,29 +99,22 @@ class Replica:
 
 
 def serve_replicas(
-    options: argparse.Namespace,
-    settings: ServerSettings,
-    token: str | None,
-    make_server: Callable[[str], PolicyServer],
+    options: argparse.Namespace, settings: ServerSettings, make_server: Callable[[str], PolicyServer]
 ) -> None:
-    """Start the replicas, or exchange those that run under this name, and pass robots on to them until a signal.
+    """Start the replicas, and pass robots on to them until a signal.
 
     Args:
         options: `replicas`, `ray_address`, `device`, `checkpoint`.
-        settings: of the address that robots use.
-        token: that robots send; replicas on other machines need one.
+        settings: of the address that robots use; the caller has checked its exposure.
         make_server: of a replica; pickled by Ray.
 
     Raises:
         ConfigError: Ray is missing, its cluster has too few GPUs, or the address cannot be used.
     """
     ray, ray_serve = _import_ray()
-    host = bind_address(settings.host)
-    check_exposure(host, token, settings.insecure)
-    with _cluster(ray, options.ray_address):
-        directory = ray.remote(Directory).options(
-            name=DIRECTORY, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=4
-        )
+    # before replicas start: a second command for this port must not touch those of the first
+    with _listen(bind_address(settings.host), settings.port) as listener, _cluster(ray, options.ray_address):
+        directory = ray.remote(Directory).options(name=DIRECTORY, namespace=NAMESPACE, get_if_exists=True, num_cpus=0)
         num_gpus = _gpus_each(ray, options)
         deployment = ray_serve.deployment(
             name="replica",
@@ -142,23 +133,27 @@ def serve_replicas(
                 f"{options.checkpoint}: no replica started ({one_line(error)[:500]}); see Ray's log"
             ) from error
         try:
-            asyncio.run(_relay(host, settings.port, actor, options.replicas))
+            asyncio.run(_relay(listener, actor, options.replicas))
         finally:
             ray_serve.delete(APPLICATION)
 
 
-async def _relay(host: str, port: int, directory: Any, num_replicas: int) -> None:
-    relay, stopped = Relay(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    relay.use(await directory.addresses.remote())
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        listening = await relay.listen(host, port)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise ConfigError(
             f"{tcp_address(host, port)}: cannot listen ({error.strerror}); choose another port"
         ) from error
-    address = tcp_address(host, listening.sockets[0].getsockname()[1])
+
+
+async def _relay(listener: socket.socket, directory: Any, num_replicas: int) -> None:
+    relay, stopped = Relay(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    relay.use(await directory.addresses.remote())
+    listening = await relay.listen(listener)
+    address = tcp_address(*listener.getsockname()[:2])
     print(f"{shown_name('gr00t_serve')}: ready at {address}: {num_replicas} replicas", flush=True)
     try:
         while not stopped.is_set():

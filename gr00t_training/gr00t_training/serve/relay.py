@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections import Counter
 from collections.abc import Collection
 
@@ -44,13 +45,9 @@ class Relay:
             if address is not None and address not in self._servers:
                 task.cancel()
 
-    async def listen(self, host: str, port: int) -> asyncio.Server:
-        """Accept connections on an address; port 0: any free one.
-
-        Raises:
-            OSError: the address cannot be used.
-        """
-        return await asyncio.start_server(self._accept, host, port)
+    async def listen(self, listener: socket.socket) -> asyncio.Server:
+        """Accept connections of a listening socket."""
+        return await asyncio.start_server(self._accept, sock=listener)
 
     async def close(self) -> None:
         """Close all connections."""
