@@ -47,6 +47,7 @@ from gr00t_bringup.trials.statistics import mcnemar, wilson
 from gr00t_policy_node.control.controller import Controller
 from gr00t_policy_node.control.person import Request
 from gr00t_policy_node.safety.limits import LimitsFile
+from gr00t_training.dataset.tools.edit.operations import merge_datasets
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.embodiment import load_embodiment
 from gr00t_training.policy.policy import Policy
@@ -244,17 +245,38 @@ def try_policy(checkpoint: Path, scene: Scene, given: argparse.Namespace) -> lis
         return sorted((trial for each in started for trial in each.result()), key=lambda trial: trial.seed)
 
 
-def record(
-    folder: Path, checkpoint: Path, scene: Scene, seeds: Sequence[int], *, demonstrates: bool = False
+def record_part(
+    folder: Path, checkpoint: Path, scene: Scene, seeds: Sequence[int], *, demonstrates: bool
 ) -> list[Trial]:
-    """Record attempts of the policy that the expert corrects, or its demonstrations; return what came of each."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a round that was interrupted
+    """Record the attempts or demonstrations of some seeds as a dataset; return what came of each."""
     place = Workplace(checkpoint, scene)
     try:
         with DatasetWriter(folder, place.embodiment, has_source=True) as writer:
             return [place.run(seed, with_person=True, demonstrates=demonstrates, writer=writer) for seed in seeds]
     finally:
         place.close()
+
+
+def record(
+    folder: Path, checkpoint: Path, scene: Scene, seeds: Sequence[int], jobs: int, *, demonstrates: bool = False
+) -> list[Trial]:
+    """Record attempts of the policy that the expert corrects, or its demonstrations; return what came of each.
+
+    Each process records a dataset of its own; they are merged in the order of the seeds.
+    """
+    parts = folder.with_name(f"{folder.name}_parts")
+    for old in (folder, parts):  # of a round that was interrupted
+        shutil.rmtree(old, ignore_errors=True)
+    parts.mkdir()
+    given = [part.tolist() for part in np.array_split(seeds, min(jobs, len(seeds)))]
+    folders = [parts / f"{number:02d}" for number in range(len(given))]
+    record_one = partial(record_part, checkpoint=checkpoint, scene=scene, demonstrates=demonstrates)
+    with ProcessPoolExecutor(len(given), mp_context=get_context("spawn")) as pool:
+        started = [pool.submit(record_one, folder=part, seeds=own) for part, own in zip(folders, given, strict=True)]
+        trials = [trial for each in started for trial in each.result()]
+    merge_datasets(folders, folder)
+    shutil.rmtree(parts)
+    return trials
 
 
 def finetune(output: Path, attempts: Sequence[Trial], given: argparse.Namespace) -> Path:
@@ -307,7 +329,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--device", default="cpu", help="Of the training.")
-    parser.add_argument("--jobs", type=int, default=1, help="Processes of the trials.")
+    parser.add_argument("--jobs", type=int, default=1, help="Processes of trials and recordings.")
     given = parser.parse_args()
     changed = Scene(tuple(given.camera_shift), given.light)
     if changed == TRAINING:
@@ -333,12 +355,14 @@ def main() -> None:
         before[name] = trials_of(f"before_{name}", partial(try_policy, given.checkpoint, scene, given))
         note(line(f"before, scene {name}", before[name]))
     seeds = range(FIRST_ATTEMPT, FIRST_ATTEMPT + given.attempts)
-    attempts = trials_of("attempts", partial(record, output / "attempts", given.checkpoint, changed, seeds))
+    attempt = partial(record, output / "attempts", given.checkpoint, changed, seeds, given.jobs)
+    attempts = trials_of("attempts", attempt)
     taken = [trial for trial in attempts if trial.takeover_s is not None]
     note(line("attempts with a person", attempts) + f", {len(taken)} taken over")
     if given.demonstrations:
         seeds = range(FIRST_DEMONSTRATION, FIRST_DEMONSTRATION + given.demonstrations)
-        demonstrate = partial(record, output / "demonstrations", given.checkpoint, TRAINING, seeds, demonstrates=True)
+        folder = output / "demonstrations"
+        demonstrate = partial(record, folder, given.checkpoint, TRAINING, seeds, given.jobs, demonstrates=True)
         note(line("demonstrations", trials_of("demonstrations", demonstrate)))
     trained = finetune(output, attempts, given)
     note(f"fine-tuned for {given.max_steps} steps")

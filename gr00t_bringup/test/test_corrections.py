@@ -15,7 +15,6 @@ pytest.importorskip("torch")
 from gr00t_bringup.robots import compact_checkpoint
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.tools.validate.dataset import validate_dataset
-from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import ConfigError
 from gr00t_training.types import Commander
 
@@ -37,23 +36,25 @@ def test_intervals_and_p_values_are_the_published_ones() -> None:
 
 @pytest.mark.slow
 def test_the_expert_takes_over_from_a_policy_that_errs_and_brings_the_cube_into_the_bin(tmp_path: Path) -> None:
-    """With the front camera 20 cm away the policy sees nothing that it knows."""
+    """With the front camera 20 cm away the policy sees nothing that it knows; two processes record an attempt each."""
+    scene, seeds = bench.Scene(camera_shift_m=(0.0, 0.2, 0.0)), [100_000, 100_001]
     try:
-        place = bench.Workplace(compact_checkpoint(), bench.Scene(camera_shift_m=(0.0, 0.2, 0.0)))
-        with DatasetWriter(tmp_path / "attempts", place.embodiment, has_source=True) as writer:
-            trial = place.run(100_000, with_person=True, writer=writer)
+        trials = bench.record(tmp_path / "attempts", compact_checkpoint(), scene, seeds, jobs=2)
     except ConfigError as error:
         pytest.skip(str(error))
-    place.close()
-    assert trial.success
-    assert trial.takeover_s == pytest.approx(bench.LIFTED_BY_S, abs=0.02)
+    assert [path.name for path in tmp_path.iterdir()] == ["attempts"]
     assert [str(finding) for finding in validate_dataset(tmp_path / "attempts") if finding.is_fault] == []
     dataset = EpisodeDataset(tmp_path / "attempts")
-    codes = dataset.column(0, "command_source")
-    assert set(codes) <= {Commander.POLICY, Commander.PERSON, Commander.HOLD}
-    first = int(np.flatnonzero(dataset.interventions(0))[0])
-    assert first == pytest.approx(bench.LIFTED_BY_S * dataset.fps, abs=2)  # rows begin with the first command
-    assert np.all(codes[first:] == Commander.PERSON)
-    assert Commander.POLICY in codes[:first]
-    quality = dataset.quality(0)
-    assert quality is not None and quality.marks.is_success
+    assert [trial.seed for trial in trials] == seeds
+    assert [episode.tasks for episode in dataset.episodes] == [(trial.task,) for trial in trials]
+    for episode, trial in enumerate(trials):
+        assert trial.success
+        assert trial.takeover_s == pytest.approx(bench.LIFTED_BY_S, abs=0.02)
+        codes = dataset.column(episode, "command_source")
+        assert set(codes) <= {Commander.POLICY, Commander.PERSON, Commander.HOLD}
+        first = int(np.flatnonzero(dataset.interventions(episode))[0])
+        assert first == pytest.approx(bench.LIFTED_BY_S * dataset.fps, abs=2)  # rows begin with the first command
+        assert np.all(codes[first:] == Commander.PERSON)
+        assert Commander.POLICY in codes[:first]
+        quality = dataset.quality(episode)
+        assert quality is not None and quality.marks.is_success
