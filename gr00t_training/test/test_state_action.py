@@ -339,3 +339,34 @@ def test_a_converted_rotation_works_as_in_n1():
     key = VectorKey(names=tuple("wxyz"), rotation=Rotation.QUATERNION, target_rotation=Rotation.AXIS_ANGLE)
     transform = make_transform("state", key, None)
     np.testing.assert_allclose(transform.forward({"k": np.array([[0.0, 1, 0, 0]])}), [[np.pi, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [None, OPTIONS], ids=["N1", "N1.7"])
+def test_keys_that_are_scaled_by_one_call_have_the_numbers_of_each_alone(options: ProcessorOptions | None):
+    """Also where a channel never moved, beside keys that are scaled otherwise, and in float32."""
+    modes = (Normalization.MIN_MAX, Normalization.MIN_MAX, Normalization.Q99, Normalization.MEAN_STD, None, None)
+    dims, rng = (3, 1, 2, 2, 2, 1), np.random.default_rng(0)
+    keys = {
+        f"k{i}": VectorKey(names=tuple(f"{i}{channel}" for channel in range(dim)), normalization=mode)
+        for i, (mode, dim) in enumerate(zip(modes, dims, strict=True))
+    }
+    statistics = {}
+    for name, key in keys.items():
+        low, high = np.sort(rng.normal(size=(2, key.dim)), axis=0)
+        high[0] = low[0]
+        statistics[name] = KeyStatistics(min=low, max=high, mean=low, std=high - low, q01=low, q99=high)
+    rules = rules_of("action", options)
+    joined = VectorTransform(KeyKind.ACTION, keys, list(keys), statistics, 20, rules=rules)
+    for dtype in (np.float64, np.float32):
+        values = {name: rng.normal(size=(5, key.dim)).astype(dtype) for name, key in keys.items()}
+        prediction = rng.normal(size=(5, 20)).astype(dtype)
+        found, back, start = joined.forward(values), joined.inverse(prediction), 0
+        for name, key in keys.items():
+            alone = VectorTransform(KeyKind.ACTION, {name: key}, [name], statistics, 20, rules=rules)
+            end = start + key.dim
+            np.testing.assert_array_equal(found[:, start:end], alone.forward({name: values[name]}))
+            expected = alone.inverse(np.pad(prediction[:, start:end], ((0, 0), (0, 20 - key.dim))))
+            np.testing.assert_array_equal(back[name], expected[name])
+            start = end
+    with pytest.raises(ValueError, match=r"action\.k0: "):  # not taken for a channel of the next key
+        joined.forward({**values, "k0": np.zeros((5, 2)), "k1": np.zeros((5, 2))})

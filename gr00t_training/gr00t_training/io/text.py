@@ -42,7 +42,7 @@ def check_instruction(text: str, subject: str = "the instruction") -> str:
         raise TextError(
             TextFault.TOO_LONG, f"{subject} has {len(stripped)} characters (limit {MAX_INSTRUCTION}); shorten it"
         )
-    for character in stripped:
+    for character in "" if stripped.isprintable() else stripped:
         if not character.isprintable() and not character.isspace():
             raise TextError(
                 TextFault.CONTROL_CHARACTER, f"{subject} has the control character {character!r}; remove it"

@@ -37,37 +37,39 @@ class ContinuedBatch:
 
     embodiment: Embodiment
     inpainting: Inpainting  # the remaining rows as the model's actions
+    shares: Shares  # of the rows of the new chunks
     remaining: Sequence[Actions]  # of each sample, (O, D)
     expressed: Sequence[Actions]  # what the model can express of them, (O, D)
 
-    def given(self, horizon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what the sampler starts with, float32.
-
-        Returns:
-            The first rows of the start `(B, R, A)`, where noise follows; the share of the velocity that each row
-            follows `(H,)`; and 1 at rows that are given as the model was trained `(H,)`.
-        """
-        given = self.inpainting
-        steps = (given.overlap, given.frozen_steps, given.ramp_rate, given.guidance, given.is_prefix)
-        return given.actions[:, : given.started_rows].numpy(), *_shares(*steps, horizon)
+    @property
+    def given(self) -> np.ndarray:
+        """First rows of the sampler's start `(B, R, A)` float32, where noise follows."""
+        return self.inpainting.actions.numpy()[:, : self.inpainting.started_rows]
 
     def blend(self, chunks: Sequence[Actions]) -> list[dict[str, np.ndarray]]:
         """Return new chunks `(H, D)` that continue the remaining rows even where the model cannot express them."""
-        horizon, overlap = self.embodiment.action_horizon, self.inpainting.overlap
-        is_guided = self.inpainting.guidance is not None
-        kept = self.inpainting.pull(horizon) if is_guided else 1 - self.inpainting.ramp(horizon)
-        weights = kept[:overlap, 0].double().numpy()
-        keys = self.embodiment.action
+        keys, weights = self.embodiment.action, self.shares.kept
         return [
             {key: corrected(keys[key], rows, expressed[key], remaining[key], weights) for key, rows in new.items()}
             for new, expressed, remaining in zip(chunks, self.expressed, self.remaining, strict=True)
         ]
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Numbers of `Inpainting` for each row, which depend on its steps and options only."""
+
+    strength: np.ndarray  # (H,) float32 share of the velocity that a row follows
+    prefix: np.ndarray  # (H,) float32, 1 at rows that are given as the model was trained
+    kept: np.ndarray  # (O,) float64 share of what the model cannot express that is added to a row
+
+
 def continue_chunks(
     pipeline: Pipeline,
     observations: Sequence[Observation],
     continuations: Sequence[Continuation | None] | None,
+    *,
+    horizon: int,
     trained_delay: int = 0,
 ) -> ContinuedBatch | None:
     """Prepare the new chunks of a batch to continue earlier ones; None if nothing remains to continue.
@@ -76,6 +78,7 @@ def continue_chunks(
         pipeline: encodes the remaining rows as actions of the model, relative ones from the new state.
         observations: that are answered.
         continuations: one per observation; all None, or all with the same number of steps and the same options.
+        horizon: rows of the model's chunks.
         trained_delay: most frozen rows that the model was trained to be given; 0: it was not.
 
     Raises:
@@ -89,7 +92,8 @@ def continue_chunks(
         raise ValueError(f"{len(given)} continuations for {len(observations)} observations, expected one for each")
     pairs = list(zip(observations, given, strict=True))
     remaining = [remaining_rows(pipeline.embodiment, *pair) for pair in pairs]
-    parts = [pipeline.encode_actions(*pair) for pair in zip(remaining, observations, strict=True)]
+    # NumPy keeps Python's lock over such small arrays; each PyTorch operation would give it away and wait for it
+    parts = [pipeline.encode_actions(*pair).numpy() for pair in zip(remaining, observations, strict=True)]
     options = {(len(part), c.frozen_steps, c.ramp_rate, c.guidance) for part, c in zip(parts, given, strict=True)}
     if len(options) > 1:
         raise ValueError(f"continuations of one batch differ in steps or options: {sorted(map(str, options))}")
@@ -98,20 +102,22 @@ def continue_chunks(
         return None
     frozen_steps = min(frozen_steps, overlap)
     is_prefix = 0 < frozen_steps <= trained_delay
-    inpainting = Inpainting(
-        torch.stack(parts), frozen_steps, ramp_rate, None if is_prefix else guidance, is_prefix=is_prefix
-    )
-    expressed = [pipeline.decode(*pair) for pair in zip(inpainting.actions, observations, strict=True)]
-    return ContinuedBatch(pipeline.embodiment, inpainting, remaining, expressed)
+    guidance = None if is_prefix else guidance
+    actions = torch.from_numpy(np.stack(parts))
+    inpainting = Inpainting(actions, frozen_steps, ramp_rate, guidance, is_prefix=is_prefix)
+    shares = _shares(overlap, frozen_steps, ramp_rate, guidance, is_prefix, horizon)
+    expressed = [pipeline.decode(*pair) for pair in zip(parts, observations, strict=True)]
+    return ContinuedBatch(pipeline.embodiment, inpainting, shares, remaining, expressed)
 
 
 @functools.lru_cache(maxsize=256)  # a robot asks for the same few again and again
 def _shares(
     overlap: int, frozen_steps: int, ramp_rate: float, guidance: float | None, is_prefix: bool, horizon: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return strength and prefix `(H,)` of `Inpainting`, which depend on its numbers only."""
+) -> Shares:
     given = Inpainting(torch.empty(1, overlap, 1), frozen_steps, ramp_rate, guidance, is_prefix=is_prefix)
-    return given.strength(horizon)[:, 0].numpy(), given.prefix(horizon).float().numpy()
+    kept = 1 - given.ramp(horizon) if guidance is None else given.pull(horizon)
+    strength, prefix = given.strength(horizon)[:, 0], given.prefix(horizon).float()
+    return Shares(strength.numpy(), prefix.numpy(), kept[:overlap, 0].double().numpy())
 
 
 def remaining_rows(
@@ -121,6 +127,8 @@ def remaining_rows(
     chunk, horizon = continuation.chunk, embodiment.action_horizon
     first = (observation.stamp_ns - chunk.start_ns) / chunk.step_ns
     wanted = horizon if continuation.overlap_steps is None else min(continuation.overlap_steps, horizon)
+    if first >= 0 and first.is_integer():
+        return {key: chunk.actions[key][int(first) : int(first) + wanted] for key in embodiment.action_keys}
     rows = first + np.arange(wanted)
     rows = rows[rows <= chunk.horizon - 1]
     return {key: rows_at(embodiment.action[key], chunk.actions[key], rows) for key in embodiment.action_keys}

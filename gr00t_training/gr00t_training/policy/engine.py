@@ -123,7 +123,7 @@ class Engine:
         return prompt
 
     def _with_layout(self, request: Request, sizes: Sizes, layout: tuple) -> Prepared:
-        """Prepare prompts; the words alone change only the embeddings."""
+        """Prepare prompts; the words alone change only the ids."""
         is_image = request.input_ids == self.model.config.backbone.image_token_id
         layout = (*layout, is_image.numpy().tobytes())
         known = self._layouts.get(layout)

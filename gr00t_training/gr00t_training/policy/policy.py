@@ -27,9 +27,10 @@ from gr00t_training.policy.continuation import continue_chunks
 from gr00t_training.policy.device import choose_device
 from gr00t_training.policy.engine import Engine
 from gr00t_training.policy.policy_like import PolicyLike
-from gr00t_training.policy.stages import StagedRequest, StartedBatch, join, joint_key
+from gr00t_training.policy.stages import Prompts, StagedRequest, StartedBatch, join, joint_key
 from gr00t_training.transforms.observation import resting_observation
-from gr00t_training.transforms.pipeline import Statistics
+from gr00t_training.transforms.pipeline import CACHED_PROMPTS, Statistics
+from gr00t_training.transforms.resampling import Size
 from gr00t_training.transforms.text import pad_left
 from gr00t_training.types import ActionChunk, Continuation, Observation
 
@@ -70,6 +71,7 @@ class Policy(PolicyLike):
         self.embodiment = checkpoint.embodiment
         self.pipeline = checkpoint.pipeline()
         self._model = model
+        self._prompts: dict[tuple, Prompts] = {}
         self._trained_delay = checkpoint.config.action_head.rtc_max_delay
         self._has_warned = False
         inference = InferenceModel(model, checkpoint.projector, self.denoising_steps)
@@ -221,29 +223,24 @@ class Policy(PolicyLike):
             ObservationError, ValueError: as `infer_batch`.
         """
         started_s = time.perf_counter()
-        continued = continue_chunks(self.pipeline, observations, continuations, self._trained_delay)
+        horizon = self.checkpoint.config.action_head.action_horizon
+        continued = continue_chunks(
+            self.pipeline, observations, continuations, horizon=horizon, trained_delay=self._trained_delay
+        )
         if continued is not None:
             self._warn_of_delay(continued.inpainting)
-        images, rows = [], []
-        for observation in observations:
-            own = self.pipeline.images(observation)
-            tokens = tuple(self.pipeline.inputs.images.num_tokens(*image.shape[:2]) for image in own)
-            rows.append(self.pipeline.prompt(observation.instruction, tokens))
-            images += own
-        input_ids, attention_mask = pad_left(rows, self.pipeline.tokenizer.pad_id)
+        own = [self.pipeline.images(observation) for observation in observations]
+        asked = tuple(
+            (observation.instruction, tuple(image.shape[:2] for image in images))
+            for observation, images in zip(observations, own, strict=True)
+        )
         state = np.stack([self.pipeline.vectors(observation)[0].numpy() for observation in observations])
-        key = joint_key(input_ids, attention_mask, images, self.pipeline.inputs.image_token_id)
-        given = None if continued is None else continued.given(self.checkpoint.config.action_head.action_horizon)
-        is_guided = continued is not None and continued.inpainting.guidance is not None
         return StagedRequest(
             observations,
             continued,
-            given,
-            images,
-            input_ids,
-            attention_mask,
+            [image for images in own for image in images],
+            self._prompts_of(asked),
             state,
-            key=None if is_guided else key,
             seconds=time.perf_counter() - started_s,
         )
 
@@ -317,6 +314,22 @@ class Policy(PolicyLike):
             return {}
         free, total = torch.cuda.mem_get_info(device)
         return {"used": total - free, "total": total, "tensors": torch.cuda.memory_allocated(device)}
+
+    def _prompts_of(self, asked: tuple[tuple[str, tuple[Size, ...]], ...]) -> Prompts:
+        """Return the tokens of samples, each with an instruction and the sizes of its images."""
+        found = self._prompts.get(asked)
+        if found is None:
+            pipeline, inputs = self.pipeline, self.pipeline.inputs
+            rows = [
+                pipeline.prompt(text, tuple(inputs.images.num_tokens(*size) for size in sizes)) for text, sizes in asked
+            ]
+            input_ids, mask = pad_left(rows, pipeline.tokenizer.pad_id)
+            images = [size for _, sizes in asked for size in sizes]
+            found = Prompts(input_ids, mask, joint_key(input_ids, mask, images, inputs.image_token_id))
+            if len(self._prompts) >= CACHED_PROMPTS:
+                self._prompts.clear()
+            self._prompts[asked] = found
+        return found
 
     def _noise_shape(self, num_samples: int) -> tuple[int, int, int]:
         return num_samples, self.checkpoint.config.action_head.action_horizon, self.pipeline.inputs.action_dim

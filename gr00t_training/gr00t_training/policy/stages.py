@@ -19,7 +19,17 @@ from torch import Tensor
 
 from gr00t_training.policy.continuation import ContinuedBatch
 from gr00t_training.policy.engine import Request
+from gr00t_training.transforms.resampling import Size
 from gr00t_training.types import Observation
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tokens of the samples of a request."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    key: Hashable | None  # requests with equal keys may be computed together; None: alone
 
 
 @dataclass(frozen=True)
@@ -28,18 +38,20 @@ class StagedRequest:
 
     observations: Sequence[Observation]
     continued: ContinuedBatch | None
-    given: tuple[np.ndarray, np.ndarray, np.ndarray] | None  # see `ContinuedBatch.given`
     images: Sequence[np.ndarray]  # (H, W, 3) uint8, sample by sample
-    input_ids: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, T)
+    prompts: Prompts
     state: np.ndarray  # (B, rows, state_dim) float32, normalized
-    key: Hashable | None  # requests with equal keys may be computed together; None: alone
     seconds: float  # of the preparation
 
     @property
     def num_samples(self) -> int:
         """Number of samples."""
         return len(self.observations)
+
+    @property
+    def key(self) -> Hashable | None:
+        """What requests must share to be computed together; None: this one is computed alone."""
+        return None if self.is_guided else self.prompts.key
 
     @property
     def is_guided(self) -> bool:
@@ -64,17 +76,20 @@ class StartedBatch:
         return [rows[end - count : end] for end, count in zip(ends, self.num_samples, strict=True)], seconds
 
 
-def joint_key(input_ids: Tensor, mask: Tensor, images: Sequence[np.ndarray], image_token: int) -> Hashable | None:
+def joint_key(input_ids: Tensor, mask: Tensor, sizes: Sequence[Size], image_token: int) -> Hashable | None:
     """Return what requests must share to be computed together; None: this one is computed alone.
 
-    NumPy keeps Python's lock over such small arrays; each PyTorch operation would give it away and wait for it.
+    Args:
+        input_ids: of the prompts `(B, T)`.
+        mask: of the prompts `(B, T)`.
+        sizes: of the images, sample by sample.
+        image_token: id of the places of images.
     """
     places = input_ids.numpy() == image_token
     if not mask.numpy().all() or not (places == places[0]).all():
         return None
-    sizes = [image.shape[:2] for image in images]
-    cameras = len(images) // len(places)
-    if sizes != sizes[:cameras] * len(places):
+    cameras = len(sizes) // len(places)
+    if list(sizes) != list(sizes[:cameras]) * len(places):
         return None
     return tuple(sizes[:cameras]), places[0].tobytes()
 
@@ -87,8 +102,8 @@ def join(requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int)
     images += images[-(len(images) // (size - missing)) :] * missing
     return Request(
         images=images,
-        input_ids=_filled(torch.cat([request.input_ids for request in requests]), missing),
-        attention_mask=_filled(torch.cat([request.attention_mask for request in requests]), missing),
+        input_ids=_filled([request.prompts.input_ids for request in requests], missing),
+        attention_mask=_filled([request.prompts.attention_mask for request in requests], missing),
         state=_repeated([request.state for request in requests], missing),
         start=_repeated([part[0] for part in parts], missing),
         strength=_repeated([part[1] for part in parts], missing),
@@ -99,15 +114,16 @@ def join(requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int)
 def _start(request: StagedRequest, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return start `(B, H, A)`, strength and prefix `(B, H)` of a request."""
     rows = noise.shape[:2]
-    if request.given is None:
+    if request.continued is None:
         return noise, np.ones(rows, np.float32), np.zeros(rows, np.float32)
-    first, strength, prefix = request.given
+    first, shares = request.continued.given, request.continued.shares
     start = np.concatenate([first, noise[:, first.shape[1] :]], 1)
-    return start, np.broadcast_to(strength, rows), np.broadcast_to(prefix, rows)
+    return start, np.broadcast_to(shares.strength, rows), np.broadcast_to(shares.prefix, rows)
 
 
-def _filled(rows: Tensor, missing: int) -> Tensor:
-    return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, -1)])
+def _filled(parts: Sequence[Tensor], missing: int) -> Tensor:
+    """NumPy keeps Python's lock over such small arrays; each PyTorch operation would give it away and wait for it."""
+    return torch.from_numpy(_repeated([part.numpy() for part in parts], missing))
 
 
 def _repeated(parts: Sequence[np.ndarray], missing: int) -> np.ndarray:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import Enum
 from typing import Any
 
@@ -59,17 +58,25 @@ def decode_images(encoded: EncodedImages, subject: str) -> np.ndarray:
     for i, file in enumerate(encoded.files):
         _check_file(file, shape, f"{subject}: file {i}")
     cv2 = _opencv()
-    images = np.empty((math.prod(encoded.shape[:-3]), *shape), np.uint8)
+    images = []
     for i, file in enumerate(encoded.files):
         try:
-            image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+            image = _decode(cv2, np.frombuffer(file, np.uint8))
         except cv2.error as error:  # its own limits of size
             raise ServerError(f"{subject}: file {i} is not an image ({error.err}); send JPEG or PNG") from error
         if image is None or image.shape != shape:
             found = "not a JPEG or PNG that can be decoded" if image is None else f"an image of shape {image.shape}"
             raise ServerError(f"{subject}: file {i} is {found}, expected shape {shape}")
-        images[i] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return images.reshape(encoded.shape)
+        images.append(image)
+    return (images[0] if len(images) == 1 else np.array(images, np.uint8)).reshape(encoded.shape)  # one needs no copy
+
+
+def _decode(cv2: Any, file: np.ndarray) -> np.ndarray | None:
+    """Return the RGB image of a file; None: it cannot be decoded."""
+    if hasattr(cv2, "IMREAD_COLOR_RGB"):  # from OpenCV 4.11 on
+        return cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
+    image = cv2.imdecode(file, cv2.IMREAD_COLOR)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _check_file(file: bytes | memoryview, shape: tuple[int, ...], subject: str) -> None:

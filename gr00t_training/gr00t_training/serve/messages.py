@@ -87,7 +87,7 @@ class ActionRequest:
         """
         with np.errstate(over="ignore"):  # of float32; refused below
             actions = {
-                key: np.stack([chunk.actions[key] for chunk in chunks]).astype(dtype) for key in chunks[0].actions
+                key: np.array([chunk.actions[key] for chunk in chunks], dtype) for key in chunks[0].actions
             }  # (B, H, D), each
         for key, values in actions.items():
             if not np.isfinite(values).all():
@@ -266,15 +266,18 @@ def _previous(previous: Mapping[str, Any], key: str, dim: int) -> np.ndarray:
     values: Any = previous.get(key)
     is_array = isinstance(values, np.ndarray) and values.dtype.kind in "fiu" and values.ndim == 2
     is_shape = is_array and 0 < len(values) <= MAX_ROWS and values.shape[1] == dim
-    if not is_shape or not (np.abs(_float64(values)) <= MAX_STATE).all():
+    numbers = _float64(values) if is_shape else None
+    if numbers is None or not (np.abs(numbers) <= MAX_STATE).all():
         raise ObservationError(
             f"options.previous_actions.{key}: found {_described(values)}, expected finite numbers (rows, {dim}) of at "
             f"most {MAX_ROWS} rows and magnitude {MAX_STATE:g}"
         )
-    return _float64(values)
+    return numbers
 
 
 def _float64(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.float64:
+        return values
     with np.errstate(all="ignore"):  # what becomes infinite or NaN is refused where it is checked
         return values.astype(np.float64)
 
@@ -355,23 +358,27 @@ def _instructions(language: Mapping[str, Any], embodiment: Embodiment, count: in
         raise ObservationError(f"language: found {found}, expected {expected}")
     # the only instruction is used, whatever its key
     key, value = (expected, language[expected]) if expected in language else next(iter(language.items()))
-    subject = printable(str(key), MAX_KEY)
+    try:
+        return _texts(value, count)
+    except ValueError as error:
+        raise ObservationError(f"{printable(str(key), MAX_KEY)}: {error}") from error
+
+
+def _texts(value: Any, count: int) -> tuple[str, ...]:
+    """Return one text per sample; ValueError: `value` is something else."""
     try:  # as many texts as samples: another number is refused below without reading them
         texts = value.tolist() if isinstance(value, np.ndarray) and value.size <= count else value
     except ValueError as error:
-        raise ObservationError(f"{subject}: not valid text ({error})") from error
+        raise ValueError(f"not valid text ({error})") from error
     texts = [texts] * count if isinstance(texts, str) else texts
     entries = texts if isinstance(texts, list) else []
     newest = [entry[-1] if isinstance(entry, list) and entry else entry for entry in entries]  # of several ticks
     instructions = tuple(entry for entry in newest if isinstance(entry, str))
     if len(instructions) != count or len(newest) != count:
-        raise ObservationError(f"{subject}: found {_described(value)}, expected one text per sample, {count} in all")
+        raise ValueError(f"found {_described(value)}, expected one text per sample, {count} in all")
     for instruction in instructions:
         if instruction.strip() or len(instruction) > MAX_INSTRUCTION:  # for an empty one the policy has a default
-            try:
-                check_instruction(instruction)
-            except ValueError as error:
-                raise ObservationError(f"{subject}: {error}") from error
+            check_instruction(instruction)
     return instructions
 
 

@@ -46,9 +46,9 @@ def check_image_bytes(pictures: Mapping[str, np.ndarray | EncodedImages], limit:
 
 def check_state(key: str, values: np.ndarray, embodiment: Embodiment, limit: np.ndarray | float) -> None:
     """Refuse a state `(..., D)` with NaN or a magnitude above `limit`."""
-    wrong = np.argwhere(~(np.abs(values) <= limit))  # NaN too
-    if len(wrong):
-        place = tuple(wrong[0])
+    is_right = np.abs(values) <= limit  # NaN is not
+    if not is_right.all():
+        place = tuple(np.argwhere(~is_right)[0])
         vector, channel = embodiment.state[key], place[-1]
         raise ObservationError(
             f"state.{key}: '{vector.names[channel]}' is {values[place]:.4g} {vector.unit} "

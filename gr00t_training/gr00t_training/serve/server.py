@@ -135,7 +135,7 @@ class PolicyServer:
             observer=self._observer,
         )
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._is_stopping = False
+        self._is_stopping = self._is_woken = False
         self._fault: BaseException | None = None
         try:
             # more than the limit that is refused with a reply: this one closes the connection without a reply
@@ -212,7 +212,11 @@ class PolicyServer:
 
     def _pass_on(self, answer: Answer | None) -> None:
         self._answers.put(answer)
-        self._listener.wake()
+        if (
+            not self._is_woken
+        ):  # else the network thread has not looked yet: each call of the system costs Python's lock
+            self._is_woken = True
+            self._listener.wake()
 
     def _log_fault(self, what: str, error: Exception) -> str:
         """Log an unexpected error with its traceback; return its text for the reply, which may quote the client."""
@@ -229,6 +233,7 @@ class PolicyServer:
         try:
             while True:
                 self._listener.poll()
+                self._is_woken = False  # before looking
                 while not self._answers.empty():
                     answer = self._answers.get()
                     if answer is None:

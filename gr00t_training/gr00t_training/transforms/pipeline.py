@@ -299,8 +299,10 @@ class Pipeline:
             ObservationError: as `decode`.
         """
         scaled = self._scaled(actions, observation)
-        padded, _ = self.action.pad(scaled)
-        return torch.from_numpy(padded[: len(scaled)]).float()
+        padded = np.zeros((len(scaled), self.action.width), np.float32)
+        num = min(scaled.shape[-1], self.action.width)
+        padded[:, :num] = scaled[:, :num]
+        return torch.from_numpy(padded)
 
     def _scaled(self, actions: Mapping[str, np.ndarray], observation: Observation) -> np.ndarray:
         try:
@@ -310,7 +312,7 @@ class Pipeline:
 
     def _references(self, observation: Observation) -> dict[str, np.ndarray]:
         """Return the newest raw row `(D,)` of each state key that actions count from."""
-        return {key: _input(observation.state, KeyRef(KeyKind.STATE, key))[-1] for key in self.action.reference_keys}
+        return {key: _input(observation.state, KeyKind.STATE, key)[-1] for key in self.action.reference_keys}
 
 
 _RAGGED = ("pixel_values", "image_grid", "input_ids")
@@ -319,7 +321,7 @@ _RAGGED = ("pixel_values", "image_grid", "input_ids")
 def _check_images(observation: Observation, embodiment: Embodiment, cached_by: ImageProcessor | None) -> None:
     num_ticks = len(embodiment.video_history)
     for key in embodiment.video_keys:
-        images, video = _input(observation.images, KeyRef(KeyKind.VIDEO, key)), embodiment.video[key]
+        images, video = _input(observation.images, KeyKind.VIDEO, key), embodiment.video[key]
         height, width = images.shape[1:3] if video.is_any_size and images.ndim == 4 else (video.height, video.width)
         expected = (num_ticks, height, width, 3)
         if cached_by and images.shape == (num_ticks, *cached_by.stored_size(height, width), 3):
@@ -337,9 +339,10 @@ def _check_images(observation: Observation, embodiment: Embodiment, cached_by: I
 
 
 def _check_state(observation: Observation, embodiment: Embodiment) -> None:
+    num_rows = len(embodiment.state_history)
     for key in embodiment.state_keys:
-        value = _input(observation.state, KeyRef(KeyKind.STATE, key))
-        expected = (len(embodiment.state_history), embodiment.state[key].dim)
+        value = _input(observation.state, KeyKind.STATE, key)
+        expected = (num_rows, embodiment.state[key].dim)
         if value.shape != expected:
             raise ObservationError(
                 f"state.{key}: shape {value.shape}, embodiment '{embodiment.name}' expects {expected}"
@@ -378,7 +381,8 @@ def _check_fit(embodiment: Embodiment, inputs: ModelInputs, projector: int) -> N
         )
 
 
-def _input(values: Mapping[str, np.ndarray], ref: KeyRef) -> np.ndarray:
-    if ref.key not in values:
-        raise ObservationError(f"{ref}: missing, found {', '.join(values) or 'nothing'}; check the topic map")
-    return np.asarray(values[ref.key])
+def _input(values: Mapping[str, np.ndarray], kind: KeyKind, key: str) -> np.ndarray:
+    if key not in values:
+        found = ", ".join(values) or "nothing"
+        raise ObservationError(f"{KeyRef(kind, key)}: missing, found {found}; check the topic map")
+    return np.asarray(values[key])

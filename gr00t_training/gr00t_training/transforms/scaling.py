@@ -49,12 +49,11 @@ def normalize(x: np.ndarray, mode: Normalization, statistics: KeyStatistics | No
     if mode is Normalization.MEAN_STD:
         mean, std = _rounded(statistics, "mean", "std", dtype=x.dtype)
         return np.where(std == 0, x, (x - mean) / np.where(std == 0, 1, std))
-    low, high = _bounds(statistics, mode, x.dtype)
-    is_flat = low == high
-    scaled = 2 * (x - low) / np.where(is_flat, 1, high - low) - 1
+    span = _rounded_span(statistics, mode, x.dtype)
+    scaled = 2 * (x - span.low) / span.divisor - 1
     if mode is Normalization.MIN_MAX:
-        return np.where(is_flat, 0, scaled)
-    return np.clip(np.where(is_flat, x, scaled), -1, 1)
+        return np.where(span.is_flat, 0, scaled) if span.has_flat else scaled
+    return np.clip(np.where(span.is_flat, x, scaled) if span.has_flat else scaled, -1, 1)
 
 
 def denormalize(y: np.ndarray, mode: Normalization, statistics: KeyStatistics | None = None) -> np.ndarray:
@@ -70,8 +69,8 @@ def denormalize(y: np.ndarray, mode: Normalization, statistics: KeyStatistics | 
     if mode is Normalization.MEAN_STD:
         mean, std = _rounded(statistics, "mean", "std", dtype=y.dtype)
         return y * std + mean
-    low, high = _bounds(statistics, mode, y.dtype)
-    return (y + 1) / 2 * (high - low) + low
+    span = _rounded_span(statistics, mode, y.dtype)
+    return (y + 1) / 2 * span.width + span.low
 
 
 def normalize_bounded(
@@ -98,7 +97,7 @@ def normalize_bounded(
         span = _span(statistics, mode)
         # rounded between the two steps as in the release, so that float32 results are equal to the last bit
         ratio = ((x - span.low) / span.divisor).astype(x.dtype)
-        y = np.where(span.is_flat, 0, 2 * ratio - 1)
+        y = np.where(span.is_flat, 0, 2 * ratio - 1) if span.has_flat else 2 * ratio - 1
     elif mode is Normalization.MEAN_STD:
         y = normalize(x.astype(np.float64), mode, statistics).astype(x.dtype)
     else:
@@ -137,19 +136,30 @@ PLAIN_VALUES = ValueRules()
 
 @dataclass(frozen=True)
 class _Span:
-    """A range of values for `normalize_bounded`."""
+    """A range of values per channel."""
 
     low: np.ndarray
     width: np.ndarray
-    is_flat: np.ndarray  # whether it is about empty
+    is_flat: np.ndarray  # whether it is empty
     divisor: np.ndarray  # width, 1 where flat
+    has_flat: bool  # whether any is
 
 
-@functools.lru_cache(maxsize=1024)  # a policy asks for the same few at every call, and they cost more than the scaling
+# A policy asks for the same few at every call, and they cost more than the scaling.
+@functools.lru_cache(maxsize=1024)
 def _span(statistics: KeyStatistics | None, mode: Normalization) -> _Span:
     low, high = _bounds(statistics, mode, np.dtype(np.float64))
-    is_flat = np.isclose(low, high)
-    return _Span(low, high - low, is_flat, np.where(is_flat, 1, high - low))
+    return _made_span(low, high, np.isclose(low, high))
+
+
+@functools.lru_cache(maxsize=1024)
+def _rounded_span(statistics: KeyStatistics | None, mode: Normalization, dtype: np.dtype) -> _Span:
+    low, high = _bounds(statistics, mode, dtype)
+    return _made_span(low, high, low == high)
+
+
+def _made_span(low: np.ndarray, high: np.ndarray, is_flat: np.ndarray) -> _Span:
+    return _Span(low, high - low, is_flat, np.where(is_flat, 1, high - low), bool(is_flat.any()))
 
 
 def _bounds(statistics: KeyStatistics | None, mode: Normalization, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -9,14 +9,15 @@ Letters in shapes: T rows (time steps), D channels of a key, E channels of a key
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gr00t_training.dataset.statistics.compute import KeyStatistics
-from gr00t_training.embodiment import Normalization, Rotation, VectorKey
+from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, KeyStatistics
+from gr00t_training.embodiment import MAX_CHANNELS, Normalization, Rotation, VectorKey
 from gr00t_training.errors import ConfigError
 from gr00t_training.rotations import WIDTHS, convert, to_absolute, to_relative
 from gr00t_training.transforms.scaling import NEEDS_STATISTICS, ONE_WAY, PLAIN_VALUES, ValueRules
@@ -89,8 +90,42 @@ class KeyTransform:
         num_steps = len(self.statistics.min)
         if x.shape[-2] > num_steps:
             raise ValueError(f"{x.shape[-2]} steps, the statistics of relative actions have {num_steps}")
-        # the whole ones are not copied: `scaling` knows statistics by identity
-        return self.statistics if x.shape[-2] == num_steps else self.statistics.first_steps(x.shape[-2])
+        return self.statistics if x.shape[-2] == num_steps else _first_steps(self.statistics, x.shape[-2])
+
+    def joined(self, other: KeyTransform) -> KeyTransform | None:
+        """Return the transform of this key's channels followed by another key's; None: they are scaled differently.
+
+        It has equal numbers in fewer calls, which cost more than the arithmetic of a robot's few channels.
+        """
+        if not (self._is_joinable and other._is_joinable):
+            return None
+        if self.mode is not other.mode or self.rules != other.rules or self.dim + other.dim > MAX_CHANNELS:
+            return None
+        statistics = None
+        if self.mode in NEEDS_STATISTICS:
+            parts = {name: [getattr(key.statistics, name) for key in (self, other)] for name in STATISTIC_NAMES}
+            statistics = KeyStatistics(**{name: np.concatenate(pair) for name, pair in parts.items()})
+        names = tuple(map(str, range(self.dim + other.dim)))
+        return KeyTransform(VectorKey(names=names, normalization=self.mode), statistics, self.rules)
+
+    @property
+    def _is_joinable(self) -> bool:
+        is_plain = self.key.relative_to is None and _target(self.key) is None
+        return is_plain and self.mode is not Normalization.SIN_COS  # whose cosines follow all sines
+
+
+@functools.lru_cache(maxsize=1024)  # `scaling` knows statistics by identity
+def _first_steps(statistics: KeyStatistics, count: int) -> KeyStatistics:
+    return statistics.first_steps(count)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Consecutive keys that are scaled by one call."""
+
+    names: tuple[str, ...]
+    dims: tuple[int, ...]  # channels of each key
+    transform: KeyTransform
 
 
 class VectorTransform:
@@ -143,6 +178,10 @@ class VectorTransform:
                     f"{subject}: relative_to is '{key.relative_to}', but only actions are relative, of N1.6 and N1.7 "
                     "checkpoints with use_relative_action; remove relative_to"
                 )
+        self._groups = _grouped(self.keys)
+        states = (key.key.relative_to for key in self.keys.values())
+        # state keys that some of the actions are counted from
+        self.reference_keys = tuple(dict.fromkeys(state for state in states if state is not None))
         self.dim = sum(key.dim for key in self.keys.values())
         if kind is KeyKind.ACTION:
             for name, key in self.keys.items():
@@ -154,12 +193,6 @@ class VectorTransform:
             raise ConfigError(
                 f"{kind}: {horizon} steps, the model has room for {model_horizon}; set a shorter action_horizon"
             )
-
-    @property
-    def reference_keys(self) -> tuple[str, ...]:
-        """State keys that some of the actions are counted from."""
-        states = (key.key.relative_to for key in self.keys.values())
-        return tuple(dict.fromkeys(state for state in states if state is not None))
 
     def forward(
         self, values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray] | None = None
@@ -174,12 +207,20 @@ class VectorTransform:
             ValueError: a rotation is degenerate, or a reference is missing; names the key.
         """
         parts = []
-        for name, key in self.keys.items():
-            try:
-                parts.append(key.forward(values[name], reference))
-            except ValueError as error:
-                raise ValueError(f"{KeyRef(self.kind, name)}: {error}") from error
-        return np.concatenate(parts, -1)
+        for group in self._groups:
+            found = [values[name] for name in group.names]
+            # otherwise one by one: each keeps its type, and an error names its key
+            if len(found) > 1 and _can_join(found, group.dims):
+                parts.append(group.transform.forward(np.concatenate(found, -1), reference))
+            else:
+                parts += [self._forward(name, rows, reference) for name, rows in zip(group.names, found, strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+    def _forward(self, name: str, rows: np.ndarray, reference: Mapping[str, np.ndarray] | None) -> np.ndarray:
+        try:
+            return self.keys[name].forward(rows, reference)
+        except ValueError as error:
+            raise ValueError(f"{KeyRef(self.kind, name)}: {error}") from error
 
     def pad(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cut or zero-pad `(T, dim)` to `(T, width)` and add rows of zeros up to `model_horizon` if there is one.
@@ -215,14 +256,42 @@ class VectorTransform:
         """
         if self.horizon is not None:
             y = y[..., : self.horizon, :]
-        values, start = {}, 0
-        for name, key in self.keys.items():
+        values: dict[str, np.ndarray] = {}
+        start = 0
+        for group in self._groups:
+            end = start + group.transform.dim
             try:
-                values[name] = key.inverse(y[..., start : start + key.dim], reference)
-            except ValueError as error:
-                raise ValueError(f"{KeyRef(self.kind, name)}: {error}") from error
-            start += key.dim
+                rows = group.transform.inverse(y[..., start:end], reference)
+            except ValueError as error:  # of a group of one: the others raise none
+                raise ValueError(f"{KeyRef(self.kind, group.names[0])}: {error}") from error
+            start = end
+            if len(group.names) == 1:
+                values[group.names[0]] = rows
+                continue
+            place = 0
+            for name, dim in zip(group.names, group.dims, strict=True):
+                values[name] = rows[..., place : place + dim]
+                place += dim
         return values
+
+
+def _grouped(keys: Mapping[str, KeyTransform]) -> list[_Group]:
+    groups: list[_Group] = []
+    for name, key in keys.items():
+        joined = groups[-1].transform.joined(key) if groups else None
+        if joined is None:
+            groups.append(_Group((name,), (key.key.dim,), key))
+        else:
+            groups[-1] = _Group((*groups[-1].names, name), (*groups[-1].dims, key.key.dim), joined)
+    return groups
+
+
+def _can_join(found: Sequence[np.ndarray], dims: Sequence[int]) -> bool:
+    first = found[0]
+    return all(
+        rows.dtype == first.dtype and rows.shape == (*first.shape[:-1], dim)
+        for rows, dim in zip(found, dims, strict=True)
+    )
 
 
 def _relative_transform(

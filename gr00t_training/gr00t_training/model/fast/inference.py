@@ -41,7 +41,7 @@ from gr00t_training.model.vision_qwen import Merger, QwenVisionTower
 class Prepared:
     """What prompt and image sizes fix, ready for the layers; tensors are on the model's device."""
 
-    embeddings: Tensor  # (B T, D) of the prompt tokens
+    input_ids: Tensor  # (B T,) prompt tokens
     image_rows: Tensor  # (M,) rows that image tokens go to
     rotary: Rotary  # (T, K) or (B T, K) cosines and sines of the language model
     attention_mask: Tensor | None  # (B, 1, T, T) bool; None: causal
@@ -109,7 +109,7 @@ class InferenceModel:
         """Return the preparation of other prompts `(B, T)` with the same padding and places of image tokens."""
         if self.device.type == "cuda":  # else a copy of more than 64 KB waits for the batch that is computed
             input_ids = input_ids.pin_memory()
-        return replace(prepared, embeddings=self._backbone.embed(input_ids.to(self.device, non_blocking=True)))
+        return replace(prepared, input_ids=input_ids.to(self.device, non_blocking=True).flatten())
 
     def __call__(
         self,
@@ -168,9 +168,6 @@ class _InferenceBackbone:
         pairs = [(merger.first, merger.second) for merger in mergers]
         return weight_bytes(self._patch, self._vision, self._connector, pairs, self._language, self._linear)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return F.embedding(input_ids.flatten(), self._embedding)
-
     def prepare(self, plan: Plan) -> Prepared:
         dtype, samples = self._embedding.dtype, len(plan.input_ids)
         if isinstance(self._tower, VisionTower) and not plan.images:
@@ -181,7 +178,7 @@ class _InferenceBackbone:
         masks = {Attends.TEXT: plan.text_mask, Attends.IMAGES: plan.image_mask}
         cos, sin = plan.rotary
         return Prepared(
-            embeddings=self.embed(plan.input_ids),
+            input_ids=plan.input_ids.flatten(),
             image_rows=plan.image_rows,
             rotary=(cos.reshape(-1, cos.shape[-1]), sin.reshape(-1, sin.shape[-1])),
             attention_mask=plan.attention_mask,
@@ -195,7 +192,7 @@ class _InferenceBackbone:
 
     def __call__(self, pixels: Tensor, prepared: Prepared) -> Tensor:
         tokens, added = self._image_tokens(pixels, prepared)
-        x = prepared.embeddings.index_copy(0, prepared.image_rows, tokens)
+        x = F.embedding(prepared.input_ids, self._embedding).index_copy(0, prepared.image_rows, tokens)
         x = self._language(
             x,
             prepared.samples,
