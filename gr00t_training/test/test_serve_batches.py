@@ -341,6 +341,28 @@ def test_a_client_pays_for_the_samples_of_its_batches():
     assert order_of([*large, *small]) == [large[0], *small[:3], large[1], small[3]]
 
 
+def test_a_client_that_had_a_large_batch_is_behind_the_others_until_they_had_as_much():
+    waiting, greedy, others = WaitingJobs(), Client(), [Client() for _ in range(3)]
+    for client in (greedy, *others):
+        waiting.put(make_job(client, expires_s=1.0 if client is greedy else 2.0, num_samples=1))
+    first = next(waiting.in_order())
+    assert first.request.client is greedy
+    waiting.take(first)
+    waiting.put(make_job(greedy, num_samples=9))  # the earliest deadline again: single samples are not charged
+    first = next(waiting.in_order())
+    assert first.num_samples == 9
+    waiting.take(first)
+    waiting.put(make_job(greedy))
+    taken = []
+    for _ in range(40):
+        job = next(waiting.in_order())
+        waiting.take(job)
+        taken.append(job.request.client)
+        waiting.put(make_job(job.request.client, expires_s=2.0 if job.request.client in others else 1.0))
+    behind = taken.index(greedy)
+    assert 12 < behind < 36  # eight samples beyond one, while three others have theirs
+
+
 def test_the_earliest_deadline_is_first_among_clients():
     jobs = [make_job(Client(), expires_s=seconds) for seconds in (3.0, 1.0, 2.0)]
     assert order_of(jobs) == [jobs[1], jobs[2], jobs[0]]
@@ -361,13 +383,20 @@ def test_the_size_with_the_most_answers_per_second_is_computed():
     assert pace.sizes == (1, 2, 4, 8, 16, 32)
     assert batch_sizes(1) == (1,)
     assert batch_sizes(6) == (1, 2, 4, 6)
-    assert pace.choose(5, 1.0) == 8  # nothing is known: all together
+
+    def chosen(num_waiting, seconds_left):
+        return len(pace.choose([1] * num_waiting, [seconds_left] * num_waiting))
+
+    assert chosen(5, 1.0) == 5  # nothing is known: all together
     pace.begin_with({1: 0.005, 2: 0.006, 4: 0.008, 8: 0.012, 16: 0.020, 32: 0.036})
-    assert pace.choose(3, 1.0) == 4  # 375 per second; two would be 333
-    assert pace.choose(17, 1.0) == 16  # 800 per second; 32 would be 472
-    assert pace.choose(31, 1.0) == 32
-    assert pace.choose(31, 0.015) == 8  # the most urgent one would be late with more
-    assert pace.choose(31, 0.001) == 1
+    assert chosen(3, 1.0) == 3  # 375 per second of four; two would be 333
+    assert chosen(17, 1.0) == 16  # 800 per second; 32 would be 472
+    assert chosen(31, 1.0) == 31
+    assert chosen(31, 0.015) == 8  # they would be late with more
+    assert chosen(31, 0.001) == 1
+    # 16 in 20 ms without the one that has 15 ms are more per second than 8 in 12 ms with it
+    assert pace.choose([1] * 17, [1.0, 0.015, *[1.0] * 15]) == [0, *range(2, 17)]
+    assert pace.choose([3, 1, 1], [0.01, 0.01, 0.01]) == [0, 1]
     assert pace.wait_s(40, 1) == pytest.approx(0.036 + 0.020)
 
 

@@ -26,7 +26,7 @@ from gr00t_training.serve.messages import SERVER_NAME
 from gr00t_training.serve.observer import Observer, Stage
 from gr00t_training.serve.pace import Pace, batch_sizes
 from gr00t_training.serve.stages import Stages, Wait
-from gr00t_training.serve.waiting import Job, RefusedError, Request, WaitingJobs
+from gr00t_training.serve.waiting import Job, RefusedError, Request, WaitingJobs, late
 from gr00t_training.serve.wire import pack
 
 MAX_RUNNING = 2  # batches: one is computed, the next one follows it without a gap
@@ -103,24 +103,19 @@ class Computing:
         if job.asked is not None and not job.is_alone:
             self._to_prepare.put(job)
 
-    def check_deadline(self, request: Request, num_clients: int) -> None:
-        """Refuse a request that cannot be answered in time.
+    def expected_s(self, request: Request, num_clients: int) -> float:
+        """Return the expected time until a request is answered; 0 if the device is free, since times may be wrong.
 
         Args:
             request: not yet counted as unanswered.
             num_clients: with unanswered requests; each is expected to have one sample before this one.
-
-        Raises:
-            RefusedError: names the expected time and the deadline.
         """
         num_waiting = self._num_put - self._num_taken
         now_s = time.monotonic()
         if num_waiting <= 0 and now_s >= self._free_s:
-            return
+            return 0.0
         ahead = max(0, min(num_waiting, (1 + request.client.num_unanswered) * num_clients))
-        expected_s = max(0.0, self._free_s - now_s) + self.pace.wait_s(ahead, 1)
-        if now_s + expected_s > request.expires_s:
-            raise _late(expected_s, request)
+        return max(0.0, self._free_s - now_s) + self.pace.wait_s(ahead, 1)
 
     # Any thread, also a signal handler.
 
@@ -243,12 +238,12 @@ class Computing:
     def _choose(self, starts_s: float) -> list[Job]:
         """Return the jobs of the next batch; those that are too late are refused."""
         batch: list[Job] = []
-        late: list[tuple[Job, Answer]] = []
+        refused: list[tuple[Job, Answer]] = []
         num_samples, key = 0, None
         for job in self._waiting.in_order():
             answer = self._refusal(job, starts_s)
             if answer is not None:
-                late.append((job, answer))
+                refused.append((job, answer))
             elif not batch:
                 batch, num_samples, key = [job], job.num_samples, self._stages.key(job.staged)
             elif key is not None and num_samples + job.num_samples <= self._max_batch:
@@ -257,13 +252,11 @@ class Computing:
                     num_samples += job.num_samples
             else:
                 break
-        for job, answer in late:
+        for job, answer in refused:
             self._drop(job, answer)
         if len(batch) > 1:
-            left_s = batch[0].request.expires_s - starts_s - self.pace.reply_s
-            room = self.pace.choose(num_samples, left_s)
-            while num_samples > room and len(batch) > 1:
-                num_samples -= batch.pop().num_samples
+            lefts_s = [job.request.expires_s - starts_s - self.pace.reply_s for job in batch]
+            batch = [batch[i] for i in self.pace.choose([job.num_samples for job in batch], lefts_s)]
         return batch
 
     def _refusal(self, job: Job, starts_s: float) -> Answer | None:
@@ -275,7 +268,7 @@ class Computing:
         if is_alone or starts_s + needed_s <= job.request.expires_s:
             return None
         expected_s = starts_s + needed_s - time.monotonic()
-        return self._refuse(job.request, _late(expected_s, job.request))
+        return self._refuse(job.request, late(expected_s, job.request))
 
     def _launch(self, jobs: Sequence[Job], size: int) -> None:
         noises = [job.request.client.noise for job in jobs]
@@ -386,12 +379,3 @@ class Computing:
         chunks = self._stages.finish(job.staged, result)
         reply = pack(job.asked.reply(chunks, request.actions_dtype), request.wire)
         return Answer(request, reply, latency_s=time.monotonic() - request.received_s, computed_s=ended_s)
-
-
-def _late(expected_s: float, request: Request) -> RefusedError:
-    valid_s = request.expires_s - request.received_s
-    return RefusedError(
-        "deadline",
-        f"busy: the answer would take {max(expected_s, 0.001):.3f} s more, the request is valid for {valid_s:.3f} s; "
-        "ask less often, allow more time, or start another server",
-    )

@@ -61,17 +61,27 @@ class Pace:
         """Return the smallest size with room for the samples."""
         return next((size for size in self.sizes if size >= num_samples), num_samples)
 
-    def choose(self, num_samples: int, seconds_left: float) -> int:
-        """Return the size with the most answers per second for the samples that wait.
+    def choose(self, num_samples: Sequence[int], seconds_left: Sequence[float]) -> list[int]:
+        """Return which of the requests that wait to compute now: those in time with the most answers per second.
 
         Args:
-            num_samples: that could be computed together.
-            seconds_left: until the most urgent of them is late; slower sizes are not considered if there are others.
+            num_samples: of each request that could be computed with the others, in the order in which they are taken.
+            seconds_left: until each is late.
+
+        Returns:
+            Their places in the order; the first alone if none is in time.
         """
-        rates = {size: min(size, num_samples) / max(self.seconds(size), 1e-9) for size in self._candidates(num_samples)}
-        in_time = {size: rate for size, rate in rates.items() if self.seconds(size) <= seconds_left}
-        best = in_time or {min(rates): 1.0}
-        return max(best, key=lambda size: (best[size], size))
+        best, best_rate = [0], 0.0
+        for size in self._candidates(sum(num_samples)):
+            seconds, chosen, count = self.seconds(size), [], 0
+            for i, (number, left_s) in enumerate(zip(num_samples, seconds_left, strict=True)):
+                if seconds <= left_s and count + number <= size:
+                    chosen.append(i)
+                    count += number
+            rate = count / max(seconds, 1e-9)
+            if chosen and rate >= best_rate:
+                best, best_rate = chosen, rate
+        return best
 
     def wait_s(self, num_ahead: int, num_samples: int) -> float:
         """Return the expected time until samples behind `num_ahead` others are answered, once the device is free."""

@@ -249,10 +249,13 @@ class PolicyServer:
         self._admission.remove(request)
         if answer.refused is not None:
             self._count_refused(answer.refused)
+            if answer.refused == "deadline":
+                self._admission.count_late(request.client)
         elif answer.reply is None:
             self._counters.expired += 1
             self._observer.add_expired()
         if answer.latency_s is not None:
+            request.client.num_late = 0
             self._counters.answered += 1
             self._counters.latencies_s.append(answer.latency_s)
         if answer.reply is not None:
@@ -362,7 +365,8 @@ class PolicyServer:
 
     def _get_action(self, request: Request) -> None:
         self._check_admission(request)
-        self._computing.check_deadline(request, self._admission.num_clients)  # before the work of reading it
+        expected_s = self._computing.expected_s(request, self._admission.num_clients)
+        self._admission.check_deadline(request, expected_s)  # before the work of reading it
         asked = read_request(request.data, self._policy.embodiment, self._limits)
         self._add(Job(request, asked))
 

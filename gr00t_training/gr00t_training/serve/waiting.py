@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that wait for the policy: who is admitted, and in which order they are taken.
 
-Order: clients in turn, so that one with many requests delays no other one; within a turn the earliest deadline first
-(start-time fair queueing; a request costs its number of samples). A client's own requests keep their order, which fixes
-the noise that each of them gets. `Admission` belongs to the network thread, `WaitingJobs` to the policy thread.
+Order: the oldest requests of all clients first, by deadline; behind them their second ones, and so on, so that a
+client with many requests delays no other one. Samples beyond one of a request put its client back until the others had
+as many. A client's own requests keep their order, which fixes the noise that each of them gets. Nobody else overtakes,
+so what is admitted can be answered in time; where not all can be, those that were refused before are admitted first.
+
+`Admission` belongs to the network thread, `WaitingJobs` to the policy thread.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from gr00t_training.serve.listener import Connection
 from gr00t_training.serve.messages import ActionRequest
 from gr00t_training.serve.wire import Wire
 
+OVERLOAD_S = 1.0  # for so long after a refusal, not all of a request's time may be over before it is answered
+FRESH_SHARE = 0.5  # of its time for a client that was not refused last; it rises with each refusal
+
 
 class RefusedError(ServerError):
     """A request that the server does not answer now, with the cause for its statistics: busy, deadline, ..."""
@@ -40,7 +46,8 @@ class Client:
 
     waiting: deque[Job] = field(default_factory=deque)  # in order of arrival; policy thread
     num_unanswered: int = 0  # including those that are computed; network thread
-    turn: int = 0  # of its next request; policy thread
+    num_late: int = 0  # requests since the last answered one that could not be answered in time; network thread
+    turn: float = 0.0  # until which `WaitingJobs` owes it nothing; policy thread
     noise: Any = None  # noise state of the policy after its last request; None: the initial one; policy thread
 
 
@@ -69,7 +76,6 @@ class Job:
 
     request: Request
     asked: ActionRequest | None  # None: start of an episode
-    turn: int = 0
     staged: Any = None  # by the policy's first stage
     error: Exception | None = None  # of that stage
     is_ready: bool = False  # staged or failed
@@ -98,6 +104,7 @@ class Admission:
         """
         self._max_jobs, self._max_bytes = max_jobs, max_bytes
         self._held_bytes = 0
+        self._late_s = -OVERLOAD_S  # when a request was refused as late
         self.num_jobs = 0  # unanswered ones
         self.num_clients = 0  # with unanswered ones
 
@@ -116,6 +123,35 @@ class Admission:
                 f"busy: requests of {self._held_bytes} bytes wait already (limit {self._max_bytes}); ask again later, "
                 "or start the server with a larger --max-request-mib",
             )
+
+    def check_deadline(self, request: Request, expected_s: float) -> None:
+        """Refuse a request that cannot be answered in time, or whose place another client needs more.
+
+        Args:
+            request: not yet counted as waiting.
+            expected_s: time until its answer.
+
+        Raises:
+            RefusedError: names the expected time and that of the request.
+        """
+        now_s = time.monotonic()
+        left_s = request.expires_s - now_s
+        if expected_s > left_s:
+            self.count_late(request.client)
+            raise late(expected_s, request)
+        share = 1 - (1 - FRESH_SHARE) ** (1 + request.client.num_late)
+        if now_s - self._late_s < OVERLOAD_S and expected_s > share * left_s:
+            self.count_late(request.client)
+            raise RefusedError(
+                "deadline",
+                "busy: more is asked than can be answered in time, and clients that were refused before come first; "
+                "ask less often, allow more time, or start another server",
+            )
+
+    def count_late(self, client: Client) -> None:
+        """Count a request of this client that could not be answered in time."""
+        client.num_late += 1
+        self._late_s = time.monotonic()
 
     def add(self, request: Request) -> None:
         """Count a request as waiting."""
@@ -138,15 +174,13 @@ class WaitingJobs:
     def __init__(self) -> None:
         """Start empty."""
         self._clients: dict[Client, None] = {}  # with waiting jobs
-        self._turn = 0  # of the last job that was taken
+        self._turn = 0.0  # samples that each waiting client could have had
         self._numbers = count()
         self.num_jobs = 0
 
     def put(self, job: Job) -> None:
         """Add a job behind the others of its client."""
         client = job.request.client
-        job.turn = max(self._turn, client.turn)
-        client.turn = job.turn + job.num_samples
         client.waiting.append(job)
         self._clients[client] = None
         self.num_jobs += 1
@@ -161,7 +195,9 @@ class WaitingJobs:
 
     def take(self, job: Job) -> None:
         """Take a job that is computed now."""
-        self._turn = max(self._turn, job.turn)
+        client = job.request.client
+        client.turn = max(self._turn, client.turn) + max(0, job.num_samples - 1)
+        self._turn += job.num_samples / len(self._clients)
         self.remove(job)
 
     def first(self) -> list[Job]:
@@ -170,13 +206,14 @@ class WaitingJobs:
 
     def in_order(self) -> Iterator[Job]:
         """Yield the jobs that are ready, in the order in which they are to be taken; behind one that is not, none."""
-        heap = [self._entry(client, 0) for client in self._clients if _can_run(client.waiting[0])]
+        heap = [self._entry(client, 0, 0) for client in self._clients if _can_run(client.waiting[0])]
         heapq.heapify(heap)
         while heap:
-            *_, client, place = heapq.heappop(heap)
-            yield client.waiting[place]
+            *_, client, place, num_ahead = heapq.heappop(heap)
+            job = client.waiting[place]
+            yield job
             if place + 1 < len(client.waiting) and _can_run(client.waiting[place + 1]):
-                heapq.heappush(heap, self._entry(client, place + 1))
+                heapq.heappush(heap, self._entry(client, place + 1, num_ahead + job.num_samples))
 
     def drain(self) -> list[Job]:
         """Take all jobs out."""
@@ -185,10 +222,21 @@ class WaitingJobs:
             self.remove(job)
         return jobs
 
-    def _entry(self, client: Client, place: int) -> tuple[int, float, int, Client, int]:
-        job = client.waiting[place]
-        return job.turn, job.request.expires_s, next(self._numbers), client, place
+    def _entry(self, client: Client, place: int, num_ahead: int) -> tuple[float, float, int, Client, int, int]:
+        """Return an entry of the heap; `num_ahead`: the client's own samples before this job."""
+        turn = max(client.turn - self._turn, num_ahead)
+        return turn, client.waiting[place].request.expires_s, next(self._numbers), client, place, num_ahead
 
 
 def _can_run(job: Job) -> bool:
     return job.is_ready and job.asked is not None
+
+
+def late(expected_s: float, request: Request) -> RefusedError:
+    """Return the refusal of a request whose answer is expected to take longer than it is valid."""
+    valid_s = request.expires_s - request.received_s
+    return RefusedError(
+        "deadline",
+        f"busy: the answer would take {max(expected_s, 0.001):.3f} s more, the request is valid for {valid_s:.3f} s; "
+        "ask less often, allow more time, or start another server",
+    )
