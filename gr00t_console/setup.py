@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest"],
+        "webrtc": ["aiortc>=1.9"],
     },
     entry_points={
         "console_scripts": [

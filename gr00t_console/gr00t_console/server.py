@@ -14,7 +14,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
@@ -26,9 +26,15 @@ from gr00t_console.access import COOKIE, HEADERS, Access
 from gr00t_console.board import Board
 from gr00t_console.lease import public_id
 from gr00t_console.operator import Operator
+from gr00t_training.errors import ConfigError
+from gr00t_training.io.text import printable
+
+if TYPE_CHECKING:  # needs aiortc
+    from gr00t_console.webrtc import VideoDesk
 
 MAX_MESSAGE = 64 * 1024  # [bytes] from a page
 MAX_BROWSERS = 32
+MAX_ERROR = 500  # characters
 MIN_CLIENT = 16  # characters of a browser's secret
 WRONG_TOKEN_S = 0.5
 POLICY_VIOLATION = 1008  # close code of RFC 6455
@@ -50,6 +56,7 @@ def create_app(
     access: Access,
     files: APIRouter,
     on_start: Callable[[], None],
+    videos: VideoDesk | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -60,6 +67,7 @@ def create_app(
         access: who may open the page.
         files: what pages fetch.
         on_start: called in the event loop before the first request.
+        videos: connects browsers that want video instead of pictures; None: nobody may.
     """
 
     @contextlib.asynccontextmanager
@@ -70,6 +78,8 @@ def create_app(
         watching = asyncio.create_task(operator.watch())
         yield
         watching.cancel()
+        if videos is not None:
+            await videos.close()
         operator.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -85,8 +95,7 @@ def create_app(
 
     @app.post("/login")
     async def login(request: Request) -> Response:
-        body = (await request.body())[:MAX_MESSAGE].decode("utf-8", "replace")
-        token = parse_qs(body).get("token", [""])[0]
+        token = parse_qs(await _body(request)).get("token", [""])[0]
         if access.accepts(token):
             return _signed_in(RedirectResponse("/", status_code=303), access)
         await asyncio.sleep(WRONG_TOKEN_S)
@@ -95,6 +104,15 @@ def create_app(
     @app.post("/stop")
     async def stop() -> Response:
         return JSONResponse({"text": operator.stop().text})
+
+    if videos is not None:
+
+        @app.post("/api/webrtc")
+        async def watch(request: Request) -> Response:
+            try:
+                return JSONResponse({"sdp": await videos.answer(_parsed(await _body(request)))})
+            except ConfigError as error:
+                return JSONResponse({"error": printable(str(error), MAX_ERROR)}, status_code=400)
 
     @app.get("/{name}.{suffix}")
     def static(name: str, suffix: str) -> Response:
@@ -179,6 +197,23 @@ def _signed_in(response: Response, access: Access) -> Response:
     return response
 
 
+async def _body(request: Request) -> str:
+    """Return the body as text; what is past the limit is not read."""
+    found = b""
+    async for part in request.stream():
+        found += part
+        if len(found) > MAX_MESSAGE:
+            break
+    return found[:MAX_MESSAGE].decode("utf-8", "replace")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _folder() -> Path:
     return Path(str(resources.files("gr00t_console"))) / "static"
 
@@ -236,10 +271,7 @@ async def _receive(socket: WebSocket, operator: Operator, client: str) -> None:
         if text == "beat":
             operator.beat(client)
             continue
-        try:
-            message = json.loads(text) if len(text) <= MAX_MESSAGE else None
-        except ValueError:
-            message = None
+        message = _parsed(text) if len(text) <= MAX_MESSAGE else None
         # a request that waits for a node must not hold up the next, which may be a stop
         task = asyncio.create_task(answer(message))
         waiting.add(task)

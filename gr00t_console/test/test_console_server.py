@@ -7,7 +7,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +55,15 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, token: str | None = None) -> Iterator[Served]:
+def serving(
+    folder: Path, token: str | None = None, *, make_videos: Callable[[Board], Any] | None = None
+) -> Iterator[Served]:
     robot, board, pictures = SeenRobot(), Board(), Board()
     operator, shelf, desk = Operator(robot, board, lost_after_s=DEADLINE_S), Shelf([]), TrialDesk(folder / "t.csv")
     add_actions(operator, robot, board, shelf, desk)
     router = make_router(shelf, desk, Runs([]))
-    app = create_app(operator, board, pictures, Access(token), router, on_start=lambda: None)
+    videos = make_videos(pictures) if make_videos is not None else None
+    app = create_app(operator, board, pictures, Access(token), router, on_start=lambda: None, videos=videos)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run)
     thread.start()

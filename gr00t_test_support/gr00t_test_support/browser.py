@@ -46,8 +46,9 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions")
         quiet = ("--disable-background-networking", "--mute-audio", "--remote-debugging-port=0", "--hide-scrollbars")
+        guard = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()  # ends with a killed test
         self._process = subprocess.Popen(
-            [path, *flags, *quiet, f"--user-data-dir={self._profile.name}", "about:blank"],
+            [*guard, path, *flags, *quiet, f"--user-data-dir={self._profile.name}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rclpy
 import uvicorn
@@ -36,7 +37,7 @@ from gr00t_console.ros.fleet_watch import FleetWatch
 from gr00t_console.ros.previews import MAX_RATE_HZ, MIN_RATE_HZ
 from gr00t_console.routes import make_router
 from gr00t_console.runs import Runs
-from gr00t_console.server import create_app, new_token
+from gr00t_console.server import MAX_BROWSERS, create_app, new_token
 from gr00t_console.trial_desk import TrialDesk
 from gr00t_recorder.ros.node_arguments import parse_with_ros_args
 from gr00t_training.cli.arguments import add
@@ -46,6 +47,9 @@ from gr00t_training.errors import ConfigError
 from gr00t_training.io.files import read_text
 from gr00t_training.io.text import check_instruction
 from gr00t_training.serve.access import bind_address, find_token
+
+if TYPE_CHECKING:
+    from gr00t_console.webrtc import VideoDesk
 
 NAME = "gr00t_console"
 PORT = 8600
@@ -90,6 +94,8 @@ def _parser() -> CommandParser:
     parser.add_argument("--task-list", type=Path, metavar="FILE", help=text)
     text = "Pictures of a camera per second."
     parser.add_argument("--picture-rate", type=_rate, default=5.0, metavar="X", help=text)
+    text = "Send pictures as video over WebRTC, by aiortc; a browser that it does not reach gets JPEG."
+    parser.add_argument("--webrtc", action="store_true", help=text)
     return parser
 
 
@@ -113,6 +119,7 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
         listener = opened.enter_context(_listen(options.host, options.port))
         token = _token(options, listener)
         board, pictures = Board(), Board()
+        videos = _videos(pictures) if options.webrtc else None
         shelf, desk, runs = Shelf(options.datasets), TrialDesk(options.trials), Runs(options.runs)
         tasks = _tasks(options.task_list)
         settings = BridgeSettings(
@@ -130,8 +137,15 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
             reading.submit(_show_tasks, board, shelf, tasks, path)
 
         robot.on_recorder = on_recorder
+        board.post("webrtc", options.webrtc)
         app = create_app(
-            operator, board, pictures, Access(token), make_router(shelf, desk, runs), lambda: _announce(listener, token)
+            operator,
+            board,
+            pictures,
+            Access(token),
+            make_router(shelf, desk, runs),
+            lambda: _announce(listener, token),
+            videos,
         )
         config = uvicorn.Config(
             app,
@@ -151,6 +165,14 @@ def _serve(options: argparse.Namespace, ros: list[str]) -> None:
                 server.run(sockets=[listener])
         finally:
             operator.close()
+
+
+def _videos(pictures: Board) -> VideoDesk:
+    try:
+        from gr00t_console.webrtc import VideoDesk  # an extra of the package
+    except ImportError as error:
+        raise ConfigError(f"--webrtc needs aiortc, which cannot be imported ({error}): pip install aiortc") from error
+    return VideoDesk(pictures, max_browsers=MAX_BROWSERS)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,13 +9,16 @@ import * as trials from "./trials.js";
 import * as data from "./data.js";
 import * as train from "./train.js";
 import * as fleet from "./fleet.js";
+import * as video from "./video.js";
 
 const BEAT_MS = 250; // the server gives up after a second
 const RETRY_MS = 500;
+const VIDEO_RETRY_MS = 15000;
 const TOAST_MS = 6000;
 const modules = { robot, collect, policy, trials, data, train, fleet };
-export const state = { joints: {}, history: new Map(), pictures: new Map(), isMine: false, isConnected: false };
+export const state = { joints: {}, history: new Map(), pictures: new Map(), videos: new Map(), isMine: false, isConnected: false };
 let socket, tab = "robot", number = 0, you = "";
+let pictures = null, watched = "", endVideo = () => {};
 const waiting = new Map();
 
 const client = sessionStorage.getItem("client") || random();
@@ -37,20 +40,44 @@ function connect() {
     state.isConnected = false;
     for (const resolve of waiting.values()) resolve({ ok: false, text: "connection lost" });
     waiting.clear();
+    watched = ""; // video is tried again with the next connection
     draw();
     setTimeout(connect, RETRY_MS);
   };
 }
 
 function connectPictures() {
-  const pictures = new WebSocket(url("/pictures"));
+  if (pictures || state.videos.size) return;
+  pictures = new WebSocket(url("/pictures"));
   pictures.binaryType = "arraybuffer";
   pictures.onmessage = (event) => {
     const bytes = new Uint8Array(event.data), end = 1 + bytes[0];
     const name = new TextDecoder().decode(bytes.subarray(1, end));
     robot.showPicture(name, new Blob([bytes.subarray(end)], { type: "image/jpeg" }), state);
   };
-  pictures.onclose = () => setTimeout(connectPictures, RETRY_MS);
+  pictures.onclose = () => {
+    pictures = null;
+    setTimeout(connectPictures, RETRY_MS);
+  };
+}
+
+/** Watch videos instead of pictures where the console offers them; where they do not come, the pictures stay. */
+function connectVideo() {
+  const cameras = state.cameras || [], wanted = state.webrtc && cameras.length ? JSON.stringify(cameras) : "";
+  if (wanted === watched) return;
+  watched = wanted;
+  endVideo();
+  if (!wanted) return;
+  endVideo = video.watch(cameras, (streams) => {
+    state.videos = streams;
+    pictures?.close();
+    draw();
+  }, () => {
+    state.videos = new Map();
+    connectPictures();
+    draw();
+    setTimeout(() => { if (watched === wanted) watched = ""; }, VIDEO_RETRY_MS);
+  });
 }
 
 function take(message) {
@@ -67,6 +94,7 @@ function take(message) {
   }
   state.isMine = Boolean(state.control?.holder) && state.control.holder === you;
   state.receivedMs = performance.now();
+  connectVideo();
   draw();
 }
 

@@ -60,11 +60,28 @@ function merged(state) {
 function drawCameras(state) {
   fill(parts.cameras, state.cameras || [], () => (state.cameras || []).map((name) =>
     element("figure", { class: "camera", "data-camera": name }, element("img", { alt: `Camera ${name}, newest picture` }),
+      element("video", { "aria-label": `Camera ${name}`, autoplay: true, muted: true, playsinline: true, hidden: true }),
       element("figcaption", {}, element("span", {}, name), element("span", { class: "age" }, "no picture")))));
   if (!(state.cameras || []).length && !parts.cameras.firstChild) parts.cameras.append(element("p", { class: "empty" }, "No topic map yet."));
   for (const figure of parts.cameras.querySelectorAll("[data-camera]")) {
+    showVideo(figure, state);
     const shown = state.pictures.get(figure.dataset.camera);
     if (shown) text(figure.querySelector(".age"), `${((performance.now() - shown.ms) / 1000).toFixed(1)} s ago`);
+  }
+}
+
+function showVideo(figure, state) {
+  const name = figure.dataset.camera, stream = state.videos.get(name) || null, video = figure.querySelector("video");
+  if (video.srcObject !== stream) {
+    video.muted = true; // as an attribute it does not count for an element made by a script, and nothing else may start by itself
+    video.srcObject = stream;
+    video.hidden = !stream;
+    figure.querySelector("img").hidden = Boolean(stream);
+  }
+  const count = stream ? video.getVideoPlaybackQuality().totalVideoFrames : 0;
+  if (count !== Number(video.dataset.count || 0)) {
+    video.dataset.count = count;
+    if (count) state.pictures.set(name, { ms: performance.now() });
   }
 }
 
@@ -73,7 +90,7 @@ export function showPicture(name, blob, state) {
   const picture = { url: URL.createObjectURL(blob), ms: performance.now() };
   state.pictures.set(name, picture);
   for (const image of document.querySelectorAll(`[data-camera="${CSS.escape(name)}"] img`)) image.src = picture.url;
-  if (before) setTimeout(() => URL.revokeObjectURL(before.url), 1000);
+  if (before?.url) setTimeout(() => URL.revokeObjectURL(before.url), 1000);
 }
 
 /** Rows of joints; `onJog(name, share)` adds buttons to the commanded ones that have a speed. */
