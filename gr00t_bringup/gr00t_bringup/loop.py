@@ -113,7 +113,7 @@ def _run_steps(runner: Runner, folder: Path, episodes: int, steps: int, round_s:
     runner.run("finetune", [*finetune, "--batch-size", "4", "--device", "cpu"], timeout_s=900.0)
     checkpoint = folder / "checkpoint" / f"checkpoint-{steps}"
     print("== 4/5 open-loop evaluation", flush=True)
-    evaluate = ["gr00t_evaluate", "--checkpoint", checkpoint, "--dataset", folder / "live"]
+    evaluate = ["gr00t_evaluate", "--checkpoint", checkpoint, "--dataset", folder / "live", "--fail-on", "never"]
     runner.run("evaluate", [*evaluate, "--output", folder / "evaluation"], timeout_s=600.0)
     print(f"== 5/5 driving the simulated robot with the result for up to {round_s:g} s", flush=True)
     (folder / "demo").mkdir()

@@ -114,7 +114,8 @@ def test_report_tells_errors_stages_ages_and_counts_of_the_bag(
     assert found["duration_s"] >= 3.9
     assert found["chunks"] > 0
     # on a busy machine the first chunk may have ended when it comes
-    assert code == (0 if found["state_s"].get("running", 0.0) > 0.0 else 1)
+    has_run = found["state_s"].get("running", 0.0) > 0.0
+    assert code == (0 if has_run and judged["verdict"] != "no-go" else 1)
     assert sum(found["state_s"].values()) <= found["duration_s"] + 0.1
     stages = {stage["name"]: stage for stage in found["stages"]}
     # a busy machine may lose any of them, since the subscription is best effort

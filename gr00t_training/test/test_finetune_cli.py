@@ -151,15 +151,17 @@ def test_evaluation_of_a_trained_checkpoint(recorded, tmp_path, capsys):
     capsys.readouterr()
     given = ["--checkpoint-path", str(tmp_path / "checkpoint-1"), "--dataset-path", str(recorded), "--device", "cpu"]
     output = tmp_path / "evaluation"
-    assert evaluate.main([*given, "--episodes", "0", "1", "--steps", "5", "--output-dir", str(output)]) == 0
+    # after a single step the policy looks at nothing
+    assert evaluate.main([*given, "--episodes", "0", "1", "--steps", "5", "--output-dir", str(output)]) == 1
     printed = capsys.readouterr()
     report = json.loads((output / "evaluation.json").read_text())
+    assert [judged["verdict"] for judged in report["judgements"]] == ["no-go"]
     assert [entry["rows"] for entry in report["episodes"]] == [5, 4]
     assert all(f"{of_unit['mse']:.6g}" in printed.out for of_unit in report["units"].values())
     assert "warning: the checkpoint was trained on episodes 0-1; their errors do not predict" in printed.err
     assert {path.name for path in output.glob("*.png")} == {"episode_000000.png", "episode_000001.png"}
 
-    assert evaluate.main([*given, "--episodes", "1-", "--steps", "1"]) == 0
+    assert evaluate.main([*given, "--episodes", "1-", "--steps", "1", "--fail-on", "never"]) == 0
     assert "trained on episodes 1;" in capsys.readouterr().err
     with DatasetWriter(tmp_path / "new", EMBODIMENT) as writer:
         episode = writer.start_episode("lift the cube")
@@ -167,7 +169,7 @@ def test_evaluation_of_a_trained_checkpoint(recorded, tmp_path, capsys):
             episode.add_frame(frame)
         episode.save()
     given[3] = str(tmp_path / "new")
-    assert evaluate.main([*given, "--steps", "1"]) == 0
+    assert evaluate.main([*given, "--steps", "1", "--no-tests"]) == 0
     assert "warning" not in capsys.readouterr().err
 
     assert evaluate.main([*given, "--episodes", "7"]) == 2

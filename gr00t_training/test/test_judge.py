@@ -16,6 +16,7 @@ from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey, load_embo
 from gr00t_training.judge import judging
 from gr00t_training.judge.judging import BASE, baseline_errors
 from gr00t_training.judge.metrics import errors, gripper_timing, held, smoothness
+from gr00t_training.judge.output import exit_code
 from gr00t_training.judge.page import judgement_page, plain
 from gr00t_training.judge.queries import Recording, answer_queries
 from gr00t_training.judge.verdicts import change, is_robust, is_used, worst
@@ -214,6 +215,19 @@ def test_the_page_shows_every_policy_and_is_self_contained(recording):
     values = plain(judgements[1], recording)
     assert values["verdict"] == "no-go"
     assert set(values["errors"]) == {"deaf & dumb", "hold still", "mean action"}
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "codes"), [("no-go", [0, 0, 1, 1]), ("look", [0, 1, 1, 1]), ("never", [0, 0, 0, 0])]
+)
+def test_the_worst_verdict_of_all_policies_decides_the_exit_code(recording, fail_on, codes):
+    judged = judge(ToyPolicy(), recording, "toy")
+    go, look, no_go = (
+        dataclasses.replace(judged, findings=[dataclasses.replace(judged.findings[0], verdict=verdict)])
+        for verdict in (Verdict.GO, Verdict.LOOK, Verdict.NO_GO)
+    )
+    assert [exit_code(given, fail_on) for given in ([go], [look, go], [no_go], [go, no_go, look])] == codes
+    assert exit_code([], fail_on) == 0  # --no-tests
 
 
 def test_one_task_leaves_the_language_untested(recording):

@@ -57,7 +57,7 @@ from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import ConfigError, DatasetError, Gr00tError
 from gr00t_training.io.text import check_instruction
 from gr00t_training.judge.judging import baseline_errors, judge_answers
-from gr00t_training.judge.output import PAGE_FILE, REPORT_FILE, lines, write_page, write_report
+from gr00t_training.judge.output import PAGE_FILE, REPORT_FILE, exit_code, lines, write_page, write_report
 from gr00t_training.judge.page import judgement_page, plain
 from gr00t_training.train.output import make_folder
 
@@ -86,7 +86,11 @@ STATE_NAMES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Replay a bag, print the table and return the exit code: 0, 1 when the policy never ran, 2 after an error."""
+    """Replay a bag and print the table.
+
+    Returns:
+        Exit code: 0, 1 when the policy never ran or for a verdict that `--fail-on` names, 2 after an error.
+    """
     return run_command(NAME, lambda: _run(arguments))
 
 
@@ -105,6 +109,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--limits", type=Path, required=True, metavar="FILE", help="Joint limits (YAML).")
     add(parser, "--instruction", "Default: the tasks of the bag's episodes.")
     add(parser, "--device")
+    add(parser, "--fail-on")
     add(parser, "--output", f"{PAGE_FILE} and {REPORT_FILE}.")
     options, ros_args = parse_with_ros_args(parser, arguments)
     if options.instruction:
@@ -118,7 +123,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     print(format_replay(replay))
     name = str(options.checkpoint or options.server)
     report: dict[str, Any] = {"node": dataclasses.asdict(replay)}
-    compared = compare(embodiment, demonstrated.episodes, chunks)
+    compared, judgements = compare(embodiment, demonstrated.episodes, chunks), []
     if compared is None:
         why = demonstrated.fault or "no chunk lies within an episode"
         print(f"\nnot compared with the demonstration: {why}")
@@ -128,6 +133,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         chunk_s = embodiment.action_horizon / embodiment.fps
         others = list(findings(replay, chunk_s))
         judgement = judge_answers(recording, name, answers, baseline_errors(recording), others)
+        judgements.append(judgement)
         print("\n".join(lines(judgement)))
         report["judgements"] = [plain(judgement, recording)]
         if options.output:
@@ -137,7 +143,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.output:
         write_report(options.output, report)
     if replay.has_run:
-        return 0
+        return exit_code(judgements, options.fail_on)
     print(f"{shown_name(NAME)}: the policy never ran; the reasons are above", file=sys.stderr)
     return EXIT_NEVER_RAN
 

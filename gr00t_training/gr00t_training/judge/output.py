@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gr00t_training.errors import ConfigError
 from gr00t_training.judge.judging import Judgement
+from gr00t_training.judge.verdicts import worst
 from gr00t_training.types import Verdict
 
 REPORT_FILE = "evaluation.json"
 PAGE_FILE = "report.html"
+EXIT_FAILED = 1
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -42,6 +44,18 @@ def lines(judgement: Judgement) -> Iterator[str]:
     for finding in judgement.findings:
         if finding.verdict in (Verdict.LOOK, Verdict.NO_GO):
             yield f"  {finding.verdict!s:6} {finding.group}, {finding.name} ({finding.shown}): {finding.meaning}"
+
+
+def exit_code(judgements: Sequence[Judgement], fail_on: str) -> int:
+    """Return the exit code of a command: 0, or 1 if a policy's verdict is `fail_on` or worse.
+
+    Args:
+        judgements: one per policy.
+        fail_on: value of `--fail-on`; one that is no verdict never fails.
+    """
+    order = list(Verdict)
+    limit = order.index(Verdict(fail_on)) if fail_on in order else len(order)
+    return EXIT_FAILED if order.index(worst([each.verdict for each in judgements])) >= limit else 0
 
 
 def _write(path: Path, text: str) -> None:
