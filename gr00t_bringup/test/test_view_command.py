@@ -22,25 +22,18 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rerun_files import curve, read_rows
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from viewed_robot import write_viewed_robot
 
 from gr00t_bringup.ros import view
 from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
-from gr00t_test_support.builders import make_embodiment
 from gr00t_test_support.waiting import eventually
-from gr00t_training.embodiment import to_mapping
 
 pytestmark = pytest.mark.slow
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 T0 = 1_700_000_000
 MS = 1_000_000
 JOINTS = ("j0", "j1", "j2", "grip")
-TOPICS = """
-embodiment: embodiment.json
-streams:
-  joints: {topic: joint_states, type: sensor_msgs/msg/JointState}
-  front: {topic: front/image_raw, type: sensor_msgs/msg/Image}
-state: {arm: {stream: joints}, gripper: {stream: joints}}
-video: {front: {stream: front}}
+COMMANDS = """
 commands:
   - {topic: arm/joint_trajectory, type: trajectory_msgs/msg/JointTrajectory}
 """
@@ -50,8 +43,7 @@ commands:
 def robot_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "robot"
     folder.mkdir()
-    (folder / "embodiment.json").write_text(json.dumps(to_mapping(make_embodiment())))
-    (folder / "topics.yaml").write_text(TOPICS)
+    write_viewed_robot(folder, COMMANDS)
     limits = {name: {"min": -2.0, "max": 2.0, "max_velocity": 0.5} for name in JOINTS}
     (folder / "limits.yaml").write_text(json.dumps({"joints": limits}))
     return folder

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from viewed_robot import write_viewed_robot
 
 from gr00t_bringup.views.kinematics import UrdfTree
 from gr00t_bringup.views.path import PathPlanner
 from gr00t_bringup.views.robot import ViewedRobot, load_viewed_robot
-from gr00t_test_support.builders import make_embodiment
-from gr00t_training.embodiment import to_mapping
 from gr00t_training.errors import ConfigError
 
 # a planar arm: two links of 0.3 m and 0.2 m that turn about z at a height of 0.5 m, a slide along the tool, and a tool
@@ -29,14 +27,6 @@ PLANAR = """<robot name="planar">
   <joint name="right" type="prismatic"><parent link="tool0"/><child link="right_finger"/><axis xyz="0 1 0"/>
     <mimic joint="left" multiplier="-1" offset="0.01"/></joint>
 </robot>"""
-TOPICS = """
-embodiment: embodiment.json
-streams:
-  joints: {topic: joint_states, type: sensor_msgs/msg/JointState}
-  front: {topic: front/image_raw, type: sensor_msgs/msg/Image}
-state: {arm: {stream: joints}, gripper: {stream: joints}}
-video: {front: {stream: front}}
-"""
 
 
 def rows(*values: float) -> np.ndarray:
@@ -107,9 +97,7 @@ def test_a_urdf_that_cannot_be_used_is_refused_by_joint(xml: str, fault: str) ->
 
 @pytest.fixture
 def robot(tmp_path: Path) -> ViewedRobot:
-    (tmp_path / "embodiment.json").write_text(json.dumps(to_mapping(make_embodiment())))
-    (tmp_path / "topics.yaml").write_text(TOPICS)
-    return load_viewed_robot(tmp_path / "topics.yaml")
+    return load_viewed_robot(write_viewed_robot(tmp_path))
 
 
 def test_the_path_of_a_chunk_is_that_of_the_arms_end(robot: ViewedRobot) -> None:
