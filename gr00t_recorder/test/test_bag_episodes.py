@@ -61,6 +61,24 @@ def test_episodes_that_were_taken_back_are_left_out(tmp_path, capsys):
     assert sum("'take_back' out of place" in text for text in conversion.entry["complaints"]) == 2
 
 
+def test_bag_without_an_episode_fails_and_is_tried_again(tmp_path, capsys):
+    bag = ToyBag().steps(0, 20).event(-50 * MS, "start", "wave").event(10 * STEP_NS, "discard")
+    for options in (["--dry-run"], [], []):
+        assert Conversion(tmp_path, bag, *options).code == 1
+        printed = capsys.readouterr()
+        assert "toy.mcap: no episode to convert (1 discarded, 0 without a complete row)" in printed.err
+        assert "0 episodes, 0 rows" in printed.out
+    found = Conversion(tmp_path, bag, "--episodes", "bag", "--task", "wave")
+    assert (found.code, found.lengths()) == (0, [21])
+    assert len(json.loads((found.output / "conversion.json").read_text())["bags"]) == 1
+    # converted before, next to one without an episode
+    (tmp_path / "toy.mcap").rename(tmp_path / "first.mcap")
+    ToyBag().steps(30, 39).event(30 * STEP_NS, "start").event(35 * STEP_NS, "discard").write(tmp_path / "second.mcap")
+    both = [str(tmp_path / name) for name in ("first.mcap", "second.mcap")]
+    assert main([*both, "--topics", str(tmp_path / "topics.yaml"), "--output", str(found.output)]) == 0
+    assert "no episode" not in capsys.readouterr().err
+
+
 def test_gaps_of_the_camera_separate_episodes(tmp_path):
     conversion = Conversion(tmp_path, two_stretches(), "--episodes", "gaps", "--gap-s", "1", "--task", "wave")
     assert conversion.code == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from gr00t_recorder.bag.sources import BagSource
@@ -36,8 +37,8 @@ class ConversionLog:
             ) from error
 
     def holds(self, source: BagSource) -> bool:
-        """Whether the bag was converted by an earlier run."""
-        done = [entry for entry in self._entries if not entry.get("error")]
+        """Whether the bag gave episodes in an earlier run; without, other options may find some."""
+        done = [entry for entry in self._entries if _has_episodes(entry)]
         return any(source.is_same(entry) for entry in done) or any(source.is_moved(entry) for entry in done)
 
     def num_published(self, source: BagSource, start_ns: int | None, num_episodes: int) -> int:
@@ -54,7 +55,7 @@ class ConversionLog:
         """Add the result of a bag; DatasetError if the file cannot be written."""
         identity = bag_identity(source, converted.start_ns)
         entry = {**dataclasses.asdict(converted.report), **identity, "sha256": converted.digest}
-        self._entries = [old for old in self._entries if old.get("bag") != identity["bag"] or not old.get("error")]
+        self._entries = [old for old in self._entries if old.get("bag") != identity["bag"] or _has_episodes(old)]
         self._entries.append(entry)
         document = {
             "topic_map": dataclasses.asdict(self._settings.topic_map),
@@ -74,3 +75,7 @@ class ConversionLog:
 
 def bag_identity(source: BagSource, start_ns: int | None) -> dict[str, Any]:
     return {"bag": str(source.path.resolve()), "bytes": source.num_bytes, "start_ns": start_ns}
+
+
+def _has_episodes(entry: Mapping[str, Any]) -> bool:
+    return not entry.get("error") and any(episode["is_saved"] for episode in entry.get("episodes", []))

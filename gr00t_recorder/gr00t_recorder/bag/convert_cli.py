@@ -41,7 +41,8 @@ MAX_LINE = 4000  # characters of a line of output
 MAX_NAMED = 3  # bags in a note
 BAR_WIDTH = 30
 EPILOG = """
-exit codes: 0 every bag is converted, 1 some bag was refused (the others are converted), 2 wrong options or files.
+exit codes: 0 every bag is converted, 1 some bag was refused (the others are converted) or no bag gave an episode,
+2 wrong options or files.
 Repeat the command to continue after an interruption.
 """
 
@@ -77,7 +78,7 @@ class CommandSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert bags and return the exit code: 0, 1 when a bag was refused, 2 for wrong options or files."""
+    """Convert bags and return the exit code: 0, 1 for refused bags or no episode, 2 for wrong options or files."""
     again = "interrupted; repeat the command to continue"
     return run_command("gr00t_convert_bag", lambda: _run(arguments), interrupted=again)
 
@@ -159,7 +160,7 @@ def _convert(sources: Sequence[BagSource], settings: BatchSettings, table_file: 
         print(f"{len(sources) - len(reports)} bags were already converted and are skipped")
     saved = [episode for report in reports for episode in report.episodes if episode.is_saved]
     print(f"{len(saved)} episodes, {sum(episode.num_frames for episode in saved)} rows written to {settings.output}")
-    return EXIT_REFUSED if num_refused else 0
+    return EXIT_REFUSED if num_refused or (len(sources) == len(reports) and _print_if_none(reports)) else 0
 
 
 def _preview(sources: Sequence[BagSource], settings: BatchSettings) -> int:
@@ -170,7 +171,7 @@ def _preview(sources: Sequence[BagSource], settings: BatchSettings) -> int:
     num_refused = _print_reports([preview.report for preview in previews])
     saved = [episode for preview in previews for episode in preview.report.episodes if episode.is_saved]
     print(f"{len(saved)} episodes, {sum(episode.num_frames for episode in saved)} rows would be written")
-    return EXIT_REFUSED if num_refused else 0
+    return EXIT_REFUSED if num_refused or _print_if_none([preview.report for preview in previews]) else 0
 
 
 def _print_reports(reports: Sequence[BagReport]) -> int:
@@ -192,6 +193,22 @@ def _print_reports(reports: Sequence[BagReport]) -> int:
         )
         _print(f"note: no checksum covers the messages of {shown}: changed bytes on disk would not be detected")
     return len(refused)
+
+
+def _print_if_none(reports: Sequence[BagReport]) -> bool:
+    """Print an error to stderr if no bag gave an episode; return whether that is so."""
+    episodes = [episode for report in reports for episode in report.episodes]
+    if any(episode.is_saved for episode in episodes):
+        return False
+    subject = reports[0].bag if len(reports) == 1 else f"{len(reports)} bags"
+    num_discarded = sum(episode.is_discarded for episode in episodes)
+    _print(
+        f"gr00t_convert_bag: {subject}: no episode to convert ({num_discarded} discarded, "
+        f"{len(episodes) - num_discarded} without a complete row), expected 1 or more; look at the table above, and "
+        f"choose another --episodes-by if the bag's markers are not those of its episodes",
+        sys.stderr,
+    )
+    return True
 
 
 def _print(text: str, file: TextIO | None = None) -> None:
