@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gr00t_training.checkpoint.description import Checkpoint
 from gr00t_training.errors import CheckpointError, Gr00tError
@@ -22,7 +27,7 @@ def shape_model(config: Gr00tConfig, *, attention: str = "sdpa") -> Gr00tModel:
         CheckpointError: sizes of config.json that contradict each other.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoDraws():
             return Gr00tModel(config, attention=attention).eval()
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"config.json: {error}; its sizes contradict each other") from error
@@ -48,3 +53,13 @@ def try_out(checkpoint: Checkpoint, model: Gr00tModel) -> None:
     except (ValueError, LookupError, TypeError, RuntimeError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{checkpoint.path}: the first inference fails: {reason}") from error
+
+
+class _NoDraws(TorchFunctionMode):
+    """Draw no initial values: nothing is drawn without memory, but PyTorch imports its compiler for it, in seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)

@@ -7,15 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.judge.open_loop import EpisodeEvaluation
 from gr00t_training.judge.queries import channel_units
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRUTH_COLOR, PREDICTED_COLOR, STATE_COLOR = "black", "tab:orange", "tab:blue"
 PLOT_COLUMNS = 3
@@ -59,6 +60,8 @@ def format_table(report: Mapping[str, Any]) -> str:
 
 def plot_evaluation(evaluation: EpisodeEvaluation, embodiment: Embodiment, path: Path) -> None:
     """Draw every channel over time, with the rows at which the policy was queried, as PNG."""
+    from matplotlib.figure import Figure  # takes a second; only plots need it
+
     channels = [(key, index) for key in evaluation.truth for index in range(evaluation.truth[key].shape[1])]
     columns = min(PLOT_COLUMNS, len(channels))
     rows = math.ceil(len(channels) / columns)

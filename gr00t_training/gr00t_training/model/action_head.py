@@ -277,7 +277,7 @@ class ActionHead(nn.Module):
 
 
 def _mask_token(width: int) -> nn.Parameter:
-    return nn.Parameter(0.02 * torch.randn(1, 1, width))
+    return nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))
 
 
 class FeatureRefiner(nn.Module):
@@ -313,7 +313,7 @@ class CategoryLinear(nn.Module):
     def __init__(self, num_categories: int, in_dim: int, out_dim: int) -> None:
         super().__init__()
         # the release starts from 0.02 at widths of 1024 and more; narrow models hardly learn from so little
-        self.W = nn.Parameter(in_dim**-0.5 * torch.randn(num_categories, in_dim, out_dim))
+        self.W = nn.Parameter(nn.init.normal_(torch.empty(num_categories, in_dim, out_dim), std=in_dim**-0.5))
         self.b = nn.Parameter(torch.zeros(num_categories, out_dim))
 
     def forward(self, x: Tensor, category: Tensor) -> Tensor:

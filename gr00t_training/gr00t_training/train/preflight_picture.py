@@ -9,16 +9,18 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.files import replacing
 from gr00t_training.train.data.samples import Source
 from gr00t_training.transforms.images import draw_images
 from gr00t_training.transforms.observation import observation_from_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROW_IN = 3.6  # height of a sample
 COLUMN_IN = 4.2
@@ -81,6 +83,8 @@ def draw_samples(samples: Sequence[DrawnSample], path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    from matplotlib.figure import Figure  # takes a second; only the check before a training draws
+
     num_images = min(MAX_IMAGES, max(len(sample.frames) for sample in samples))
     size = (COLUMN_IN * (num_images * 0.8 + 3.2), ROW_IN * len(samples) + 0.3)
     figure = Figure(figsize=size, layout="constrained")
