@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup gr00t_console gr00t_test_support # the last for tests
 INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.action gr00t_msgs/cmake/*.cmake) \
 	gr00t_msgs/CMakeLists.txt gr00t_msgs/package.xml gr00t_msgs/pyproject.toml
+WORKERS ?= 2 # files that are tested at the same time
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 RAY_TESTS := $(shell grep -l 'pytest.mark.ray' gr00t_*/test/test_*.py)
 TEST_INTERFACES := $(shell find gr00t_policy_node/test/interfaces -type f)
 
@@ -37,10 +39,10 @@ loop: setup
 
 test: lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: setup $(VENV)/.dev
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not ros" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow and not gpu and not ros" $(PYTEST_ARGS)
 
 test-ray: setup $(VENV)/.ray
 	@echo "== tests with Ray"

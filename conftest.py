@@ -1,23 +1,36 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks for the tests of all packages: the marker `ros`, names of parametrized cases, the count of skipped tests."""
+"""Hooks for the tests of all packages: workers, the marker `ros`, names of parametrized cases, count of skipped tests.
+
+`make test` runs several files at once, each in one worker of pytest-xdist. A worker has ROS domains, temporary folders
+and, for computing, one thread of its own; a file whose tests use anything else of the machine goes to `DEFAULT_PORTS`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 LONGEST_ID = 60  # characters of one value
+# One worker runs these: what they start listens on the ports that users find in the documentation.
+DEFAULT_PORTS = ("gr00t_bringup/test/test_docker.py", "gr00t_bringup/test/test_docs_run.py")
 
 
 def pytest_configure() -> None:
-    """Keep hypothesis from failing a test because the machine is slow."""
+    """Give a worker its part of the machine; keep hypothesis from failing a test because the machine is slow."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        part = int(worker.removeprefix("gw")) + 1
+        os.environ["GR00T_DOMAIN_SHARE"] = f"{part}/{max(part, int(os.environ['PYTEST_XDIST_WORKER_COUNT']))}"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several processes wait for each other busily
     try:
         from hypothesis import HealthCheck, settings
     except ModuleNotFoundError:  # only some packages' tests need it
@@ -33,6 +46,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _needs_ros(item.path):
             item.add_marker("ros")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # long files first, so that all workers end at about the same time
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: (not item.nodeid.startswith(DEFAULT_PORTS), item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to workers, so that fixtures of a module are made once, and `DEFAULT_PORTS` to one of them."""
+    from xdist.scheduler import LoadFileScheduling  # pyright: ignore[reportMissingImports] - it is there if this runs
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return DEFAULT_PORTS[0] if nodeid.startswith(DEFAULT_PORTS) else super()._split_scope(nodeid)
+
+    return Files(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

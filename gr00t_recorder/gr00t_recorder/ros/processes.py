@@ -25,12 +25,15 @@ from gr00t_training.cli.parent import parent_environment
 
 DEADLINE_S = 300.0  # a loaded machine with two cores; nothing waits this long when all is well
 NUM_DOMAINS = 100  # 0 to 101 are safe on Linux; 0 is what a user's own nodes have
+SHARE_VARIABLE = "GR00T_DOMAIN_SHARE"  # 2/3: of three processes at the same time, this is the second
 _domains = itertools.count(os.getpid())
 
 
 def next_domain() -> int:
-    """Return a ROS domain that no other test of this process uses."""
-    return 1 + next(_domains) % NUM_DOMAINS
+    """Return a ROS domain that no other test of this process uses, nor of another one with another share."""
+    part, _, parts = os.environ.get(SHARE_VARIABLE, "1/1").partition("/")
+    size = NUM_DOMAINS // int(parts)
+    return 1 + (int(part) - 1) * size + next(_domains) % size
 
 
 class NodeProcess:
