@@ -225,9 +225,9 @@ def make_request(
     )
 
 
-def random_model(config: Gr00tConfig, device: torch.device, dtype: torch.dtype) -> Gr00tModel:
+def random_model(config: Gr00tConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Gr00tModel:
     """Return a model with random weights in evaluation mode."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

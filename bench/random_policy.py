@@ -38,7 +38,7 @@ def random_policy(variant: str, embodiment: Embodiment, *, device: str, seed: in
         backbone = dataclasses.replace(checkpoint.config.backbone, image_token_id=token)
         config = dataclasses.replace(checkpoint.config, backbone=backbone)
         checkpoint = dataclasses.replace(checkpoint, config=config)
-        return Policy(checkpoint, random_model(config, place, dtype), seed=seed)
+        return Policy(checkpoint, random_model(config, place, dtype, seed), seed=seed)
 
 
 def _statistics(dim: int) -> KeyStatistics:

@@ -4,7 +4,7 @@
 
 Open loop: a robot asks at its rate whether or not the last answer has come, and a time counts from the moment at which
 it was to ask. Every `CYCLE` requests it starts an episode, so that the noise of a request is that of its place in the
-cycle, for every robot.
+cycle, for every robot. A robot whose connection is lost connects again when it is to ask next, and starts an episode.
 
 The marker of a robot is an earlier chunk that its answers continue: their first rows start from it instead of noise, so
 that a row of another robot's is far away. Image and state alone move the answers of random weights too little.
@@ -73,6 +73,7 @@ class Robot:
     message: bytes
     asked: list[Asked] = field(default_factory=list)
     outbox: deque[memoryview] = field(default_factory=deque)
+    is_lost: bool = False
 
     def flush(self) -> None:
         """Send as much as the server accepts now."""
@@ -80,6 +81,9 @@ class Robot:
             try:
                 count = self.stream.send(self.outbox[0])
             except BlockingIOError:
+                return
+            except OSError:  # `receive` finds it lost
+                self.outbox.clear()
                 return
             part = self.outbox.popleft()
             if count < len(part):
@@ -99,7 +103,18 @@ class Robot:
                 if isinstance(event, zmtp.Message):
                     self._take(event, embodiment)
         except ConnectionError:
+            self.is_lost = True
             return False
+        return True
+
+    def connect_again(self, port: int) -> bool:
+        """Replace a lost connection, whose requests stay unanswered; return whether there is one now."""
+        try:
+            other = _connect(port, self.message)
+        except (OSError, AssertionError):
+            return False
+        self.stream.close()
+        self.stream, self.receiver, self.outbox, self.is_lost = other.stream, other.receiver, other.outbox, False
         return True
 
     def _take(self, message: zmtp.Message, embodiment: Embodiment) -> None:
@@ -171,7 +186,13 @@ def drive(trial: Trial, embodiment: Embodiment) -> list[list[Asked]]:
     while (now_s := time.monotonic()) < end_s + LAST_S and (now_s < end_s or not _are_answered(robots)):
         while due and due[0][0] <= now_s:
             due_s, i = heapq.heappop(due)
-            _ask_next(robots[i], due_s)
+            if robots[i].is_lost and robots[i].connect_again(trial.port):
+                selector.register(robots[i].stream, selectors.EVENT_READ, robots[i])
+                _start_episode(robots[i], due_s)
+            elif robots[i].is_lost:
+                robots[i].asked.append(Asked(due_s, 0, error="no server"))
+            else:
+                _ask_next(robots[i], due_s)
             if due_s + period_s < end_s:
                 heapq.heappush(due, (due_s + period_s, i))
         for key, _ in selector.select(max(0.0, min(due[0][0] if due else end_s + LAST_S, now_s + 0.01) - now_s)):
@@ -187,13 +208,18 @@ def drive(trial: Trial, embodiment: Embodiment) -> list[list[Asked]]:
 def _ask_next(robot: Robot, due_s: float) -> None:
     place = (robot.asked[-1].place or 0) + 1 if robot.asked else CYCLE
     if place == CYCLE:
-        robot.ask(RESET, None, due_s)
-        place = 0
-    robot.ask(robot.message, place, due_s)
+        _start_episode(robot, due_s)
+    else:
+        robot.ask(robot.message, place, due_s)
+
+
+def _start_episode(robot: Robot, due_s: float) -> None:
+    robot.ask(RESET, None, due_s)
+    robot.ask(robot.message, 0, due_s)
 
 
 def _are_answered(robots: Sequence[Robot]) -> bool:
-    return all(asked.answered_s is not None for robot in robots for asked in robot.asked)
+    return all(asked.answered_s is not None for robot in robots for asked in robot.asked if not robot.is_lost)
 
 
 def _connect(port: int, message: bytes) -> Robot:

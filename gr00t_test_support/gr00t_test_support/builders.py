@@ -61,7 +61,12 @@ def record_episode(folder: Path, embodiment: Embodiment, count: int) -> EpisodeD
 
 
 def make_checkpoint(
-    folder: Path, embodiment: Embodiment, *, config: Gr00tConfig | None = None, max_shard_bytes: int = 10**9
+    folder: Path,
+    embodiment: Embodiment,
+    *,
+    config: Gr00tConfig | None = None,
+    max_shard_bytes: int = 10**9,
+    seed: int = 0,
 ) -> Path:
     """Write a policy with seeded random weights; its statistics are those of values between -1 and 1.
 
@@ -70,6 +75,7 @@ def make_checkpoint(
         embodiment: of the policy.
         config: sizes with the compact model's tokenizer; None: the compact model.
         max_shard_bytes: of a weight file.
+        seed: of the weights.
     """
     import torch
 
@@ -81,7 +87,7 @@ def make_checkpoint(
         one = np.ones(dim)
         return KeyStatistics(min=-one, max=one, mean=0 * one, std=one, q01=-one, q99=one)
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     keys = {"state": embodiment.state, "action": embodiment.action}
     described = {kind: {key: statistics(vector.dim) for key, vector in keys[kind].items()} for kind in keys}
     checkpoint = new_checkpoint("n1_compact", embodiment, described)

@@ -16,6 +16,7 @@ from test_serve import EMBODIMENT, PATIENCE_S, Serving, SumPolicy, make_observat
 
 from gr00t_test_support.waiting import eventually
 from gr00t_training.errors import ServerError
+from gr00t_training.serve import relay as relay_module
 from gr00t_training.serve.client import PolicyClient
 from gr00t_training.serve.relay import Relay
 
@@ -62,6 +63,16 @@ def ask(client, start):
     assert answer.actions["arm"][0, 0] == pytest.approx(start)
 
 
+def ask_other(relaying):
+    with relaying.client() as client:
+        ask(client, 0.5)
+
+
+def fail_to_ask(client):
+    with pytest.raises(ServerError, match="connection lost before the answer"):
+        client.infer_batch([make_observation(0.2, "wait")])
+
+
 @pytest.fixture
 def relaying():
     with Relaying() as relaying:
@@ -99,6 +110,38 @@ def test_connections_of_a_server_that_is_taken_away_are_closed(relaying):
         eventually(client.count_losses, "the connection is closed")
         ask(client, 0.2)
         assert [len(each.policy.asked) for each in (old, new)] == [1, 1]
+
+
+def test_request_is_answered_by_the_server_that_is_taken_away_meanwhile(relaying):
+    with Serving(SumPolicy()) as old, Serving(SumPolicy()) as new, relaying.client() as client:
+        relaying.use(old)
+        ask(client, 0.1)
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.extend(client.infer_batch([make_observation(0.2, "wait")])))
+        waiting.start()
+        assert old.policy.is_held.wait(PATIENCE_S)
+        relaying.use(new)
+        ask_other(relaying)  # connections of others go to the new server at once
+        old.policy.release.set()
+        waiting.join(PATIENCE_S)
+        assert answers[0].actions["arm"][0, 0] == pytest.approx(0.2)
+        eventually(client.count_losses, "the connection is closed")
+        ask(client, 0.3)
+        assert [len(each.policy.asked) for each in (old, new)] == [2, 2]
+
+
+def test_request_without_end_does_not_keep_a_server(relaying, monkeypatch):
+    monkeypatch.setattr(relay_module, "LEAVE_S", 0.1)
+    with Serving(SumPolicy()) as old, Serving(SumPolicy()) as new, relaying.client() as client:
+        relaying.use(old)
+        ask(client, 0.1)
+        waiting = threading.Thread(target=lambda: fail_to_ask(client))
+        waiting.start()
+        assert old.policy.is_held.wait(PATIENCE_S)
+        relaying.use(new)
+        waiting.join(PATIENCE_S)
+        assert not waiting.is_alive()
+        ask(client, 0.3)
 
 
 def test_without_a_server_the_client_gets_an_error(relaying):

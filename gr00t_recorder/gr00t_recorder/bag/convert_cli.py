@@ -18,7 +18,6 @@ from gr00t_recorder.bag.batch import check_settings, convert_bags
 from gr00t_recorder.bag.boundaries import BoundarySettings
 from gr00t_recorder.bag.convert import ConversionSettings
 from gr00t_recorder.bag.preview import format_preview, preview_bag
-from gr00t_recorder.bag.ray_workers import LOCAL
 from gr00t_recorder.bag.reader import Order
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource, find_bags, with_tasks
@@ -33,6 +32,7 @@ from gr00t_training.dataset.media.video import VideoSettings
 from gr00t_training.dataset.schema import DEFAULT_VERSION, Version
 from gr00t_training.embodiment import Embodiment, load_embodiment
 from gr00t_training.errors import ConfigError, DatasetError
+from gr00t_training.io.ray_cluster import LOCAL
 from gr00t_training.io.text import one_line, printable
 from gr00t_training.settings import add_arguments, from_arguments, load_settings, setting
 

@@ -9,8 +9,6 @@ still write into the old one. Ray is imported when it is used.
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,12 +19,11 @@ import cv2
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource
 from gr00t_recorder.bag.workers import POLL_S, BatchSettings, ConvertedBag, convert_bag, staging_folder
-from gr00t_training.errors import ConfigError
+from gr00t_training.io.ray_cluster import connect, import_ray
 from gr00t_training.io.text import printable
 
 MAX_ATTEMPTS = 4  # of a bag; one that ends every worker must not run forever
 OBJECT_STORE_BYTES = 512 * 2**20  # for results, which are rows without images; Ray spills more to disk
-LOCAL = "local"  # as an address: start Ray here, for this run
 
 
 class RayWorkers:
@@ -37,7 +34,7 @@ class RayWorkers:
         self.shares = [0.0] * len(sources)  # of each bag that is read
         self.num_attempts = [0] * len(sources)
         self._sources, self._settings = sources, settings
-        self._ray = import_ray()
+        self._ray = import_ray("--engine ray", "gr00t_recorder")
         self._running: dict[int, Any] = {}
         self._start()
         self._convert = self._ray.remote(num_cpus=1, max_retries=0)(_convert_task)
@@ -87,33 +84,8 @@ class RayWorkers:
             self.shares[tasks[task]] = 1.0
 
     def _start(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        address = self._settings.ray_address
-        if address == LOCAL:
-            options |= {
-                "num_cpus": self._settings.jobs,
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
-            }
-        try:
-            self._ray.init(address=address, **options)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"--ray-address {address}: Ray does not answer ({printable(str(error), 200)}); check the cluster, or "
-                f"leave the option out to start Ray on this machine"
-            ) from error
-
-
-def import_ray() -> Any:
-    """Return the module `ray`; ConfigError where it is not installed."""
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ConfigError(
-            "--engine ray: Ray is not installed; install it with: pip install 'gr00t_recorder[ray]'"
-        ) from error
+        local = {"num_cpus": self._settings.jobs, "object_store_memory": OBJECT_STORE_BYTES}
+        connect(self._ray, self._settings.ray_address, local=local, log_to_driver=False)
 
 
 def _convert_task(source: BagSource, settings: BatchSettings, folder: Path, current: str) -> ConvertedBag:

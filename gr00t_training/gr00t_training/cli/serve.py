@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import gc
 import logging
 import os
@@ -21,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from gr00t_training.cli.arguments import add, positive_int
+from gr00t_training.cli.arguments import add
 from gr00t_training.cli.command import run_command, shown_name
 from gr00t_training.cli.parser import CommandParser
-from gr00t_training.cli.serve_replicas import serve_replicas
+from gr00t_training.cli.serve_replicas import replica_count, serve_replicas, update_replicas
 from gr00t_training.embodiment import embodiment_or_tag
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.text import check_instruction, one_line
@@ -33,6 +32,7 @@ from gr00t_training.serve.access import TOKEN_VARIABLE, bind_address, check_expo
 from gr00t_training.serve.metrics import MetricsPage, PrometheusObserver
 from gr00t_training.serve.observer import Observer
 from gr00t_training.serve.pace import batch_sizes
+from gr00t_training.serve.replica_process import Recipe
 from gr00t_training.serve.server import PolicyServer
 from gr00t_training.serve.server_settings import ServerSettings
 from gr00t_training.serve.wire import Wire
@@ -41,6 +41,7 @@ from gr00t_training.settings import add_arguments, from_arguments
 logger = logging.getLogger(__name__)
 
 NAME = "gr00t_serve"
+MODULE = "gr00t_training.cli.serve"  # whose `__name__` is another one when it is run
 SWITCH_INTERVAL_S = 0.0001  # with Python's 5 ms the thread of the sockets or of the GPU waits that long for others
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -65,14 +66,17 @@ def serve(options: argparse.Namespace) -> None:
     Raises:
         Gr00tError: options, checkpoint and embodiment do not fit each other, or the address cannot be used.
     """
+    if options.update is not None:
+        update_replicas(options)
+        return
     settings = from_arguments(ServerSettings, options)
     _check_instruction(options.instruction)
     token = find_token(options.api_token, options.token_file)
     check_exposure(bind_address(settings.host), token, settings.insecure)  # before the checkpoint is loaded
     if options.replicas:
         if settings.metrics_port:
-            raise ConfigError("--metrics-port: not with --replicas, whose metrics Ray's dashboard has; leave one out")
-        serve_replicas(options, settings, functools.partial(replica_server, options, settings, token))
+            raise ConfigError("--metrics-port: not with --replicas, which are several servers; leave one out")
+        serve_replicas(options, settings, Recipe(f"{MODULE}:replica_server", (options, settings, token)))
         return
     policy = load_policy(options)
     serve_policy(policy, settings, name=_name(options.checkpoint), token=token, instruction=options.instruction)
@@ -97,12 +101,19 @@ def load_policy(options: argparse.Namespace) -> Policy:
     )
 
 
-def replica_server(options: argparse.Namespace, settings: ServerSettings, token: str | None, host: str) -> PolicyServer:
-    """Load the policy and listen on any free port of a host; for one of several replicas."""
-    policy = load_policy(options)
+def replica_server(
+    options: argparse.Namespace,
+    settings: ServerSettings,
+    token: str | None,
+    checkpoint: str,
+    host: str,
+    observer: Observer,
+) -> PolicyServer:
+    """Load the policy of a checkpoint and listen on any free port of a host; for one of several replicas."""
+    policy = load_policy(argparse.Namespace(**{**vars(options), "checkpoint": checkpoint}))
     settings = dataclasses.replace(settings, host=host, port=0)
-    server = _prepared(policy, settings, _name(options.checkpoint), token, options.instruction)
-    _calm_python()
+    server = prepared_server(policy, settings, _name(checkpoint), token, options.instruction, observer)
+    calm_python()
     return server
 
 
@@ -124,7 +135,7 @@ def serve_policy(
     model = policy.checkpoint.family.model_type
     observer = PrometheusObserver(name, model) if settings.metrics_port else None
     with ExitStack() as stack:
-        server = _prepared(policy, settings, name, token, instruction, observer)
+        server = prepared_server(policy, settings, name, token, instruction, observer)
         stack.enter_context(server)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
@@ -137,18 +148,18 @@ def serve_policy(
             f"({embodiment.fingerprint()}), {'token required' if token else 'no token'}",
             flush=True,
         )
-        _calm_python()
+        calm_python()
         server.serve()
 
 
-def _calm_python() -> None:
+def calm_python() -> None:
     """Keep the interpreter from stopping the thread of the GPU for long."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # looking at all objects of the libraries again stops every thread for a tenth of a second
 
 
-def _prepared(
+def prepared_server(
     policy: Policy,
     settings: ServerSettings,
     name: str,
@@ -198,11 +209,18 @@ def _parser() -> CommandParser:
     parser.add_argument("--api-token", metavar="TOKEN", help="The token itself; other users of the machine can see it.")
     parser.add_argument(
         "--replicas",
-        type=positive_int,
-        metavar="N",
-        help="Servers behind this address, one GPU each, by Ray Serve (default: this process alone).",
+        type=replica_count,
+        metavar="N|MIN..MAX",
+        help="Servers behind this address, one GPU each, by Ray Serve; MIN..MAX: by their load (default: this process "
+        "alone).",
     )
-    add(parser, "--ray-address", "For --replicas.")
+    parser.add_argument(
+        "--name", metavar="NAME", help="Of the replicas in their Ray cluster (default: gr00t_serve_PORT)."
+    )
+    parser.add_argument(
+        "--update", metavar="NAME", help="Let the running replicas of this name serve CHECKPOINT instead, and end."
+    )
+    add(parser, "--ray-address", "For --replicas and --update.")
     add_arguments(parser, ServerSettings)
     return parser
 

@@ -164,6 +164,11 @@ class PolicyServer:
         return self._listener.port
 
     @property
+    def served(self) -> tuple[str, str | None]:
+        """Fingerprints of embodiment and statistics, which clients hold to; without a checkpoint the second is None."""
+        return self._description["fingerprint"], self._description.get("statistics_fingerprint")
+
+    @property
     def num_waiting(self) -> int:
         """Number of requests without an answer, including those that are computed."""
         return self._admission.num_jobs

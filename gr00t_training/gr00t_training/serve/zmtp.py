@@ -174,6 +174,43 @@ class Receiver:
         return step
 
 
+class MessageCounter:
+    """Counts the messages of one direction of a connection, for who passes its bytes on without reading them."""
+
+    def __init__(self) -> None:
+        """Begin before the greeting."""
+        self.count = 0  # complete messages
+        self._head = bytearray()
+        self._skipped = len(GREETING)  # bytes until the next head
+        self._is_last = self._is_inside = False
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no message has begun without having ended."""
+        return not (self._head or self._skipped or self._is_inside)
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        place = 0
+        while place < len(piece):
+            if self._skipped:
+                step = min(self._skipped, len(piece) - place)
+                self._skipped -= step
+                place += step
+            else:
+                self._head.append(piece[place])
+                place += 1
+                if len(self._head) < (9 if self._head[0] & _LONG else 2):
+                    continue
+                self._skipped = int.from_bytes(self._head[1:], "big")
+                self._is_last = not self._head[0] & (_MORE | _COMMAND)
+                self._is_inside = self._is_inside or not self._head[0] & _COMMAND  # a ping may arrive between parts
+                self._head.clear()
+            if not self._skipped and not self._head and self._is_last:
+                self.count += 1
+                self._is_last = self._is_inside = False
+
+
 def _steps(max_bytes: int, parts: list[memoryview]) -> Generator[memoryview | Event, None, None]:
     """Yield buffers to fill, and the events decoded from them; `parts` is kept up to date."""
     yield from _read_greeting()
