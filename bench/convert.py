@@ -21,14 +21,23 @@ Columns:
     psnr_db        luma of the videos against the frames of the bag: 40 dB and more is taken for visually lossless
 
     python3 -m bench.convert --seconds 20 60 --json convert.json
+
+With `--bags` it measures many small bags instead (an episode of 6 to 8 rows each, one tiny camera): one process, then
+Ray with each number of tasks, while conversions are killed at random moments (`--kills` each). Every dataset must be
+that of the one process, byte for byte.
+
+    python3 -m bench.convert --engine ray --bags 200 --jobs 2
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,12 +80,22 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["jpeg", "raw"], choices=["jpeg", "raw"], help="kinds of images")
     parser.add_argument("--lerobot-python", nargs="+", default=[], metavar="PYTHON", help="interpreters with lerobot")
     parser.add_argument("--folder", type=Path, help="where the bags are made (default: the system's temporary folder)")
+    parser.add_argument("--bags", type=int, help="small bags to convert")
+    parser.add_argument("--engine", default="ray", choices=["processes", "ray"], help="for --bags (default: ray)")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[2], help="for --bags (default: 2)")
+    parser.add_argument("--kills", type=int, default=3, help="for --bags, with Ray (default: 3)")
     parser.add_argument("--json", type=Path, help="write all results to this file")
     parser.add_argument("--write-frames", nargs=3, metavar=("WRITER", "FRAMES", "OUTPUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write_frames:  # this process is one of the measured ones
         writer, frames, output = options.write_frames
         _WRITERS[writer](Path(frames), Path(output))
+        return
+    if options.bags:
+        with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench_convert_") as folder:
+            many = _measure_many(Path(folder), options)
+        if options.json:
+            options.json.write_text(json.dumps({"cores": os.cpu_count(), "results": many}, indent=1) + "\n")
         return
     results: list[dict[str, Any]] = []
     for seconds in options.seconds:
@@ -108,6 +127,82 @@ def _measure_all(folder: Path, seconds: int, kinds: Sequence[str], lerobots: Seq
         what = f"lerobot {_lerobot_version(python)}" if lerobots else "LeRobot's procedure, done here"
         command = [python, __file__, "--write-frames", writer, str(folder), str(output)]
         yield _measure(what, command, folder, output, seconds)
+
+
+def _measure_many(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Convert small bags by one process and by the engine; exits when the datasets differ."""
+    from gr00t_test_support.bag_builder import write_toy_topics
+
+    topics, bags = write_toy_topics(folder), folder / "bags"
+    write_small_bags(bags, options.bags)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.bags} bags of {_mean_kib(bags):.0f} KiB")
+    runs = [("one process", 0)] + [(f"{options.engine}, {jobs} jobs", jobs) for jobs in options.jobs]
+    results, digests = [], []
+    for number, (what, jobs) in enumerate(runs):
+        output = folder / f"out_{number}"
+        words = [str(bags), "--topics", str(topics), "--output", str(output)]
+        if jobs:
+            words += ["--engine", options.engine, "--jobs", str(jobs)]
+        kills = options.kills if jobs and options.engine == "ray" else 0
+        wall_s, peak, killed = _convert_many(words, kills)
+        digests.append(_digest(output))
+        results.append({"what": what, "bags": options.bags, "wall_s": wall_s, "peak_mib": peak / 2**20})
+        results[-1] |= {"bags_per_s": options.bags / wall_s, "killed": killed, "is_equal": digests[-1] == digests[0]}
+        columns = ("wall_s", "bags_per_s", "peak_mib", "killed", "is_equal")
+        if not number:
+            print(f"{'what':24}" + "".join(f"{name:>11}" for name in columns))
+        cells = (f"{v:>11.2f}" if isinstance(v := results[-1][name], float) else f"{v!s:>11}" for name in columns)
+        print(f"{what:24}" + "".join(cells), flush=True)
+    if len(set(digests)) > 1:
+        raise SystemExit("the datasets differ")
+    return results
+
+
+def _convert_many(words: Sequence[str], kills: int) -> tuple[float, int, int]:
+    """Run the command, kill conversions meanwhile; return its time [s], greatest memory [bytes] and how many ended."""
+    command = "import sys; from gr00t_recorder.bag.convert_cli import main; sys.exit(main())"
+    rng, start_s = np.random.default_rng(0), time.perf_counter()
+    peak, killed, next_s = 0, 0, 0.0
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([sys.executable, "-c", command, *words], stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            found = _descendants(process.pid)
+            peak = max(peak, sum(map(_own_bytes, found)))
+            running = [number for number in found if "ray::_convert_task" in _command_line(number)]
+            if running and killed < kills and time.perf_counter() > next_s:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(rng.choice(running)), signal.SIGKILL)
+                    killed += 1
+                next_s = time.perf_counter() + rng.uniform(0.2, 2)
+            time.sleep(SAMPLE_S)
+        wall_s = time.perf_counter() - start_s
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}\n{log.read()[-2000:]}")
+    return wall_s, peak, killed
+
+
+def write_small_bags(folder: Path, count: int) -> None:
+    """Write bags of one episode each."""
+    from gr00t_test_support.bag_builder import STEP_NS, ToyBag
+
+    folder.mkdir()
+    for number in range(count):
+        bag = ToyBag().steps(number, number + 5 + number % 3)
+        bag.event(number * STEP_NS, "start", f"task {number % 4}").event((number + 5) * STEP_NS, "stop")
+        bag.write(folder / f"{number:04d}.mcap")
+
+
+def _mean_kib(folder: Path) -> float:
+    return float(np.mean([path.stat().st_size for path in folder.iterdir()])) / 1024
+
+
+def _digest(folder: Path) -> str:
+    """Return a digest of all files of a dataset and their names."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".staging" not in path.parts):
+        found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
 
 
 def _measure(what: str, command: list[str], frames: Path, output: Path, seconds: int) -> dict[str, Any]:
@@ -145,16 +240,33 @@ def _measure(what: str, command: list[str], frames: Path, output: Path, seconds:
 
 def _resident_bytes(pid: int) -> int:
     """Return the resident memory of a process and all its descendants; pages that they share count for each."""
-    total, found = 0, [pid]
-    while found:
-        number = found.pop()
-        try:
-            total += int(Path(f"/proc/{number}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return sum(map(_own_bytes, _descendants(pid)))
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return a process and those that it and its children started."""
+    found, left = [], [pid]
+    while left:
+        number = left.pop()
+        found.append(number)
+        with contextlib.suppress(OSError):  # has ended meanwhile
             for task in Path(f"/proc/{number}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue  # has ended meanwhile
-    return total
+                left += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _own_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0  # has ended meanwhile
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _find_video(output: Path, key: str) -> Path:
