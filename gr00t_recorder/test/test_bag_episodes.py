@@ -176,7 +176,7 @@ def test_markers_out_of_place_are_named_and_ignored(tmp_path, capsys):
 
 def test_markers_asked_for_but_absent_give_no_episodes(tmp_path):
     conversion = Conversion(tmp_path, ToyBag().steps(0, 5), "--episodes", "markers")
-    assert conversion.code == 0
+    assert conversion.code == 1
     assert conversion.entry["episodes"] == []
 
 
