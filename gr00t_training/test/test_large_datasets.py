@@ -3,6 +3,7 @@
 """What keeps operations on datasets of many episodes within bounded memory and time."""
 
 import errno
+import functools
 import json
 import os
 import tracemalloc
@@ -15,6 +16,7 @@ import pytest
 from gr00t_test_support.builders import make_embodiment, make_frames
 from gr00t_test_support.many_episodes import make_dataset
 from gr00t_training.dataset import schema
+from gr00t_training.dataset.media.video import VideoCodec, VideoSettings
 from gr00t_training.dataset.metadata import table_writer
 from gr00t_training.dataset.metadata.episode_statistics import StoredStatistics, read_episode_statistics
 from gr00t_training.dataset.metadata.episodes_table import EpisodePlace, full_row, make_tables
@@ -24,6 +26,8 @@ from gr00t_training.dataset.statistics import stored_rows
 from gr00t_training.dataset.tools.edit import layouts, operations
 from gr00t_training.dataset.tools.edit.restate import recompute_statistics
 from gr00t_training.dataset.tools.edit.source import SourceDataset
+from gr00t_training.dataset.tools.validate import columns
+from gr00t_training.dataset.tools.validate.dataset import validate_dataset, workers
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.dataset.writing import remembered, store_v2, store_v3
 from gr00t_training.errors import DatasetError
@@ -266,3 +270,46 @@ def refuse_once(fsync, path):
         fsync(descriptor)
 
     return refused
+
+
+def test_validation_finds_the_same_with_its_rows_on_the_disk(tmp_path, monkeypatch):
+    """A picture that stands still while the robot moves, a constant channel and wrong statistics need all rows."""
+    with DatasetWriter(tmp_path / "data", EMBODIMENT, video=VideoSettings(codec=VideoCodec.H264)) as writer:
+        for seed in range(3):
+            episode = writer.start_episode("lift")
+            for frame in make_frames(EMBODIMENT, 6, seed=seed):
+                frame.state["gripper"][:] = 0.5
+                frame.images["front"][:] = 100
+                episode.add_frame(frame)
+            episode.save()
+    path = tmp_path / "data" / schema.STATS_FILE
+    statistics = json.loads(path.read_text())
+    statistics["action"]["mean"][0] += 1
+    path.write_text(json.dumps(statistics))
+    expected = list(validate_dataset(tmp_path / "data"))
+    texts = " ".join(map(str, expected))
+    for text in ("mean of 'action'", "1 of 4 channels never change", "every frame shows the same picture"):
+        assert text in texts
+    moved = []
+    stored = functools.partial(stored_rows.StoredRows, memory_bytes=100)
+    monkeypatch.setattr(columns, "StoredRows", stored)
+    move = stored_rows.StoredRows._move_to_file
+    monkeypatch.setattr(stored_rows.StoredRows, "_move_to_file", lambda self: moved.append(self) or move(self))
+    assert list(validate_dataset(tmp_path / "data")) == expected
+    assert moved
+
+
+def test_workers_of_a_validation_get_a_few_files_at_a_time(monkeypatch):
+    """All at once, what is to be done and what is done was in memory for every file."""
+    taken = []
+
+    def files():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with workers(2) as run:
+        results = run(str, files())
+        assert next(results) == "0"
+        assert len(taken) < 20
+        assert list(results) == [str(number) for number in range(1, 100)]

@@ -100,6 +100,18 @@ class StoredRows:
         q01, q99 = exact_quantiles(rounded, self.count, [0.01, 0.99])
         return KeyStatistics(low.astype(np.float64), high.astype(np.float64), mean, std, q01, q99)
 
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Return `count` rows from row `first` on, `(count, D)`."""
+        if self._file is None:
+            if len(self._parts) > 1:
+                self._parts = [np.concatenate(self._parts)]
+            return self._parts[0][first : first + count]
+        if self._parts:
+            self._move_to_file()
+        row_bytes = self.width * self._file_dtype.itemsize
+        self._file.seek(first * row_bytes)
+        return np.frombuffer(self._file.read(count * row_bytes), self._file_dtype).reshape(-1, self.width)
+
     def close(self) -> None:
         """Remove the temporary file."""
         if self._file is not None:

@@ -9,11 +9,13 @@ the findings does not depend on it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,10 +28,10 @@ import numpy as np
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.metadata.model import DatasetMetadata, Problem, inspect_metadata
-from gr00t_training.dataset.statistics.compute import stack_rows
 from gr00t_training.dataset.tools.repair.commit import is_interrupted
 from gr00t_training.dataset.tools.repair.plan import Plan
 from gr00t_training.dataset.tools.repair.planner import plan_repair
+from gr00t_training.dataset.tools.validate.columns import CheckedColumns
 from gr00t_training.dataset.tools.validate.findings import NO_REPAIR, REPAIR, Finding, fault, guarded, unreadable
 from gr00t_training.dataset.tools.validate.metadata import check_metadata
 from gr00t_training.dataset.tools.validate.reading import check_reading
@@ -57,7 +59,7 @@ __all__ = ["Finding", "SampleCheck", "validate_dataset", "validate_sample", "val
 MAX_JOBS = 256
 
 Map = Callable[..., Iterator[Any]]
-Columns = dict[int, dict[str, np.ndarray]]  # episode -> name -> values
+_AHEAD = 4  # files of each process that are checked before a result is taken
 
 
 def validate_dataset(path: str | Path, *, quick: bool = False, jobs: int = 1) -> Iterator[Finding]:
@@ -120,14 +122,15 @@ def validate_sample(path: str | Path, *, max_frames: int, jobs: int = 1) -> Samp
 
 def _spread(metadata: DatasetMetadata, max_frames: int) -> tuple[Episode, ...]:
     """Return the episodes of data files that are spread over the dataset, with about `max_frames` frames."""
-    files = list(_by_file((str(episode.rows.path), episode) for episode in metadata.episodes).values())
+    files = list(_by_file(str(episode.rows.path) for episode in metadata.episodes).values())
     chosen: set[int] = set()
     num_frames = 0
     for place in sorted(range(len(files)), key=_reversed_bits):
-        num_frames += sum(episode.length * max(len(episode.videos), 1) for episode in files[place])
+        episodes = _at(metadata, files[place])
+        num_frames += sum(episode.length * max(len(episode.videos), 1) for episode in episodes)
         if chosen and num_frames > max_frames:
             break
-        chosen.update(episode.index for episode in files[place])
+        chosen.update(episode.index for episode in episodes)
     return tuple(episode for episode in metadata.episodes if episode.index in chosen)
 
 
@@ -158,11 +161,12 @@ def _check_content(
     yield from check_reading(metadata, problems)
     yield from check_metadata(metadata)
     part = metadata if chosen is None else replace(metadata, episodes=chosen)
-    columns: Columns = {}
-    yield from _check_rows(part, run, columns)
-    if chosen is None:
-        yield from guarded(schema.STATS_FILE, check_statistics(metadata, columns))
-    yield from _check_videos(part, run, columns, scanned, decode=decode, is_part=chosen is not None)
+    others = {schema.STATE_COLUMN, *(column for _, column, _, _ in metadata.slices())}
+    with contextlib.closing(CheckedColumns(others)) as columns:
+        yield from _check_rows(part, run, columns)
+        if chosen is None:
+            yield from guarded(schema.STATS_FILE, check_statistics(metadata, columns))
+        yield from _check_videos(part, run, columns, scanned, decode=decode, is_part=chosen is not None)
     yield from _check_depth(part)
 
 
@@ -204,9 +208,16 @@ def workers(jobs: int) -> Iterator[Map]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, MAX_JOBS), mp_context=context, initializer=_start_worker)
 
-    def run(*arguments: Any) -> Iterator[Any]:
-        with starting_workers():
-            return pool.map(*arguments)
+    def run(function: Callable[..., Any], *arguments: Iterable[Any]) -> Iterator[Any]:
+        # not all at once: what is to be done, and what is done, would be in memory for every file
+        waiting: deque[Future[Any]] = deque()
+        for each in zip(*arguments, strict=True):
+            with starting_workers():
+                waiting.append(pool.submit(function, *each))
+            if len(waiting) > _AHEAD * jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     try:
         yield run
@@ -226,43 +237,52 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
 
 
-def _check_rows(metadata: DatasetMetadata, run: Map, columns: Columns) -> Iterator[Finding]:
+def _check_rows(metadata: DatasetMetadata, run: Map, columns: CheckedColumns) -> Iterator[Finding]:
     """Check all rows and gather their numbers in `columns`."""
-    by_file = _by_file((metadata.name_of(episode.rows.path), episode) for episode in metadata.episodes)
+    places = _by_file(metadata.name_of(episode.rows.path) for episode in metadata.episodes)
     # what a worker does not need would be copied to it with each file
     light = replace(metadata, episodes=(), episode_statistics={}, statistics=None)
-    for checked in run(partial(check_data_file, light), by_file.keys(), by_file.values()):
+    parts = (_at(metadata, positions) for positions in places.values())
+    later: list[tuple[int, list[Finding]]] = []  # by episode, about its statistics
+    for checked, positions in zip(
+        run(partial(check_data_file, light), places.keys(), parts), places.values(), strict=True
+    ):
         yield from checked.findings
-        columns.update(checked.columns)
-    for episode in metadata.episodes:
-        rows = columns.get(episode.index, {})
-        yield from guarded(episode.name, check_episode_statistics(metadata, episode, rows))
+        for position in positions:
+            episode = metadata.episodes[position]
+            rows = checked.columns.get(episode.index)
+            if rows is not None:
+                columns.add(episode.index, rows)
+            found = list(guarded(episode.name, check_episode_statistics(metadata, episode, rows or {})))
+            if found:
+                later.append((position, found))
+    for _, found in sorted(later, key=lambda item: item[0]):
+        yield from found
 
 
 def _check_videos(
     metadata: DatasetMetadata,
     run: Map,
-    columns: Columns,
+    columns: CheckedColumns,
     scanned: dict[Path, VideoFacts],
     *,
     decode: bool,
     is_part: bool = False,
 ) -> Iterator[Finding]:
-    motion = _motion(columns)
     for feature in metadata.cameras:
-        spans = ((metadata.name_of(episode.videos[feature].path), episode) for episode in metadata.episodes)
-        by_file = {name: part for name, part in _by_file(spans).items() if _is_there(metadata, name)}
+        names = (metadata.name_of(episode.videos[feature].path) for episode in metadata.episodes)
+        by_file = {name: positions for name, positions in _by_file(names).items() if _is_there(metadata, name)}
         # those that are missing were found with the files
         paths = [metadata.path / name for name in by_file if metadata.path / name not in scanned]
         found = iter(run(partial(scan_video, decode=decode), paths))
-        for name, episodes in by_file.items():
-            path = metadata.path / name
+        for name, positions in by_file.items():
+            path, episodes = metadata.path / name, _at(metadata, positions)
             facts = scanned[path] if path in scanned else scanned.setdefault(path, next(found))
             yield from check_file(metadata, name, feature, facts)
             if facts.failure:
                 continue
             for episode in episodes:
-                moved = motion.get(episode.index)
+                moved = _motion(columns, episode.index)
                 yield from guarded(name, check_episode_video(metadata, episode, feature, facts, moved))
                 yield from guarded(name, check_image_statistics(metadata, episode, feature, facts))
             if metadata.is_v3 and not is_part:
@@ -283,25 +303,27 @@ def _is_there(metadata: DatasetMetadata, name: str) -> bool:
         return False
 
 
-def _by_file(pairs: Iterable[tuple[str, Episode]]) -> dict[str, list[Episode]]:
-    found: dict[str, list[Episode]] = {}
-    for name, episode in pairs:
-        found.setdefault(name, []).append(episode)
+def _by_file(names: Iterable[str]) -> dict[str, list[int]]:
+    """Return the positions of the episodes of each file; episodes themselves would take most of the memory."""
+    found: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        found.setdefault(name, []).append(position)
     return found
 
 
-def _motion(columns: Columns) -> dict[int, np.ndarray]:
-    """Return the state of each episode in units of each channel's range over the dataset, `(N, D)`."""
-    states = {
-        index: rows[schema.STATE_COLUMN]
-        for index, rows in columns.items()
-        if schema.STATE_COLUMN in rows and rows[schema.STATE_COLUMN].size
-    }
-    if not states or len({state.shape[1:] for state in states.values()}) > 1:
-        return {}
-    rows = stack_rows(states.values())
-    rows = np.where(np.isfinite(rows), rows, np.nan)  # non-finite values were reported with the rows
-    extent = np.nanmax(rows, axis=0, initial=-np.inf) - np.nanmin(rows, axis=0, initial=np.inf)
+def _at(metadata: DatasetMetadata, positions: Sequence[int]) -> list[Episode]:
+    return [metadata.episodes[position] for position in positions]
+
+
+def _motion(columns: CheckedColumns, episode: int) -> np.ndarray | None:
+    """Return the state of an episode in units of each channel's range over the dataset, `(N, D)`; None: not known."""
+    states = columns.get(schema.STATE_COLUMN)
+    if states is None or not states.is_uniform or states.low is None or states.high is None:
+        return None
+    rows = states.of(episode)
+    if rows is None:
+        return None
+    with np.errstate(invalid="ignore"):  # a channel without a finite value, which was reported with the rows
+        extent = states.high - states.low
     extent = np.where(extent > 0, extent, np.inf)
-    parts = np.split(np.nan_to_num(rows / extent), np.cumsum([len(state) for state in states.values()])[:-1])
-    return dict(zip(states, parts, strict=True))
+    return np.nan_to_num(np.where(np.isfinite(rows), rows, np.nan) / extent)

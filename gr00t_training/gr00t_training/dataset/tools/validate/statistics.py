@@ -13,8 +13,9 @@ from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata.episode_list import Episode
 from gr00t_training.dataset.metadata.features import channel_names
 from gr00t_training.dataset.metadata.model import DatasetMetadata
-from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, compute_statistics, describe_rows, stack_rows
+from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, describe_rows
 from gr00t_training.dataset.statistics.relative import relative_statistics
+from gr00t_training.dataset.tools.validate.columns import CheckedColumn, CheckedColumns
 from gr00t_training.dataset.tools.validate.findings import (
     ALL_ROWS,
     REPAIR,
@@ -38,40 +39,34 @@ IMAGE_TOLERANCE = 0.04  # of full scale
 
 OTHER_VIDEO = f"check that it is the right video, else {STATS_AGAIN}"
 
-Columns = Mapping[int, Mapping[str, np.ndarray]]  # episode -> name -> values
 
-
-def check_statistics(metadata: DatasetMetadata, columns: Columns) -> Iterator[Finding]:
+def check_statistics(metadata: DatasetMetadata, columns: CheckedColumns) -> Iterator[Finding]:
     """Yield wrong statistics of the whole dataset and channels that never change."""
-    names = {name for rows in columns.values() for name in rows}
-    for name in sorted(names & set(metadata.features)):
-        parts = [rows[name] for rows in columns.values() if name in rows and len(rows[name])]
-        if not parts or parts[0].dtype.kind != "f" or len({part.shape[1:] for part in parts}) > 1:
-            continue
-        rows = stack_rows(parts)
-        if not np.isfinite(rows).all():
+    for name in columns.floats():
+        column = columns.get(name)
+        if column is None or name not in metadata.features or not (column.is_uniform and column.is_finite):
             continue  # found with the rows
-        if name != schema.TIMESTAMP_COLUMN and len(rows) > 1:
-            yield from _check_constant(metadata, name, rows)
-        if metadata.statistics is not None and len(columns) == len(metadata.episodes):
-            yield from _check_column(metadata, name, rows)
+        if name != schema.TIMESTAMP_COLUMN and column.rows.count > 1:
+            yield from _check_constant(metadata, name, column)
+        if metadata.statistics is not None and columns.num_episodes == len(metadata.episodes):
+            yield from _check_column(metadata, name, column)
     yield from _check_relative(metadata, columns)
 
 
-def _check_constant(metadata: DatasetMetadata, name: str, rows: np.ndarray) -> Iterator[Finding]:
-    still = np.flatnonzero(rows.min(axis=0) == rows.max(axis=0))
+def _check_constant(metadata: DatasetMetadata, name: str, column: CheckedColumn) -> Iterator[Finding]:
+    still, width = np.flatnonzero(column.low == column.high), column.rows.width
     if not still.size:
         return
-    if len(still) == rows.shape[1]:
+    if len(still) == width:
         yield warning(name, "no channel ever changes", remedy="was it recorded? check topics and joint names")
         return
-    names = channel_names(metadata.features[name].get("names")) or [str(channel) for channel in range(rows.shape[1])]
+    names = channel_names(metadata.features[name].get("names")) or [str(channel) for channel in range(width)]
     listed = ", ".join(str(names[channel]) for channel in still[:8]) + (", ..." if len(still) > 8 else "")
-    text = f"{len(still)} of {rows.shape[1]} channels never change: {listed}"
+    text = f"{len(still)} of {width} channels never change: {listed}"
     yield warning(name, text, remedy="fine for parts that do not take part; else check the joint names")
 
 
-def _check_column(metadata: DatasetMetadata, name: str, rows: np.ndarray) -> Iterator[Finding]:
+def _check_column(metadata: DatasetMetadata, name: str, column: CheckedColumn) -> Iterator[Finding]:
     assert metadata.statistics is not None
     if name not in metadata.statistics:
         # GR00T wants every float feature, though it normalizes the modality's columns only
@@ -83,7 +78,7 @@ def _check_column(metadata: DatasetMetadata, name: str, rows: np.ndarray) -> Ite
     is_fault = (metadata.embodiment is not None or metadata.is_v3) and not metadata.is_subset
     # lerobot's quantiles over several episodes are averages of theirs
     checked = ("min", "max", "mean", "std") if metadata.is_v3 else STATISTIC_NAMES
-    computed = compute_statistics(rows).to_mapping()
+    computed = column.rows.statistics().to_mapping()
     yield from _compare(
         schema.STATS_FILE,
         name,
@@ -144,7 +139,7 @@ def check_image_statistics(
         yield fault(place, text, f"{expected[channel]:.3f} as in the video", REPAIR, targets, OTHER_VIDEO)
 
 
-def _check_relative(metadata: DatasetMetadata, columns: Columns) -> Iterator[Finding]:
+def _check_relative(metadata: DatasetMetadata, columns: CheckedColumns) -> Iterator[Finding]:
     """Check `relative_stats.json` where the embodiment says what it is about."""
     path, embodiment = metadata.file(schema.RELATIVE_STATS_FILE), metadata.embodiment
     if embodiment is None or not path.exists():
@@ -155,15 +150,11 @@ def _check_relative(metadata: DatasetMetadata, columns: Columns) -> Iterator[Fin
         if key.relative_to is None or name not in stored:
             continue
         state, action = places.get(KeyRef(KeyKind.STATE, key.relative_to)), places.get(KeyRef(KeyKind.ACTION, name))
-        if state is None or action is None or any(not {state[0], action[0]} <= set(rows) for rows in columns.values()):
+        if state is None or action is None or not all(columns.is_everywhere(place[0]) for place in (state, action)):
             continue
         parts = [
-            [
-                rows[column].reshape(len(rows[column]), -1)[:, start:end]
-                for rows in columns.values()
-                if len(rows[column])
-            ]
-            for column, start, end in (state, action)
+            [rows[:, start:end] for column in (columns.get(name),) if column is not None for rows in column.parts()]
+            for name, start, end in (state, action)
         ]
         computed = relative_statistics(*parts, embodiment.action_horizon, key.pose).to_mapping()
         yield from _compare(schema.RELATIVE_STATS_FILE, name, stored[name], computed, True)
