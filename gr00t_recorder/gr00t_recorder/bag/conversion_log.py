@@ -55,6 +55,8 @@ class ConversionLog:
         """Add the result of a bag; DatasetError if the file cannot be written."""
         identity = bag_identity(source, converted.start_ns)
         entry = {**dataclasses.asdict(converted.report), **identity, "sha256": converted.digest}
+        if source.remote:
+            entry["modified_s"] = source.remote.modified_s
         self._entries = [old for old in self._entries if old.get("bag") != identity["bag"] or _has_episodes(old)]
         self._entries.append(entry)
         document = {
@@ -74,7 +76,7 @@ class ConversionLog:
 
 
 def bag_identity(source: BagSource, start_ns: int | None) -> dict[str, Any]:
-    return {"bag": str(source.path.resolve()), "bytes": source.num_bytes, "start_ns": start_ns}
+    return {"bag": source.place, "bytes": source.num_bytes, "start_ns": start_ns}
 
 
 def _has_episodes(entry: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,8 +97,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _act(options: argparse.Namespace) -> int:
     bags = find_bags(options.bags)
     if options.suggest:
-        for path in suggest_files(bags[0], options.suggest):
-            print(f"wrote {path}")
+        first = with_tasks(bags[:1], None, "")[0]
+        with tempfile.TemporaryDirectory() as folder, first.fetched(Path(folder) / "bag") as bag:
+            for path in suggest_files(bag, options.suggest):
+                print(f"wrote {path}")
         return 0
     if options.topics is None:
         raise ConfigError("--topics is missing; --suggest FOLDER writes a first topic map for a bag")
@@ -130,7 +133,13 @@ def _parser() -> CommandParser:
         description="Convert bags (ROS 2 MCAP and SQLite3, ROS 1) to a GR00T dataset, without ROS.",
         epilog=EPILOG,
     )
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="Bag, storage file, or folder to search.")
+    parser.add_argument(
+        "bags",
+        nargs="+",
+        type=Path,
+        metavar="BAG",
+        help="Bag, storage file, or folder to search; here or s3://bucket/prefix.",
+    )
     add(parser, "--topics")
     add(parser, "--output", "Episodes are appended to an existing dataset.")
     text = "Write a first topic map, embodiment and limits file for the bag to this folder, as gr00t_suggest does."

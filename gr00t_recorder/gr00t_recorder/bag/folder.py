@@ -18,6 +18,7 @@ from gr00t_training.io.yaml_text import read_yaml
 
 METADATA_FILE = "metadata.yaml"
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
+ROS1_SUFFIXES = (".bag", ".bag.active")  # each file is a bag, also those of a split recording
 ROOT_KEY = "rosbag2_bagfile_information"
 MAX_SHOWN = 5  # file names in a message
 
@@ -51,6 +52,12 @@ def storage_names(folder: Path) -> list[str]:
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read ({error.strerror}); check its rights") from error
     return sorted(names, key=natural_order)
+
+
+def is_one_bag(names: Sequence[str]) -> bool:
+    """Whether the storage files of a folder without metadata are one bag: NAME_0, NAME_1, ...; none of ROS 1."""
+    stems = {re.sub(r"_\d+$", "", name.partition(".")[0]) for name in names}
+    return len(stems) == 1 and not any(name.endswith(ROS1_SUFFIXES) for name in names)
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -45,7 +46,7 @@ class TopicPreview:
 class BagPreview:
     """Expected result of converting a bag."""
 
-    path: Path
+    path: str
     report: BagReport
     topics: list[TopicPreview] = field(default_factory=list)
     start_ns: int | None = None
@@ -90,11 +91,24 @@ class CountingEpisode:
 
 def preview_bag(source: BagSource, settings: BatchSettings) -> BagPreview:
     """Read the whole bag and decode everything that a conversion decodes."""
-    conversion = replace(settings.conversion, tasks=source.tasks)
-    preview = BagPreview(source.path, BagReport(str(source.path)))
+    path = source.path
+    with tempfile.TemporaryDirectory() as folder:  # for a bag in object storage
+        try:
+            with source.fetched(Path(folder) / "bag") as path:
+                preview = _preview(path, settings, source.tasks)
+        except Gr00tError as error:  # it cannot be downloaded
+            preview = BagPreview(source.name, BagReport(source.name, error=str(error)))
+    preview.path = preview.report.bag = source.name
+    preview.report.error = preview.report.error.replace(str(path), source.name)
+    return preview
+
+
+def _preview(path: Path, settings: BatchSettings, tasks: tuple[str, ...]) -> BagPreview:
+    conversion = replace(settings.conversion, tasks=tasks)
+    preview = BagPreview(str(path), BagReport(str(path)))
     totals: dict[str, StreamTotals] = {}
     try:
-        with Bag(source.path, allow_partial=conversion.allow_partial, order=conversion.order) as bag:
+        with Bag(path, allow_partial=conversion.allow_partial, order=conversion.order) as bag:
             job = BagConversion(bag, settings.topic_map, settings.embodiment, CountingDataset(), conversion)
             preview.by = job.boundaries.by.value
             try:
@@ -104,14 +118,14 @@ def preview_bag(source: BagSource, settings: BatchSettings) -> BagPreview:
     except Gr00tError as error:
         preview.report.error = str(error)
     except Exception as error:  # no error of one bag hides the others
-        preview.report.error = unforeseen(source.path, error)
+        preview.report.error = unforeseen(path, error)
     try:
-        with Bag(source.path, allow_partial=True) as bag:  # a damaged bag has topics to show, too
+        with Bag(path, allow_partial=True) as bag:  # a damaged bag has topics to show, too
             _describe(bag, settings.topic_map, totals, preview)
     except Gr00tError as error:
         preview.report.error = preview.report.error or str(error)
     except Exception as error:
-        preview.report.error = preview.report.error or unforeseen(source.path, error)
+        preview.report.error = preview.report.error or unforeseen(path, error)
     return preview
 
 

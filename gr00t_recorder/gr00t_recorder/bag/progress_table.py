@@ -31,7 +31,7 @@ class ProgressTable:
         self._number_of = {source.path: number for number, source in enumerate(sources)}
         waiting = {source.path for source in todo}
         self._lines = [
-            [str(source.path), "waiting" if source.path in waiting else "converted before", "", "", "", ""]
+            [source.name, "waiting" if source.path in waiting else "converted before", "", "", "", ""]
             for source in sources
         ]
         self._written_s = 0.0

@@ -52,7 +52,7 @@ class RayWorkers:
 
     def result(self, number: int, wait: Callable[[], None]) -> ConvertedBag:
         """Return the result of a bag; `wait` is called periodically until then."""
-        path = self._sources[number].path
+        path = self._sources[number].name
         reason = ""
         while self.num_attempts[number] < MAX_ATTEMPTS or number in self._running:
             self.submit(number)

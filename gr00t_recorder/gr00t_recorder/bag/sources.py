@@ -4,22 +4,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import hashlib
 import json
-import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gr00t_recorder.bag.folder import METADATA_FILE, STORAGE_SUFFIXES, natural_order, storage_names
+from gr00t_recorder.bag.folder import METADATA_FILE, STORAGE_SUFFIXES, is_one_bag, natural_order, storage_names
 from gr00t_recorder.bag.reader import Bag
+from gr00t_recorder.bag.remote import RemoteBag, find_remote_bags
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.io.files import open_regular, read_text
+from gr00t_training.io.object_storage import remote_url
 
 DIGEST_BLOCK_BYTES = 2**20
-ROS1_SUFFIXES = (".bag", ".bag.active")  # each file is a bag, also those of a split recording
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,39 @@ class BagSource:
 
     path: Path
     tasks: tuple[str, ...] = ()  # texts of its episodes in order; the last one is also for all later episodes
+    remote: RemoteBag | None = None  # where it is in object storage; `path` is then no path of this machine
+
+    @property
+    def name(self) -> str:
+        """What users call it: the path as given, or the URL."""
+        return self.remote.url if self.remote else str(self.path)
+
+    @property
+    def place(self) -> str:
+        """Where it is: the absolute path, or the URL."""
+        return self.remote.url if self.remote else str(self.path.resolve())
+
+    @contextlib.contextmanager
+    def fetched(self, folder: Path) -> Iterator[Path]:
+        """Yield the path of the bag here; one in object storage is in `folder` until the block ends.
+
+        Raises:
+            DatasetError: it cannot be downloaded.
+        """
+        if self.remote is None:
+            yield self.path
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield self.remote.download(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def num_bytes(self) -> int:
         """Size of its storage files; 0 if they cannot be read."""
+        if self.remote:
+            return self.remote.num_bytes
         try:
             return sum(file.stat().st_size for file in _files(self.path))
         except (OSError, DatasetError):
@@ -39,6 +72,9 @@ class BagSource:
 
     def digest(self) -> str:
         """Return the SHA-256 of the contents of its storage files, in order; empty if one cannot be read."""
+        if self.remote:
+            with tempfile.TemporaryDirectory() as folder, self.fetched(Path(folder) / "bag") as path:
+                return BagSource(path).digest()
         found = hashlib.sha256()
         try:
             for path in _files(self.path):
@@ -57,9 +93,11 @@ class BagSource:
         return self.digest() == digest
 
     def is_same(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an entry of an earlier conversion is this bag: same path, size and time of the first message."""
-        if entry.get("bag") != str(self.path.resolve()) or entry.get("bytes") != self.num_bytes:
+        """Whether an entry of an earlier conversion is this bag: same place, size and time of the first message."""
+        if entry.get("bag") != self.place or entry.get("bytes") != self.num_bytes:
             return False
+        if self.remote:  # not downloaded for it
+            return entry.get("modified_s") == self.remote.modified_s
         try:
             with Bag(self.path, allow_partial=True) as bag:
                 return bag.start_ns() == entry.get("start_ns")
@@ -67,17 +105,22 @@ class BagSource:
             return False  # it is tried again, and refused with its name
 
 
-def find_bags(paths: Sequence[Path]) -> list[Path]:
+def find_bags(paths: Sequence[Path]) -> list[Path | RemoteBag]:
     """Return the bags at these paths in order, without duplicates; other folders are searched.
 
-    A folder with `metadata.yaml` is a bag. In other folders, files NAME_0, NAME_1, ... are one bag if there are no
-    others, else each file is a bag; every ROS 1 file is a bag.
+    Paths may be addresses in object storage. A folder with `metadata.yaml` is a bag. In other folders, files NAME_0,
+    NAME_1, ... are one bag if there are no others, else each file is a bag; every ROS 1 file is a bag.
 
     Raises:
         ConfigError: a path does not exist or holds no bag.
+        DatasetError: object storage refuses.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path | str, Path | RemoteBag] = {}
     for path in paths:
+        url = remote_url(path)
+        if url is not None:
+            found |= {bag.url: bag for bag in find_remote_bags(url)}
+            continue
         if not path.exists():
             raise ConfigError(f"{path}: no such bag; expected a folder or a file ({', '.join(STORAGE_SUFFIXES)})")
         bags = list(_bags_in(path, set())) if path.is_dir() else [path]
@@ -105,8 +148,7 @@ def _bags_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
     except (OSError, DatasetError):
         yield folder  # reading it gives the reason
         return
-    stems = {re.sub(r"_\d+$", "", file.name.partition(".")[0]) for file in files}
-    if files and len(stems) == 1 and not any(file.name.endswith(ROS1_SUFFIXES) for file in files):
+    if is_one_bag([file.name for file in files]):
         yield folder
     else:
         yield from files
@@ -150,7 +192,7 @@ def load_tasks(path: Path) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def with_tasks(bags: Sequence[Path], tasks_file: Path | None, default: str) -> list[BagSource]:
+def with_tasks(bags: Sequence[Path | RemoteBag], tasks_file: Path | None, default: str) -> list[BagSource]:
     """Return each bag with its task texts: those in the file, else the default.
 
     Raises:
@@ -162,16 +204,18 @@ def with_tasks(bags: Sequence[Path], tasks_file: Path | None, default: str) -> l
     used: set[str] = set()
     sources = []
     for bag in bags:
-        short = bag.resolve().name
-        name = by_path.get(bag.resolve()) or next(
-            (name for name in (short, short.partition(".")[0]) if name in given), ""
+        source = BagSource(Path(bag.url), remote=bag) if isinstance(bag, RemoteBag) else BagSource(bag)
+        short = source.path.resolve().name
+        name = by_path.get(source.path.resolve()) or next(
+            (name for name in (short, short.partition(".")[0], source.name) if name in given), ""
         )
         used.add(name)
-        sources.append(BagSource(bag, given[name] if name else ((default,) if default else ())))
+        texts = given[name] if name else ((default,) if default else ())
+        sources.append(dataclasses.replace(source, tasks=texts))
     unused = [name for name in given if name not in used]
     if unused:
         raise ConfigError(
             f"{tasks_file}: unknown bag '{unused[0]}', bags to convert are "
-            f"({', '.join(str(bag) for bag in bags[:5])}{', ...' if len(bags) > 5 else ''}); correct its name"
+            f"({', '.join(source.name for source in sources[:5])}{', ...' * (len(sources) > 5)}); correct its name"
         )
     return sources

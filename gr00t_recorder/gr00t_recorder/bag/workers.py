@@ -42,6 +42,7 @@ from gr00t_training.io.text import printable
 logger = logging.getLogger(__name__)
 
 STAGING_PREFIX = "bag_"
+DOWNLOAD_SUFFIX = "_download"
 WAITING_PER_PROCESS = 2  # bags converted ahead of the one that is published next
 POLL_S = 0.2
 _shares: Any = None  # of each bag that is read, shared by the processes; set in the workers only
@@ -188,7 +189,7 @@ class _Processes:
                 return self._running.pop(number).result()
             except BrokenProcessPool:
                 self._running.clear()
-        path = self._sources[number].path
+        path = self._sources[number].name
         reason = "the converting process died (out of memory?); check this bag, or use fewer --jobs"
         return ConvertedBag(BagReport(str(path), error=f"{path}: {reason}"), [], None)
 
@@ -247,23 +248,28 @@ def _convert_in_worker(source: BagSource, settings: BatchSettings, folder: Path,
 def convert_bag(source: BagSource, settings: BatchSettings, folder: Path, progress: Progress) -> ConvertedBag:
     """Convert a bag into its staging folder; the report of a refused bag has the reason."""
     conversion = dataclasses.replace(settings.conversion, tasks=source.tasks)
-    start_ns = None
+    start_ns, path = None, source.path
     try:
         has_source = settings.topic_map.command_source is not None
         area = StagingArea(folder, settings.embodiment, settings.video, has_source=has_source)
-        with Bag(source.path, allow_partial=conversion.allow_partial, order=conversion.order) as bag:
-            start_ns = bag.start_ns()
-            job = BagConversion(bag, settings.topic_map, settings.embodiment, area, conversion)
-            report = job.run(progress)
-        return ConvertedBag(report, area.ready, start_ns, digest=source.digest())
+        # in the staging folder: what a killed process leaves is removed with it
+        with source.fetched(folder.with_name(folder.name + DOWNLOAD_SUFFIX)) as path:
+            with Bag(path, allow_partial=conversion.allow_partial, order=conversion.order) as bag:
+                start_ns = bag.start_ns()
+                job = BagConversion(bag, settings.topic_map, settings.embodiment, area, conversion)
+                report = job.run(progress)
+            report.bag = source.name
+            return ConvertedBag(
+                report, area.ready, start_ns, digest=dataclasses.replace(source, path=path, remote=None).digest()
+            )
     except Gr00tError as error:
-        report = BagReport(str(source.path), error=str(error))
+        report = BagReport(source.name, error=str(error).replace(str(path), source.name))
         return ConvertedBag(report, [], start_ns, is_output_broken=isinstance(error, OutputError))
     except Exception as error:  # no error of one bag stops the others
-        return ConvertedBag(BagReport(str(source.path), error=unforeseen(source.path, error)), [], start_ns)
+        return ConvertedBag(BagReport(source.name, error=unforeseen(source.name, error)), [], start_ns)
 
 
-def unforeseen(path: Path, error: Exception) -> str:
+def unforeseen(path: Path | str, error: Exception) -> str:
     """Return a message for an unexpected error; the traceback is logged at debug level."""
     if isinstance(error, OSError):
         return f"{path}: cannot be read ({error.strerror or error}); check disk and rights"

@@ -24,6 +24,7 @@ from gr00t_training.dataset.tools.edit.restate import recompute_statistics
 from gr00t_training.dataset.tools.edit.source import SourceDataset
 from gr00t_training.dataset.tools.edit.trim import IdleEnds, TrimSettings, find_idle_ends, trim_dataset
 from gr00t_training.dataset.tools.repair.dataset import repair_dataset
+from gr00t_training.dataset.tools.transfer import copy_dataset
 from gr00t_training.dataset.view.card import CARD_FILE, make_card, write_card
 from gr00t_training.dataset.view.hub import push_dataset
 from gr00t_training.dataset.view.page import EMBEDDED_MB, write_page
@@ -31,6 +32,7 @@ from gr00t_training.dataset.view.rerun import export_rerun
 from gr00t_training.dataset.view.summary import DatasetSummary, summarize
 from gr00t_training.embodiment import load_embodiment
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.object_storage import refuse_remote, remote_url
 from gr00t_training.io.text import duration_text, printable, size_text
 from gr00t_training.settings import check_bounds
 from gr00t_training.types import KeyRef
@@ -167,8 +169,18 @@ def view(options: argparse.Namespace) -> int:
     return 0
 
 
+def copy(options: argparse.Namespace) -> int:
+    """Copy a dataset to or from object storage."""
+    report = copy_dataset(options.path, options.target)
+    source, target = (remote_url(path) or path for path in (options.path, options.target))
+    done = f", {report.num_skipped} of them were there" if report.num_skipped else ""
+    print(f"copied {source} to {target}: {_plural(report.num_files, 'file')}, {size_text(report.num_bytes)}{done}")
+    return 0
+
+
 def push(options: argparse.Namespace) -> int:
     """Upload a dataset to the Hugging Face Hub."""
+    refuse_remote(options.path)
     summary = summarize(options.path)
     if write_card(options.path, make_card(summary, options.repository.split("/")[-1], options.license)):
         print(f"wrote {options.path / CARD_FILE}")
@@ -191,7 +203,8 @@ def _parser() -> CommandParser:
     def subcommand(run: Callable[[argparse.Namespace], int], text: str, *, has_path: bool = True) -> CommandParser:
         command = commands.add_parser(run.__name__, help=text, description=text)
         if has_path:
-            command.add_argument("path", type=Path, metavar="DATASET", help="Folder of the dataset.")
+            where = "Folder of the dataset" + (", or s3://bucket/prefix." if run in (info, validate, copy) else ".")
+            command.add_argument("path", type=Path, metavar="DATASET", help=where)
         command.set_defaults(run=run)
         return command
 
@@ -206,6 +219,8 @@ def _parser() -> CommandParser:
     add(command, "--embodiment", "For relative actions.")
     command.add_argument("--no-images", action="store_true", help="Decode no images; their statistics stay.")
     _add_view(subcommand(view, "Make a page with videos and curves, or a recording for Rerun."))
+    command = subcommand(copy, "Copy a dataset to object storage, or from there to a new folder.")
+    command.add_argument("target", type=Path, metavar="TARGET", help="s3://bucket/prefix, or the folder to write.")
     command = subcommand(push, "Upload to the Hugging Face Hub, with a dataset card.")
     add_upload_options(command)
     command.add_argument("--license", metavar="ID", help="Identifier for the card, such as apache-2.0.")

@@ -11,6 +11,7 @@ from gr00t_training.cli.arguments import add, num_cores
 from gr00t_training.cli.parser import CommandParser
 from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.tools.validate.findings import MAX_SHOWN
+from gr00t_training.io.object_storage import remote_url
 from gr00t_training.io.text import printable
 
 SAME_WARNINGS = 3  # shown of one text; a warning about every file would hide the others
@@ -35,5 +36,5 @@ def validate(options: argparse.Namespace) -> int:
     for text, count in warnings.items():
         if count > SAME_WARNINGS:
             print(printable(f"warning: {text}: {count - SAME_WARNINGS} more like this", MAX_SHOWN))
-    print(f"{options.path}: {num_faults} faults, {warnings.total()} warnings")
+    print(f"{remote_url(options.path) or options.path}: {num_faults} faults, {warnings.total()} warnings")
     return 1 if num_faults else 0

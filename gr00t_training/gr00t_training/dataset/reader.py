@@ -30,6 +30,7 @@ from gr00t_training.dataset.quality import EpisodeQuality, parse_quality
 from gr00t_training.dataset.statistics.compute import STATISTIC_NAMES, KeyStatistics, compute_statistics, stack_rows
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import open_folder
 from gr00t_training.types import Commander, KeyKind, KeyRef
 
 
@@ -68,10 +69,13 @@ class EpisodeDataset:
     def __init__(self, path: str | Path) -> None:
         """Open the dataset in the folder `path`.
 
+        Args:
+            path: folder; or `s3://bucket/prefix`, whose rows and videos are fetched when they are first read.
+
         Raises:
             DatasetError: not a dataset, an unknown version, or damaged metadata; names the file.
         """
-        self.path = Path(path)
+        self.path = open_folder(path)
         self.metadata = read_metadata(self.path)
         modality = self.metadata.modality
         self.version = schema.Version(self.metadata.version)

@@ -35,6 +35,7 @@ from gr00t_training.dataset.writing.store_v2 import SeparateStore
 from gr00t_training.dataset.writing.store_v3 import SharedStore
 from gr00t_training.embodiment import Embodiment, differences
 from gr00t_training.errors import ConfigError, DatasetError
+from gr00t_training.io.object_storage import refuse_remote
 from gr00t_training.types import Frame
 
 
@@ -64,6 +65,7 @@ class DatasetWriter:
                 writable.
             ConfigError: no such version, or this machine cannot encode `video`.
         """
+        refuse_remote(path, "record into a local one, and gr00t_dataset copy it there")
         self.path = Path(path)
         self.embodiment = embodiment
         self.video = video or VideoSettings()

@@ -4,8 +4,9 @@
 
 A file's name is a digest of everything its content depends on, so a file is never changed, only made once and removed.
 It appears by one rename when it is complete. A lock on the unfinished file keeps two processes from making it twice;
-the kernel frees the lock of a process that was killed, and the next one restarts the file. Every run lists the files
-that it needs under a lock of its own: those are not removed while it lives.
+the kernel frees the lock of a process that was killed, and the next one restarts the file. A run that knows which files
+it needs lists them under a lock of its own: those are not removed while it lives. One that does not know it (`hold`,
+`make_room`) keeps each file while it is open.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from gr00t_training.errors import ConfigError
 
 GIB = 2**30
 AUTO = "auto"  # instead of a folder: one under the user's cache folder
+REMOTE_VARIABLE = "GR00T_REMOTE_CACHE"  # of the environment: folder for files from object storage
+REMOTE_LIMIT_VARIABLE = "GR00T_REMOTE_CACHE_GIB"
+REMOTE_LIMIT_GIB = 100.0
 _PART, _LIST = ".part", ".list"
+_TOTAL = ".total"  # file with the bytes of all files, so that not every new one costs a look at all
+_KEPT_SHARE = 0.9  # of the limit, down to which files are removed at once
 
 
 class CacheFolder:
@@ -42,7 +48,7 @@ class CacheFolder:
             ConfigError: the folder cannot be made or written.
         """
         self.folder = folder
-        self._limit_bytes = int(limit_gib * GIB)
+        self.limit_bytes = int(limit_gib * GIB)
         self._option = option
         self._reservations: list[_Reservation] = []
         try:
@@ -67,10 +73,10 @@ class CacheFolder:
             ConfigError: they do not fit below the limit, next to those of other runs, or on the disk.
         """
         wanted = sum(sizes.values())
-        if wanted > self._limit_bytes:
+        if wanted > self.limit_bytes:
             raise ConfigError(
                 f"{self.folder}: the dataset needs {_gib(wanted)} of cache, {self._option} is "
-                f"{_gib(self._limit_bytes)}; raise it, or train without this cache"
+                f"{_gib(self.limit_bytes)}; raise it, or train without this cache"
             )
         with _locked(self.folder / ".lock"):
             others = self._listed_by_others()
@@ -132,6 +138,65 @@ class CacheFolder:
                 new.complete()
         return self.folder / name
 
+    def hold(self, name: str) -> BinaryIO | None:
+        """Open a complete file; it is not removed while it is open. None: it has to be made."""
+        path = self.folder / name
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - whoever holds it closes it
+        except FileNotFoundError:
+            return None
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if not _is_at(file, path):  # removed meanwhile
+            file.close()
+            return None
+        os.utime(file.fileno())
+        return file
+
+    def make_room(self, new: NewFile, size: int) -> None:
+        """Let a file that is being made grow to `size` bytes; files that were not used for longest are removed.
+
+        Not together with `reserve`, whose files are not known here.
+
+        Raises:
+            ConfigError: those that are in use take too much.
+        """
+        with _locked(self.folder / ".lock"):
+            total = self._total()
+            if total is None or total + size > self.limit_bytes:
+                total = self._remove_oldest(size)
+            if total + size > self.limit_bytes:
+                raise ConfigError(
+                    f"{self.folder}: the cache is full of files in use ({_gib(total)}, and {_gib(size)} are needed), "
+                    f"{self._option} is {_gib(self.limit_bytes)}; raise it, or use fewer processes"
+                )
+            new.file.truncate(size)  # counted from now on
+            (self.folder / _TOTAL).write_text(str(total + size))
+
+    def _total(self) -> int | None:
+        try:
+            return int((self.folder / _TOTAL).read_text())
+        except (OSError, ValueError):  # none yet, or damaged
+            return None
+
+    def _remove_oldest(self, size: int) -> int:
+        """Remove files that nobody holds until `size` more bytes fit; return the bytes of those that are left."""
+        found = []
+        for entry in os.scandir(self.folder):
+            with contextlib.suppress(FileNotFoundError):  # given up or completed meanwhile
+                if entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                    found.append((entry.stat().st_mtime, entry.stat().st_size, Path(entry.path)))
+        total = sum(num_bytes for _, num_bytes, _ in found)
+        if total + size <= self.limit_bytes:
+            return total
+        for _, num_bytes, path in sorted(found):
+            if total + size <= _KEPT_SHARE * self.limit_bytes:
+                break
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                if _try_lock(file):  # also the unfinished file of a process that was killed
+                    path.unlink()
+                    total -= num_bytes
+        return total
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_reservations": []}
 
@@ -159,10 +224,10 @@ class CacheFolder:
         for reservation in self._reservations:
             kept.update(reservation.sizes)
         taken = sum(kept.values())
-        if taken > self._limit_bytes:
+        if taken > self.limit_bytes:
             raise ConfigError(
                 f"{self.folder}: the dataset needs {_gib(sum(sizes.values()))} of cache, next to "
-                f"{_gib(taken - sum(sizes.values()))} that is in use, {self._option} is {_gib(self._limit_bytes)}; "
+                f"{_gib(taken - sum(sizes.values()))} that is in use, {self._option} is {_gib(self.limit_bytes)}; "
                 "raise it, or train without this cache"
             )
         unused = []
@@ -172,7 +237,7 @@ class CacheFolder:
                 unused.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
         taken += sum(size for _, size, _ in unused)
         for _, size, path in sorted(unused):
-            if taken <= self._limit_bytes:
+            if taken <= self.limit_bytes:
                 break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -254,6 +319,23 @@ def open_frame_cache(folder: str, limit_gib: float) -> CacheFolder:
 def open_feature_cache(folder: str, limit_gib: float) -> CacheFolder:
     """Open the cache that the settings `feature_cache` and `feature_cache_gib` name; errors as for `CacheFolder`."""
     return CacheFolder(cache_folder(folder, "features"), limit_gib, "feature_cache_gib")
+
+
+def open_remote_cache() -> CacheFolder:
+    """Open the cache of files from object storage, which the environment may place and limit.
+
+    Raises:
+        ConfigError: as for `CacheFolder`, or the limit is not a number.
+    """
+    text = os.environ.get(REMOTE_LIMIT_VARIABLE) or str(REMOTE_LIMIT_GIB)
+    try:
+        limit_gib = float(text)
+    except ValueError:
+        limit_gib = -1.0
+    if not 0 < limit_gib < float("inf"):
+        raise ConfigError(f"{REMOTE_LIMIT_VARIABLE} is '{text:.40}', expected a number of GiB above 0; correct it")
+    folder = cache_folder(os.environ.get(REMOTE_VARIABLE) or AUTO, "remote").absolute()
+    return CacheFolder(folder / "blobs", limit_gib, REMOTE_LIMIT_VARIABLE)
 
 
 def _open(path: Path) -> BinaryIO:

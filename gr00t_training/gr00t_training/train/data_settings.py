@@ -20,6 +20,7 @@ from gr00t_training.dataset.episode_ranges import EPISODES_HELP
 from gr00t_training.errors import ConfigError
 from gr00t_training.io.files import read_text
 from gr00t_training.io.hub_download import dataset_id
+from gr00t_training.io.object_storage import remote_url
 from gr00t_training.io.text import MAX_INSTRUCTION
 from gr00t_training.io.yaml_text import SIZE_LIMIT, read_yaml
 from gr00t_training.settings import load_settings, parse_settings, setting
@@ -54,7 +55,7 @@ class Interventions(str, Enum):
 class SourceSettings:
     """One dataset of a run."""
 
-    dataset: str = setting(description="Folder or hub id of the dataset.")
+    dataset: str = setting(description="Folder, s3://bucket/prefix or hub id of the dataset.")
     embodiment: str | None = setting(None, "Name or YAML file; absent: --embodiment, or the one stored in the dataset.")
     tag: str | None = setting(None, "Embodiment tag instead of the embodiment's: two robots in a run need two.")
     weight: float | None = setting(
@@ -130,13 +131,15 @@ def _resolved(source: SourceSettings, folder: Path) -> SourceSettings:
     def near(name: str | None) -> str | None:
         return str(folder / name) if name and (folder / name).exists() else name
 
-    is_on_hub = not (folder / source.dataset).exists() and dataset_id(source.dataset) is not None
+    is_elsewhere = remote_url(source.dataset) or (
+        not (folder / source.dataset).exists() and dataset_id(source.dataset) is not None
+    )
     instructions = source.instructions
     if isinstance(instructions, str):
         instructions = read_instructions(folder / instructions)
     return dataclasses.replace(
         source,
-        dataset=source.dataset if is_on_hub else str(folder / source.dataset),
+        dataset=source.dataset if is_elsewhere else str(folder / source.dataset),
         embodiment=near(source.embodiment),
         instructions=instructions,
     )

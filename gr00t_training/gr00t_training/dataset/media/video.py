@@ -31,6 +31,7 @@ from gr00t_training.dataset.media.encoders import VideoSettings, check_encoder
 from gr00t_training.dataset.media.video_files import open_video
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.machine import kept_scheduling
+from gr00t_training.io.mirror import Held
 
 # A file truncated by a kill can be read up to the cut: it is written in fragments, which close() converts to an
 # ordinary mp4 in place (ffmpeg 7.1 or later).
@@ -146,6 +147,7 @@ class VideoReader:
             DatasetError: missing, damaged, or without a video stream.
         """
         self._path = path
+        self._held = Held(path)
         self._container = open_video(path)
         try:
             self._stream = self._container.streams.video[0]
@@ -221,6 +223,7 @@ class VideoReader:
         """Close the file."""
         self._decoded = iter(())
         self._container.close()
+        self._held.close()
 
     def _image(self, index: int) -> np.ndarray:
         if self._last is None or self._last[0] != index:

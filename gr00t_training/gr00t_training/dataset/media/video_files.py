@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import open_regular
 from gr00t_training.io.image_header import MAX_PIXELS, MAX_SIDE
+from gr00t_training.io.mirror import Held
 
 _MP4_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid")
 _MAX_HEADER = 256 * 2**20  # [bytes] of one box with sample tables; an hour of video has some hundred kB
@@ -33,19 +34,20 @@ def open_video(path: Path, remedy: str = "record or copy the file again", what: 
     Raises:
         DatasetError: missing, not a regular file, a Git LFS pointer, not a video, or its header is not plausible.
     """
-    if not path.exists():
-        raise DatasetError(f"{path}: not a readable {what} (No such file or directory); {remedy}")
-    with open_regular(path, DatasetError) as file:
+    with Held(path):  # as long as it has no open file of its own
+        if not path.exists():
+            raise DatasetError(f"{path}: not a readable {what} (No such file or directory); {remedy}")
+        with open_regular(path, DatasetError) as file:
+            try:
+                container_format = _container_format(file)
+            except (OSError, ValueError, struct.error) as error:
+                raise DatasetError(f"{path}: not a readable {what} ({error}); {remedy}") from error
         try:
-            container_format = _container_format(file)
-        except (OSError, ValueError, struct.error) as error:
+            container = cast(
+                InputContainer, av.open(str(path), format=container_format, options={"max_pixels": str(MAX_PIXELS)})
+            )
+        except (OSError, av.error.FFmpegError, ValueError) as error:
             raise DatasetError(f"{path}: not a readable {what} ({error}); {remedy}") from error
-    try:
-        container = cast(
-            InputContainer, av.open(str(path), format=container_format, options={"max_pixels": str(MAX_PIXELS)})
-        )
-    except (OSError, av.error.FFmpegError, ValueError) as error:
-        raise DatasetError(f"{path}: not a readable {what} ({error}); {remedy}") from error
     try:
         _check_stream(container, path, remedy)
     except DatasetError:

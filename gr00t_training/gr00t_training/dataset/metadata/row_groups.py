@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gr00t_training.dataset.metadata.tables import RESTORE, open_table, read_groups
+from gr00t_training.io.mirror import Held
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,14 @@ class RowGroups:
 
     def __init__(self) -> None:
         self._open: OpenFile | None = None
+        self._held: Held | None = None
 
     def open(self, path: Path, remedy: str = RESTORE) -> OpenFile:
         """Return a file, the one of before if it is the same; DatasetError: it cannot be read."""
         if self._open is None or self._open.path != path:
+            if self._held is not None:
+                self._held.close()
+            self._held = Held(path)
             file = open_table(path, remedy)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             self._open = OpenFile(path, file, np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist())

@@ -22,6 +22,7 @@ from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata.columns import column_rows, is_list, is_number, is_text, leaf_is_text
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import check_regular
+from gr00t_training.io.mirror import Held
 from gr00t_training.io.text import printable
 
 MAX_FILE_ROWS = 5 * 10**7
@@ -44,12 +45,13 @@ def open_table(path: Path, remedy: str = RESTORE) -> pq.ParquetFile:
     Raises:
         DatasetError: missing, no regular file, a Git LFS pointer, damaged, or of more rows or columns than any dataset.
     """
-    check_regular(path, DatasetError)
-    try:
-        file = pq.ParquetFile(path)
-        _ = file.schema_arrow
-    except _READ_ERRORS as error:
-        raise DatasetError(_unreadable(path, error, remedy)) from error
+    with Held(path):
+        check_regular(path, DatasetError)
+        try:
+            file = pq.ParquetFile(path)
+            _ = file.schema_arrow
+        except _READ_ERRORS as error:
+            raise DatasetError(_unreadable(path, error, remedy)) from error
     metadata = file.metadata
     if not 0 <= metadata.num_rows <= MAX_FILE_ROWS or metadata.num_columns > MAX_COLUMNS:
         raise DatasetError(
@@ -65,7 +67,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None, remedy: str = R
     Raises:
         DatasetError: as `open_table`, or it unpacks to too much.
     """
-    return read_groups(open_table(path, remedy), path, None, columns, remedy)
+    with Held(path):
+        return read_groups(open_table(path, remedy), path, None, columns, remedy)
 
 
 def read_groups(

@@ -15,6 +15,7 @@ from gr00t_training.dataset.quality import Marks
 from gr00t_training.dataset.tools.edit.source import SourceDataset
 from gr00t_training.dataset.tools.repair.unfinished import find_unfinished
 from gr00t_training.io.files import walk
+from gr00t_training.io.mirror import address_of, mirror_of, open_folder, size_of
 from gr00t_training.types import VECTOR_KINDS, KeyRef
 
 
@@ -25,7 +26,7 @@ class CameraSummary:
     feature: str
     width: int  # pixels
     height: int
-    codec: str  # of the first episode's file, or as declared if that cannot be read
+    codec: str  # of the first episode's file, or as declared if that is not here
     size_bytes: int  # of its files
 
 
@@ -65,19 +66,19 @@ class DatasetSummary:
 
 
 def summarize(path: str | Path) -> DatasetSummary:
-    """Sum up the dataset in the folder `path`.
+    """Sum up the dataset in the folder `path`, which may be in object storage.
 
     Raises:
         DatasetError: not a dataset, or damaged metadata.
     """
-    source = SourceDataset(path)
+    source = SourceDataset(open_folder(path))
     embodiment = source.embodiment
     lengths = source.episodes.length
     marked = [source.marks(index) for index in source.episodes.indices.tolist() if source.side_files(index)]
     marks = marked + [Marks()] * (len(lengths) - len(marked))
     tasks = Counter(text for place in range(len(lengths)) for text in dict.fromkeys(source.episodes.tasks_of(place)))
     return DatasetSummary(
-        path=str(source.path),
+        path=address_of(source.path),
         version=source.version,
         robot_type=source.info.get("robot_type"),
         embodiment=embodiment.name if embodiment else None,
@@ -96,8 +97,15 @@ def summarize(path: str | Path) -> DatasetSummary:
         success=_counts([mark.is_success for mark in marks]),
         valid=_counts([mark.is_valid for mark in marks]),
         num_unfinished=len(find_unfinished(source.path)[0]),
-        size_bytes=sum(entry.stat().st_size for entry in walk(source.path) if entry.is_file()),
+        size_bytes=_total_bytes(source.path),
     )
+
+
+def _total_bytes(root: Path) -> int:
+    mirror = mirror_of(root)
+    if mirror is not None:
+        return sum(state.size for state in mirror.objects.values())
+    return sum(entry.stat().st_size for entry in walk(root) if entry.is_file())
 
 
 def _vectors(source: SourceDataset) -> list[VectorSummary]:
@@ -116,9 +124,9 @@ def _camera(source: SourceDataset, name: str) -> CameraSummary:
     height, width = image_size(feature, name)
     codec = str(camera_block(feature).get("video.codec", "unknown"))
     paths = {episode.videos[name].path for episode in source.episodes}
-    present = sorted(path for path in paths if path.exists())
-    if present:
-        reader = VideoReader(present[0])
+    sizes = {path: size for path in paths if (size := size_of(path)) is not None}
+    if sizes and mirror_of(source.path) is None:  # a file is not fetched for it
+        reader = VideoReader(min(sizes))
         codec = reader.codec
         reader.close()
     return CameraSummary(
@@ -126,7 +134,7 @@ def _camera(source: SourceDataset, name: str) -> CameraSummary:
         width=width,
         height=height,
         codec=codec,
-        size_bytes=sum(path.stat().st_size for path in present),
+        size_bytes=sum(sizes.values()),
     )
 
 

@@ -19,6 +19,8 @@ from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.embodiment import Embodiment, differences, load_embodiment
 from gr00t_training.errors import CheckpointError, ConfigError
 from gr00t_training.io.hub_download import dataset_id
+from gr00t_training.io.mirror import fetch_all
+from gr00t_training.io.object_storage import remote_url
 from gr00t_training.io.text import printable
 from gr00t_training.train.data.fit import check_match
 from gr00t_training.train.data.hub_dataset import find_dataset
@@ -50,6 +52,8 @@ def choose_data(settings: FinetuneSettings, resumed: Path | None) -> list[Select
         dataset = EpisodeDataset(find_dataset(source.dataset))
         embodiment = _embodiment(settings, source, stored, dataset)
         check_match(dataset, embodiment)
+        # their statistics and digest are of all rows
+        fetch_all(dataset.path, (episode.rows.path for episode in dataset.episodes))
         found.append(select(dataset, embodiment, source))
     _check_tags(found)
     return found
@@ -102,8 +106,9 @@ def _sources(
         return [(SourceSettings(dataset=path), None) for path in settings.datasets]
     moved = []
     for (source, embodiment), path in zip(known, settings.datasets, strict=True):
-        if Path(path).resolve() != Path(source.dataset):
-            logger.info("dataset %s -> %s", source.dataset, Path(path).resolve())
+        place = remote_url(path) or str(Path(path).resolve())
+        if place != source.dataset:
+            logger.info("dataset %s -> %s", source.dataset, place)
         moved.append((dataclasses.replace(source, dataset=path), embodiment))
     return moved
 
@@ -118,7 +123,8 @@ def _trained_sources(resumed: Path, before: TrainingData | None) -> list[tuple[S
     found: list[tuple[SourceSettings, Embodiment | None]] = []
     for source in before.sources:
         given = str(source.settings.get("dataset", ""))  # maybe a hub id, whose files are no longer in the cache
-        path = source.path if Path(source.path).exists() or dataset_id(given) is None else given
+        is_there = remote_url(source.path) is not None or Path(source.path).exists()
+        path = source.path if is_there or dataset_id(given) is None else given
         content: Mapping[str, object] = {**source.settings, "dataset": path}
         try:
             found.append((SourceSettings.from_mapping(content, str(resumed)), embodiments.get(source.tag)))

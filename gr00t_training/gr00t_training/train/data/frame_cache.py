@@ -27,6 +27,7 @@ from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.cache_folder import CacheFolder
 from gr00t_training.io.files import open_regular, replacing
+from gr00t_training.io.mirror import mirror_of
 from gr00t_training.train.data.mapped import HEADER_BYTES, map_array, write_header
 from gr00t_training.transforms.images import ImageProcessor
 from gr00t_training.transforms.resampling import Size
@@ -119,6 +120,10 @@ class FrameCache:
             self._maps.popitem(last=False)
         return frames[np.clip(rows, 0, len(frames) - 1)]
 
+    def holds(self, episode: int, key: str) -> bool:
+        """Whether the images of a camera in an episode are decoded already."""
+        return self._cache.find(self._names[episode, key]) is not None
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_maps": OrderedDict()}
 
@@ -165,6 +170,8 @@ class FrameCache:
         self._check_unchanged(span.path)
 
     def _check_unchanged(self, path: Path) -> None:
+        if mirror_of(path) is not None:
+            return  # never changes
         known, now = self._files[path], os.stat(path)
         if (now.st_size, now.st_mtime_ns) != (known.size, known.mtime_ns):
             raise DatasetError(f"{path}: changed during the run; start the run again")
@@ -204,6 +211,10 @@ def _read_index(path: Path) -> Mapping[str, FileState]:
 
 
 def _state(path: Path, known: FileState | None) -> FileState:
+    mirror = mirror_of(path)
+    if mirror is not None:  # not fetched for it
+        digest, state = mirror.digest_of(path), mirror.objects[mirror.name_of(path)]
+        return FileState(state.size, state.modified_s * 10**9, digest)
     with open_regular(path, DatasetError) as file:
         status = os.fstat(file.fileno())
         if known and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Find a dataset: a local folder, or a repository of the Hugging Face hub, cached on this machine."""
+"""Find a dataset: a folder, here or in object storage, or a repository of the Hugging Face hub, cached here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.hub_download import dataset_id, download_reason, import_client, is_offline
+from gr00t_training.io.mirror import open_folder
 
 _FILES = ("meta/*", "data/*", "videos/*")  # patterns match sub-folders too
 
@@ -16,14 +17,14 @@ def find_dataset(path: str) -> Path:
     """Return the local folder of a dataset; fetches a hub's repository into the cache first.
 
     Args:
-        path: folder, or hub id (`dataset_id`).
+        path: folder, `s3://bucket/prefix` (`open_folder`), or hub id (`dataset_id`).
 
     Raises:
         DatasetError: there is no such folder or repository.
     """
     found = dataset_id(path)
     if found is None:
-        return Path(path)
+        return open_folder(path)
     repository, revision = found
     try:
         client = import_client()

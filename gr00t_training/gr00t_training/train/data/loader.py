@@ -9,8 +9,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -20,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gr00t_training.errors import DatasetError, Gr00tError
 from gr00t_training.io.machine import num_cores, shared_memory_bytes
+from gr00t_training.io.mirror import THREADS, mirror_of
 from gr00t_training.io.processes import start_forkserver
 from gr00t_training.train.data.access import choose_access
 from gr00t_training.train.data.order import LANES, BatchOrder, Position
@@ -28,6 +32,7 @@ from gr00t_training.train.settings import Shuffle
 
 logger = logging.getLogger(__name__)
 
+BATCHES_AHEAD = 8  # of which files are fetched from object storage
 SMALL_DATASET = 1000  # samples, below which workers are not worth their start
 LEAST_SHARED_BYTES = 2**30  # for the batches of all workers; a container has 64 MiB by default
 # of what the main module of a command imports, too: workers import that
@@ -89,6 +94,8 @@ def start_loader(
     """Return an iterable of given batches; args: see `make_loader`."""
     if num_workers:
         prepare_workers()
+    if any(mirror_of(source.path) for source in samples.sources):
+        batches = FetchedAhead(samples, batches)
     return BatchLoader(
         _Guarded(samples),
         batch_sampler=batches,
@@ -101,6 +108,37 @@ def start_loader(
         multiprocessing_context="forkserver" if num_workers else None,
         worker_init_fn=_follow_the_trainer if num_workers else None,
     )
+
+
+class FetchedAhead:
+    """Batches of positions; while one is made, files of the next ones are fetched from object storage."""
+
+    def __init__(self, samples: StepDataset, batches: Iterable[list[Position]]) -> None:
+        self._samples, self._batches = samples, batches
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        waiting: deque[list[Position]] = deque()
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            for batch in self._batches:
+                for path in dict.fromkeys(path for position in batch for path in self._files(position)):
+                    pool.submit(_fetch, path)
+                waiting.append(batch)
+                if len(waiting) > BATCHES_AHEAD:
+                    yield waiting.popleft()
+            yield from waiting
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _files(self, position: Position) -> list[Path]:
+        source, sample = self._samples.place(position[1])
+        return source.files(sample) if mirror_of(source.path) else []
+
+
+def _fetch(path: Path) -> None:
+    mirror = mirror_of(path)
+    if mirror is not None:
+        mirror.fetch(path)  # what fails is tried again, and reported, by whoever reads it
 
 
 class BatchLoader(DataLoader[Any]):

@@ -15,6 +15,7 @@ from gr00t_training.checkpoint.training_data import (
     training_data,
 )
 from gr00t_training.dataset.episode_ranges import ranges_text
+from gr00t_training.io.mirror import address_of
 from gr00t_training.train.data.samples import StepDataset
 
 _COMPARED = ("tag", "episodes", "num_samples", "share", "rows_digest")
@@ -41,7 +42,7 @@ def describe_sources(samples: StepDataset) -> list[TrainedSource]:
     """Describe the sources of a run without reading their rows: `data_digest` is empty."""
     return [
         TrainedSource(
-            path=str(source.path.resolve()),
+            path=address_of(source.path.resolve()),
             tag=source.pipeline.embodiment.tag,
             episodes=ranges_text(source.episodes()),
             num_samples=len(source),

@@ -16,6 +16,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -135,6 +136,13 @@ class Source:
         pipeline = self.pipeline
         self.frames = FrameCache(cache, self.dataset, self.episodes(), pipeline.embodiment, pipeline.inputs.images)
         pipeline.takes_stored_images = True
+
+    def files(self, sample: int) -> list[Path]:
+        """Return the files that a sample is read from."""
+        episode, _ = self.step(sample)
+        keys = self.pipeline.embodiment.video_keys
+        read = [key for key in keys if self.frames is None or not self.frames.holds(episode, key)]
+        return [self.dataset.data_file(episode), *(self.dataset.video_span(episode, key).path for key in read)]
 
     def encode(self, sample: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return the tensors of a sample, augmented with `rng`."""

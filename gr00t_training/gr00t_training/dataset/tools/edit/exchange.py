@@ -22,6 +22,7 @@ from typing import Any
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.tools.edit.layouts import copy_file
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.object_storage import refuse_remote
 
 _RENAME_EXCHANGE = 2  # renameat2(2)
 _AT_FDCWD = -100
@@ -32,8 +33,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to build in; it becomes `path` when the block ends well and is removed when it does not.
 
     Raises:
-        DatasetError: `path` exists and is not empty, cannot be written, or another run is building it.
+        DatasetError: `path` is remote, exists and is not empty, cannot be written, or another run is building it.
     """
+    refuse_remote(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path}: exists already; choose a new folder, or remove it first")
     with _staging(path) as staging:

@@ -27,6 +27,8 @@ from gr00t_training.dataset.metadata.tables import conforming, read_table
 from gr00t_training.dataset.quality import Marks
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import file_names
+from gr00t_training.io.mirror import exists
+from gr00t_training.io.object_storage import refuse_remote
 
 _EPISODE_IN_NAME = re.compile(r"episode_(\d{6,})")
 # Rows, videos, staging, caches of other tools: never copied as separate files.
@@ -51,9 +53,10 @@ class SourceDataset:
         """Read the metadata of the dataset in the folder `path`.
 
         Raises:
-            DatasetError: not a dataset, another version, or damaged metadata; names the file.
+            DatasetError: not a dataset, another version, in object storage, or damaged metadata; names the file.
             ConfigError: its embodiment is wrong.
         """
+        refuse_remote(path)
         self.path = Path(path)
         self.metadata = read_metadata(self.path)
         self.info = self.metadata.info
@@ -70,7 +73,7 @@ class SourceDataset:
         self.cameras = [
             name
             for name in self.metadata.declared_cameras
-            if any(episode.videos[name].path.exists() for episode in self.metadata.episodes)
+            if any(exists(episode.videos[name].path) for episode in self.metadata.episodes)
         ]
         assert isinstance(self.metadata.episodes, EpisodeList)
         self.episodes = self.metadata.episodes.of_cameras(self.cameras)

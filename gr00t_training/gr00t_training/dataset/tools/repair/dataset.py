@@ -30,6 +30,7 @@ from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.dataset.writing.files import staging_folder
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.object_storage import refuse_remote
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def repair_dataset(path: str | Path, *, dry_run: bool = False, jobs: int = 1) ->
     Raises:
         DatasetError: not a dataset, being written, or something cannot be written.
     """
+    refuse_remote(path)
     root = Path(path)
     if not root.is_dir():
         raise DatasetError(f"{root}: is not a folder; give the folder of a dataset")

@@ -50,6 +50,7 @@ from gr00t_training.dataset.tools.validate.videos import (
     scan_video,
 )
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import exists, mirror_of, open_folder
 from gr00t_training.io.processes import starting_workers
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def validate_scanned(
     path: str | Path, scanned: Mapping[Path, VideoFacts], *, quick: bool = False, jobs: int = 1
 ) -> Iterator[Finding]:
     """Check a dataset as `validate_dataset` does; `scanned` holds known facts of videos, which are not read again."""
-    root = Path(path)
+    root = open_folder(path)
     if is_interrupted(root):
         yield fault(schema.REPAIR_STEPS, "a repair was interrupted, files of before and after it are mixed", "", REPAIR)
         return
@@ -104,7 +105,7 @@ def validate_sample(path: str | Path, *, max_frames: int, jobs: int = 1) -> Samp
         max_frames: of all cameras that are checked about; at least one data file is.
         jobs: processes that check files.
     """
-    root = Path(path)
+    root = open_folder(path)
     metadata, problems = inspect_metadata(root)
     if metadata is None:
         found = tuple(unreadable(problem.place, problem.error) for problem in problems)
@@ -174,6 +175,9 @@ def _with_remedies(
     root: Path, findings: Iterator[Finding], scanned: Mapping[Path, VideoFacts], run: Map
 ) -> Iterator[Finding]:
     """Add to each finding whether the planned repair can fix it; findings keep their order."""
+    if mirror_of(root) is not None:  # a repair needs a local copy
+        yield from findings
+        return
     waiting: list[Finding] = []
     for finding in findings:
         if waiting or finding.remedy == REPAIR or finding.is_fault:
@@ -298,7 +302,7 @@ def _check_depth(metadata: DatasetMetadata) -> Iterator[Finding]:
 
 def _is_there(metadata: DatasetMetadata, name: str) -> bool:
     try:
-        return metadata.file(name).exists()
+        return exists(metadata.file(name))
     except DatasetError:
         return False
 

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from gr00t_training.dataset import schema
@@ -36,6 +38,7 @@ from gr00t_training.dataset.tools.validate.findings import (
 )
 from gr00t_training.embodiment import ACTION_COLUMN, STATE_COLUMN, column_names, modality_layout
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import exists, mirror_of
 
 # lerobot compares the requested time with the decoded one within this [s]
 TIME_TOLERANCE_S = 1e-4
@@ -195,17 +198,26 @@ def _check_files(metadata: DatasetMetadata) -> Iterator[Finding]:
     known |= {metadata.name_of(span.path) for episode in metadata.episodes for span in episode.videos.values()}
     for name in sorted(known):
         try:
-            if not metadata.file(name).exists():
+            if not exists(metadata.file(name)):
                 yield fault(name, "missing", "", REPAIR, (name,), RECORD_AGAIN)
         except DatasetError as error:
             yield fault(name, str(error))
     if not metadata.is_listed:
         return
-    for path in sorted(path for kind in CONTAINED_KINDS for path in metadata.path.rglob(kind)):
-        name = path.relative_to(metadata.path).as_posix()
+    for name in sorted(_contained(metadata.path)):
         is_metadata = metadata.is_v3 and name.startswith(schema.META + "/")
         if name not in known and not is_metadata:
             yield fault(name, "no episode has this file", remedy=REPAIR)
+
+
+def _contained(root: Path) -> Iterator[str]:
+    """Yield the names of the files of a dataset that lerobot counts."""
+    mirror = mirror_of(root)
+    if mirror is not None:
+        yield from (name for name in mirror.objects if any(fnmatch(name, kind) for kind in CONTAINED_KINDS))
+        return
+    for kind in CONTAINED_KINDS:
+        yield from (path.relative_to(root).as_posix() for path in root.rglob(kind))
 
 
 def _check_spans(metadata: DatasetMetadata) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ from gr00t_training.dataset.tools.validate.findings import (
 )
 from gr00t_training.dataset.tools.validate.metadata import RETASK, TIME_TOLERANCE_S
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import exists
 
 
 @dataclass
@@ -47,7 +48,7 @@ def check_data_file(metadata: DatasetMetadata, name: str, episodes: Sequence[Epi
     checked = CheckedRows()
     try:
         path = metadata.file(name)
-        if not path.exists():
+        if not exists(path):
             return checked  # found with the files
         stored = read_table(path, remedy=RECORD_AGAIN)
         scalars = set(metadata.annotation_columns().values())

@@ -40,6 +40,7 @@ from gr00t_training.dataset.tools.validate.findings import (
 )
 from gr00t_training.dataset.tools.validate.metadata import TIME_TOLERANCE_S
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import exists
 
 BLOCK_PX = 8  # frames are compared by the mean colors of such blocks
 # Coding the same picture again moves block means by less than this; a thing that moves, by more.
@@ -236,7 +237,7 @@ def check_episode_video(
 def check_depth_file(metadata: DatasetMetadata, name: str, episode: Episode) -> Iterator[Finding]:
     """Check that an episode's depth has a frame for each row."""
     path = metadata.file(name)
-    if not path.exists():
+    if not exists(path):
         yield fault(name, "missing", remedy=RECORD_AGAIN)
         return
     facts = scan_video(path, decode=False)

@@ -1,0 +1,354 @@
+# SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
+# SPDX-License-Identifier: Apache-2.0
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("moto", reason="moto")
+pytest.importorskip("flask", reason="moto")
+
+from gr00t_test_support.builders import make_embodiment, make_frames
+from gr00t_test_support.s3_server import BUCKET, running_server
+from gr00t_test_support.waiting import eventually
+from gr00t_training.cli import dataset as command
+from gr00t_training.dataset.media.video import VideoCodec, VideoSettings
+from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.transfer import copy_dataset
+from gr00t_training.dataset.tools.validate.dataset import validate_dataset
+from gr00t_training.dataset.view.summary import summarize
+from gr00t_training.dataset.writer import DatasetWriter
+from gr00t_training.errors import ConfigError, DatasetError
+from gr00t_training.io.mirror import fetch_all, mirror_of, open_folder
+from gr00t_training.io.object_storage import RemoteFolder, remote_url
+
+EMBODIMENT = make_embodiment()
+EPISODES = 4
+LONG_AGO = time.time() - 3600
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running_server() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def environment(server, tmp_path, monkeypatch):
+    for name, value in server.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GR00T_REMOTE_CACHE", str(tmp_path / "cache"))
+
+
+def record(root, version):
+    with DatasetWriter(root, EMBODIMENT, video=VideoSettings(codec=VideoCodec.H264), version=version) as writer:
+        for number in range(EPISODES):
+            episode = writer.start_episode("lift the cube")
+            for frame in make_frames(EMBODIMENT, 4 + number, seed=number):
+                episode.add_frame(frame)
+            episode.save()
+    for path in root.rglob("*"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    return root
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("recorded") / "data", "v2.1")
+
+
+@pytest.fixture
+def remote(server, recorded, request):
+    """The address of a copy of the dataset."""
+    prefix = f"{prefix_of(request)}/data"
+    server.put_folder(recorded, prefix)
+    return f"s3://{BUCKET}/{prefix}"
+
+
+def prefix_of(request):
+    """Return a prefix that no other test has."""
+    return re.sub(r"\W", "_", request.node.name)
+
+
+def cached(tmp_path):
+    """Return names and sizes of the files in the cache that are bounded."""
+    return {path.name: path.stat().st_size for path in (tmp_path / "cache/blobs").glob("[!.]*")}
+
+
+def video_bytes(recorded):
+    return max(path.stat().st_size for path in recorded.rglob("*.mp4"))
+
+
+def test_addresses_are_told_from_paths(tmp_path):
+    assert remote_url("s3://bucket/a/b/") == "s3://bucket/a/b"
+    assert remote_url(os.path.normpath("s3://bucket/a")) == "s3://bucket/a"  # as pathlib has it
+    assert remote_url("s3://bucket") == "s3://bucket"
+    assert [remote_url(path) for path in (tmp_path, "data", "org/name", "s3", "/s3:/x")] == [None] * 5
+
+
+def test_a_remote_dataset_reads_as_the_local_one_and_fetches_what_is_read(remote, recorded, tmp_path):
+    local, found = EpisodeDataset(recorded), EpisodeDataset(remote)
+    assert not cached(tmp_path)  # metadata only
+    rows = [0, 3]
+    np.testing.assert_array_equal(found.action(1, "arm"), local.action(1, "arm"))
+    assert len(cached(tmp_path)) == 1
+    np.testing.assert_array_equal(found.images(1, "front", rows), local.images(1, "front", rows))
+    assert len(cached(tmp_path)) == 2
+    for one, other in zip(found, local, strict=True):
+        np.testing.assert_array_equal(one.state("gripper"), other.state("gripper"))
+        np.testing.assert_array_equal(one.images("front"), other.images("front"))
+        assert one.task() == other.task()
+    again = EpisodeDataset(remote)  # nothing is fetched twice
+    before = cached(tmp_path)
+    again.images(0, "front", [0])
+    assert again.path == found.path
+    assert cached(tmp_path) == before
+
+
+def test_episodes_of_a_remote_dataset_v3_0_come_from_few_files(server, tmp_path):
+    local = EpisodeDataset(record(tmp_path / "data", "v3.0"))
+    server.put_folder(tmp_path / "data", "v30")
+    found = EpisodeDataset(f"s3://{BUCKET}/v30")
+    for one, other in zip(found, local, strict=True):
+        np.testing.assert_array_equal(one.action("arm"), other.action("arm"))
+        np.testing.assert_array_equal(one.images("front"), other.images("front"))
+    names = [name for name in mirror_of(found.path).objects if name.startswith(("data/", "videos/"))]
+    assert len(cached(tmp_path)) == len(names) < 2 * EPISODES
+    assert not list(validate_dataset(f"s3://{BUCKET}/v30"))
+
+
+def test_info_and_validate_read_a_remote_dataset(remote, recorded, capsys):
+    here, there = summarize(recorded), summarize(remote)
+    assert there.path == remote
+    assert (there.num_frames, there.cameras, there.tasks) == (here.num_frames, here.cameras, here.tasks)
+    assert list(validate_dataset(remote)) == list(validate_dataset(recorded)) == []
+    assert command.main(["validate", remote, "--jobs", "1"]) == 0
+    assert capsys.readouterr().out == f"{remote}: 0 faults, 0 warnings\n"
+
+
+def test_a_missing_video_is_a_fault_of_the_dataset_and_an_error_of_who_reads_it(remote, server):
+    name = next(name for name in RemoteFolder(remote).list() if name.endswith(".mp4"))
+    server.remove(f"{remote.removeprefix(f's3://{BUCKET}/')}/{name}")
+    assert [finding.subject for finding in validate_dataset(remote) if finding.text == "missing"] == [name]
+    with pytest.raises(DatasetError, match=f"{remote}/{name}: no such object; restore it"):
+        EpisodeDataset(remote).images(0, "front", [0])
+
+
+def test_the_cache_stays_below_its_limit_and_keeps_what_is_open(remote, recorded, tmp_path, monkeypatch):
+    limit = video_bytes(recorded) * 5 // 2
+    monkeypatch.setenv("GR00T_REMOTE_CACHE_GIB", str(limit / 2**30))
+    root = open_folder(remote)
+    mirror = mirror_of(root)
+    large = [root / name for name in mirror.objects if name.endswith(".mp4")]
+    with mirror.hold(large[0]) as first:
+        for path in [root / name for name in mirror.objects if name.startswith(("data/", "videos/"))]:
+            mirror.fetch(path)
+            assert sum(cached(tmp_path).values()) <= limit
+        assert mirror.digest_of(large[0]) in cached(tmp_path)
+        assert first.read() == (recorded / large[0].relative_to(root)).read_bytes()
+    found, local = EpisodeDataset(remote), EpisodeDataset(recorded)
+    for index in (0, 3, 1, 2, 0):
+        found.close()
+        np.testing.assert_array_equal(found.images(index, "front", [1]), local.images(index, "front", [1]))
+    assert sum(cached(tmp_path).values()) <= limit
+
+
+def test_a_cache_that_is_full_of_open_files_says_so(remote, recorded, monkeypatch):
+    monkeypatch.setenv("GR00T_REMOTE_CACHE_GIB", str((video_bytes(recorded) + 10) / 2**30))
+    root = open_folder(remote)
+    names = [name for name in mirror_of(root).objects if name.startswith(("data/", "videos/"))]
+    video = next(name for name in names if name.endswith(".mp4"))
+    with (
+        mirror_of(root).hold(root / video),
+        pytest.raises(ConfigError, match=r"full of files in use .* GR00T_REMOTE_CACHE_GIB is"),
+    ):
+        mirror_of(root).fetch(root / next(name for name in names if name != video))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "nan"])
+def test_a_limit_that_is_no_number_is_refused(remote, value, monkeypatch):
+    monkeypatch.setenv("GR00T_REMOTE_CACHE_GIB", value)
+    with pytest.raises(ConfigError, match=f"GR00T_REMOTE_CACHE_GIB is '{value}', expected a number"):
+        open_folder(remote)
+
+
+def test_an_interrupted_download_is_not_taken_for_a_file(remote, recorded, tmp_path, monkeypatch):
+    root = open_folder(remote)
+    path = root / next(name for name in mirror_of(root).objects if name.endswith(".mp4"))
+    content = (recorded / path.relative_to(root)).read_bytes()
+
+    def cut_off(self, name, expected, file):
+        file.write(content[: len(content) // 2])
+        raise DatasetError("connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "download", cut_off)
+        with pytest.raises(DatasetError, match="connection lost"):
+            mirror_of(root).fetch(path)
+    assert not cached(tmp_path)
+    # what a killed process leaves
+    (tmp_path / "cache/blobs" / f"{mirror_of(root).digest_of(path)}.part").write_bytes(content[:7] * 3)
+    assert not path.exists()
+    mirror_of(root).fetch(path)
+    assert path.read_bytes() == content
+    assert list(cached(tmp_path).values()) == [len(content)]
+
+
+def test_an_object_that_changes_during_a_run_is_refused_and_read_by_the_next(remote, server, recorded):
+    found = EpisodeDataset(remote)
+    name = next(name for name in mirror_of(found.path).objects if name.endswith(".mp4"))
+    key = f"{remote.removeprefix(f's3://{BUCKET}/')}/{name}"
+    content = (recorded / name).read_bytes()
+    server.put(key, content + b"\0")
+    message = f"{remote}/{name}: changed since it was listed .* start again"
+    with pytest.raises(DatasetError, match=message):
+        found.images(0, "front", [0])
+    time.sleep(1.1)  # the storage's clock
+    server.put(key, content)  # the same size at another time
+    with pytest.raises(DatasetError, match=message):
+        found.images(0, "front", [0])
+    again = EpisodeDataset(remote)
+    assert again.path != found.path
+    np.testing.assert_array_equal(again.images(0, "front", [0]), EpisodeDataset(recorded).images(0, "front", [0]))
+
+
+def test_errors_of_the_storage_name_address_and_remedy(server, monkeypatch, capsys):
+    def error_line(address):
+        assert command.main(["info", address]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    assert "s3://nobody/data: there is no bucket 'nobody'; check its name" in error_line("s3://nobody/data")
+    assert f"s3://{BUCKET}/none: no object there; check bucket" in error_line(f"s3://{BUCKET}/none")
+    server.put("no_dataset/data.txt", b"x")
+    assert "info.json" in error_line(f"s3://{BUCKET}/no_dataset")
+    with server.checking_keys():
+        assert "access is refused (INVALID_ACCESS_KEY_ID); set AWS_ACCESS_KEY_ID" in error_line(f"s3://{BUCKET}/none")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "the storage does not answer; check the network, and AWS_ENDPOINT_URL" in error_line(f"s3://{BUCKET}/none")
+
+
+def test_commands_that_change_a_dataset_refuse_a_remote_one(remote, recorded, tmp_path, capsys):
+    new = tmp_path / "new"
+    for words in (
+        ["stats", remote],
+        ["repair", remote],
+        ["merge", recorded, remote, "--output", new],
+        ["merge", recorded, "--output", remote],
+        ["delete", remote, "--episodes", "0", "--in-place"],
+        ["convert", remote, "--dataset-version", "v3.0", "--output", new],
+        ["view", remote],
+        ["push", remote, "user/name"],
+    ):
+        assert command.main([str(word) for word in words]) == 2, words
+        message = (
+            f"{remote}: is in object storage, expected a local folder; copy it to a folder with gr00t_dataset copy"
+        )
+        assert message in capsys.readouterr().err, words
+    with pytest.raises(DatasetError, match="record into a local one"):
+        DatasetWriter(remote, EMBODIMENT)
+    assert not new.exists()
+
+
+def test_copies_continue_and_equal_the_dataset(recorded, server, request, tmp_path):
+    prefix = f"copies/{prefix_of(request)}"
+    url = f"s3://{BUCKET}/{prefix}"
+    (recorded / ".staging").mkdir(exist_ok=True)
+    report = copy_dataset(recorded, url)
+    names = sorted(path.relative_to(recorded).as_posix() for path in recorded.rglob("*") if path.is_file())
+    names = [name for name in names if not name.startswith(".")]
+    assert sorted(RemoteFolder(url).list()) == names
+    assert (report.num_files, report.num_skipped) == (len(names), 0)
+    server.remove(f"{prefix}/{names[0]}")
+    assert copy_dataset(recorded, url).num_skipped == len(names) - 1
+
+    back = tmp_path / "back"
+    half = tmp_path / ".back.download" / names[1]
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    copy_dataset(url, back)
+    assert sorted(path.relative_to(back).as_posix() for path in back.rglob("*") if path.is_file()) == names
+    assert all((back / name).read_bytes() == (recorded / name).read_bytes() for name in names)
+    with pytest.raises(DatasetError, match="exists already"):
+        copy_dataset(url, back)
+    with pytest.raises(DatasetError, match="expected one folder and one s3"):
+        copy_dataset(back, tmp_path / "other")
+    server.put(f"{prefix}/data/other.parquet", b"x")
+    with pytest.raises(DatasetError, match=r"holds 1 objects that .* does not have, such as data/other\.parquet"):
+        copy_dataset(recorded, url)
+
+
+def test_an_upload_that_is_interrupted_is_no_dataset(recorded, request, monkeypatch):
+    url = f"s3://{BUCKET}/broken/{prefix_of(request)}"
+    upload = RemoteFolder.upload
+
+    def fail(self, path, name):
+        if name == "meta/modality.json":
+            raise DatasetError("connection lost")
+        upload(self, path, name)
+
+    monkeypatch.setattr(RemoteFolder, "upload", fail)
+    with pytest.raises(DatasetError, match="connection lost"):
+        copy_dataset(recorded, url)
+    assert any(name.startswith("data/") for name in RemoteFolder(url).list())
+    assert "meta/info.json" not in RemoteFolder(url).list()
+
+
+def test_places_of_former_versions_are_removed(remote, server, tmp_path):
+    first = open_folder(remote)
+    mirror_of(first)._file.close()  # as when its process ends
+    server.put(f"{remote.removeprefix(f's3://{BUCKET}/')}/README.md", b"new")
+    second = open_folder(remote)
+    assert second != first
+    assert not first.exists()
+    assert sorted(path.name for path in (tmp_path / "cache/snapshots").iterdir()) == [
+        second.name,
+        f"{second.name}.json",
+    ]
+
+
+def test_files_are_fetched_side_by_side_without_filling_the_cache(remote, recorded, tmp_path, monkeypatch):
+    root = open_folder(remote)
+    paths = [root / name for name in mirror_of(root).objects if name.startswith("data/")]
+    fetch_all(recorded, [recorded / "meta/info.json"])
+    fetch_all(root, paths)
+    assert len(cached(tmp_path)) == len(paths)
+    shutil.rmtree(tmp_path / "cache/blobs")
+    monkeypatch.setenv(
+        "GR00T_REMOTE_CACHE_GIB", str(1.5 * max(path.stat().st_size for path in recorded.glob("data/*/*")) / 2**30)
+    )
+    fetch_all(root, paths * 2)
+    assert not cached(tmp_path)
+
+
+def test_training_reads_a_remote_dataset_and_fetches_ahead(remote, recorded, tmp_path):
+    torch = pytest.importorskip("torch")
+    from gr00t_training.checkpoint import new_checkpoint
+    from gr00t_training.train.data.choice import choose_data
+    from gr00t_training.train.data.fit import dataset_statistics
+    from gr00t_training.train.data.loader import make_loader
+    from gr00t_training.train.data.record import describe_sources
+    from gr00t_training.train.data.samples import Source, StepDataset
+    from gr00t_training.train.settings import FinetuneSettings
+
+    torch.set_num_threads(1)
+
+    def loader_of(path):
+        (found,) = choose_data(FinetuneSettings(output=tmp_path / "run", dataset=str(path)), None)
+        checkpoint = new_checkpoint("n1_compact", EMBODIMENT, dataset_statistics(found.dataset, EMBODIMENT))
+        samples = StepDataset([Source(found.dataset, checkpoint.pipeline())], seed=3)
+        return samples, make_loader(samples, batch_size=2, seed=1, start=0, stop=6, num_workers=0)
+
+    (there, found), (_, expected) = loader_of(remote), loader_of(recorded)
+    assert describe_sources(there)[0].path == remote
+    batches = iter(found)
+    first = next(batches)
+    # files of all batches, while the first is used
+    eventually(lambda: len(cached(tmp_path)) == 2 * EPISODES, lambda: f"cached: {cached(tmp_path)}")
+    for one, other in zip([first, *batches], expected, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in other)
