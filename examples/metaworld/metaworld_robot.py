@@ -63,7 +63,9 @@ class MetaworldRobot:
         self._scene = self._scenes[task_name(self._task)]
         env = self._scene.env
         env.seed(seed)
-        self._observation, _ = env.reset()
+        env.reset()
+        mujoco.mj_forward(env.model, env.data)  # a reset moves the drawer, but only a step would show it
+        self._observation = env._get_obs()
         for site in env._target_site_config:
             env._set_pos_site(*site)  # a step does so, a reset does not: the goal would be seen where the last one was
         self._is_done = False

@@ -74,5 +74,9 @@ def test_experts_succeed_from_positions_of_the_hand() -> None:
             if robot.success():
                 break
         assert robot.success(), task
+        robot.reset(seed + 1, task)  # elsewhere
+        objects = robot.observation[4:7]
+        robot.step()
+        np.testing.assert_allclose(robot.observation[4:7], objects, atol=2e-3, err_msg=f"{task}: shown where it was")
         robot.reset(seed, task)
         np.testing.assert_array_equal(robot.observation, first)
