@@ -56,6 +56,7 @@ JOINT_HZ = 200
 JPEG_QUALITY = 90
 NOISE = 2.0  # standard deviation of the sensor noise [of 255], a webcam by daylight
 SAMPLE_S = 0.02  # distance of the memory samples
+KILL_S = (2.0, 12.0)  # between two killed conversions: a bag whose worker dies four times is refused
 PSNR_EVERY = 7  # frames; a prime number, so that frames of all places in a group of pictures are compared
 LEROBOT_THREADS = 4 * len(CAMERAS)  # image writer threads, as lerobot's record script has them
 LEROBOT_ENCODER = ("libsvtav1", {"g": "2", "crf": "30"})
@@ -173,12 +174,13 @@ def _convert_many(words: Sequence[str], kills: int) -> tuple[float, int, int]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(rng.choice(running)), signal.SIGKILL)
                     killed += 1
-                next_s = time.perf_counter() + rng.uniform(0.2, 2)
+                next_s = time.perf_counter() + rng.uniform(*KILL_S)
             time.sleep(SAMPLE_S)
         wall_s = time.perf_counter() - start_s
         if process.returncode:
             log.seek(0)
-            raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}\n{log.read()[-2000:]}")
+            told = log.read()
+            raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}\n{told[:2000]}\n...\n{told[-500:]}")
     return wall_s, peak, killed
 
 

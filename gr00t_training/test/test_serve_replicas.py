@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -53,16 +54,18 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """Return the address of a cluster on this machine."""
     pytest.importorskip("ray.serve")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(port), "--num-cpus", "4"]
     words += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false", "--disable-usage-stats"]
-    # a short path: Unix sockets are in it
-    words += ["--temp-dir", str(tmp_path_factory.mktemp("ray")), "--object-store-memory", str(100 * 2**20)]
-    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
+    words += ["--object-store-memory", str(100 * 2**20), "--temp-dir"]
+    with (
+        tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True) as folder,  # short: for Unix sockets
+        subprocess.Popen([sys.executable, *words, folder], stdout=subprocess.PIPE, text=True) as process,
+    ):
         try:
             assert process.stdout and any("Ray runtime started" in line for line in process.stdout)
             yield f"127.0.0.1:{port}"
