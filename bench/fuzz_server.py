@@ -330,7 +330,7 @@ def _handled(server: PolicyServer, parts: list[bytes]) -> Any:
 def _try_server(messages: list[tuple[bytes, bool]]) -> int:
     with _server() as server:
         for number, (message, knows_token) in enumerate(messages):
-            policy: Any = server._policy
+            policy: Any = server._served["fuzz"].policy
             num_inferences = policy.num_inferences
             with _bounded(number, len(message)):
                 reply = _handled(server, [message])

@@ -361,7 +361,7 @@ def replica_server(model: str, device: str, size: str, checkpoint: str, host: st
         torch.set_num_threads(1)  # replicas share the cores
     policy = random_policy(model, _embodiment(argparse.Namespace(size=size)), device=device, seed=int(checkpoint))
     settings = ServerSettings(host=host, port=0)
-    server = prepared_server(policy, settings, checkpoint, None, f"lift the {WORDS[0]} cube", observer)
+    server = prepared_server({checkpoint: policy}, settings, None, f"lift the {WORDS[0]} cube", observer)
     calm_python()
     return server
 

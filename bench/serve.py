@@ -32,13 +32,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.serve_robots import CYCLE, PATIENCE_S, WORDS, Asked, Trial, answers_alone, drive
+from bench.serve_robots import CYCLE, PATIENCE_S, WORDS, Asked, Trial, answers_alone, checkpoint_name, drive
 from gr00t_test_support.builders import make_embodiment
 from gr00t_training.embodiment import Embodiment, VideoKey
 from gr00t_training.serve.images import ImageForm
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--images", nargs="+", default=["jpeg"], choices=[form.value for form in ImageForm])
     parser.add_argument("--max-batch", nargs="+", type=int, default=[1, 32], help="one server each (default: 1 32)")
     parser.add_argument("--plain", action="store_true", help="no chunk to continue: robots are told apart less well")
+    parser.add_argument("--checkpoints", type=int, default=1, help="of a server; robots use them in turn (default: 1)")
     parser.add_argument("--processes", type=int, default=4, help="of robots (default: 4)")
     parser.add_argument(
         "--peer", help="command of another server to compare with; it prints 'ready at tcp://HOST:PORT'"
@@ -90,7 +92,9 @@ def _measure(options: argparse.Namespace, servers: Sequence[_Server]) -> list[di
     rows: list[dict[str, Any]] = []
     embodiment = _embodiment(options)
     for form in map(ImageForm, options.images):
-        alone = answers_alone(servers[0].port, embodiment, max(options.robots), form, not options.plain)
+        alone = answers_alone(
+            servers[0].port, embodiment, max(options.robots), form, not options.plain, options.checkpoints
+        )
         for count in options.robots:
             for server in servers:
                 rows.append(_row(options, server, embodiment, form, alone[:count]))
@@ -113,6 +117,7 @@ def _row(
             form,
             not options.plain,
             begin_s,
+            options.checkpoints,
         )
         for i in range(count)
     ]
@@ -216,13 +221,13 @@ class _Server:
 
         with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=PATIENCE_S) as page:
             families = list(text_string_to_metric_families(page.read().decode()))
-        found = {}
+        found: defaultdict[str, float] = defaultdict(float)  # of all checkpoints
         for sample in (sample for family in families for sample in family.samples):
             ending = sample.name.rpartition("_")[2]
             if sample.name.startswith("gr00t_serve_stage_seconds") and ending in ("sum", "count"):
-                found[f"{sample.labels['stage']}_{ending}"] = sample.value
+                found[f"{sample.labels['stage']}_{ending}"] += sample.value
             elif sample.name.startswith("gr00t_serve_batch_samples") and ending in ("sum", "count"):
-                found[f"batch_{ending}"] = sample.value
+                found[f"batch_{ending}"] += sample.value
         return found
 
 
@@ -231,6 +236,7 @@ def _server(options: argparse.Namespace, max_batch: int) -> Iterator[_Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         metrics_port = free.getsockname()[1]
     given = ["--model", options.model, "--device", options.device, "--size", options.size]
+    given += ["--checkpoints", str(options.checkpoints)]
     command = [sys.executable, "-m", "bench.serve", "--serve", str(max_batch), str(metrics_port), *given]
     with _started("one by one" if max_batch == 1 else f"up to {max_batch}", command, metrics_port) as server:
         yield server
@@ -260,15 +266,20 @@ def _serve(options: argparse.Namespace) -> None:
     import torch
 
     from bench.random_policy import random_policy
-    from gr00t_training.cli.serve import serve_policy
+    from gr00t_training.cli.serve import serve_policies
     from gr00t_training.serve.server_settings import ServerSettings
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # several servers share the cores
     max_batch, metrics_port = options.serve
-    policy = random_policy(options.model, _embodiment(options), device=options.device, seed=SEED)
+    policies = {
+        checkpoint_name(number): random_policy(
+            options.model, _embodiment(options), device=options.device, seed=SEED + number
+        )
+        for number in range(options.checkpoints)
+    }
     settings = ServerSettings(port=0, max_batch=max_batch, metrics_port=metrics_port)
-    serve_policy(policy, settings, name=options.model, token=None, instruction=f"lift the {WORDS[0]} cube")
+    serve_policies(policies, settings, token=None, instruction=f"lift the {WORDS[0]} cube")
 
 
 # Tables.

@@ -62,6 +62,7 @@ class Trial:
     form: ImageForm
     is_marked: bool
     begin_s: float  # on the monotonic clock, which processes of one machine share
+    num_checkpoints: int = 1  # robots use them in turn
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Robot:
     stream: socket.socket
     receiver: zmtp.Receiver
     message: bytes
+    reset: bytes
     asked: list[Asked] = field(default_factory=list)
     outbox: deque[memoryview] = field(default_factory=deque)
     is_lost: bool = False
@@ -110,7 +112,7 @@ class Robot:
     def connect_again(self, port: int) -> bool:
         """Replace a lost connection, whose requests stay unanswered; return whether there is one now."""
         try:
-            other = _connect(port, self.message)
+            other = _connect(port, self.message, self.reset)
         except (OSError, AssertionError):
             return False
         self.stream.close()
@@ -128,7 +130,14 @@ class Robot:
             asked.actions = np.concatenate([actions[key].ravel() for key in embodiment.action_keys]).astype(np.float32)
 
 
-def make_message(embodiment: Embodiment, robot: int, form: ImageForm, valid_s: float, is_marked: bool) -> bytes:
+def checkpoint_name(number: int) -> str:
+    """Return the name of a server's checkpoint."""
+    return f"checkpoint_{number}"
+
+
+def make_message(
+    embodiment: Embodiment, robot: int, form: ImageForm, valid_s: float, is_marked: bool, num_checkpoints: int = 1
+) -> bytes:
     """Return a robot's request: its own image, state, instruction and, if it is marked, chunk to continue."""
     rng = np.random.default_rng(robot)
     images = {key: _picture(rng, video.height, video.width)[None] for key, video in embodiment.video.items()}
@@ -142,8 +151,18 @@ def make_message(embodiment: Embodiment, robot: int, form: ImageForm, valid_s: f
         images=form,
         continuation=_marker(rng, embodiment) if is_marked else None,
     )
-    options = {"valid_s": valid_s, "float64": True, "wire": Wire.N1_7.value}
+    options = {"valid_s": valid_s, "float64": True, "wire": Wire.N1_7.value, **_chosen(robot, num_checkpoints)}
     return pack({"endpoint": "get_action", "data": data, "client": options}, Wire.N1_7)
+
+
+def make_reset(robot: int, num_checkpoints: int = 1) -> bytes:
+    """Return a robot's request to start an episode."""
+    chosen = _chosen(robot, num_checkpoints)
+    return pack({"endpoint": "reset", "data": {"options": None}, "client": chosen}, Wire.N1_7)
+
+
+def _chosen(robot: int, num_checkpoints: int) -> dict[str, str]:
+    return {"checkpoint": checkpoint_name(robot % num_checkpoints)} if num_checkpoints > 1 else {}
 
 
 def _marker(rng: np.random.Generator, embodiment: Embodiment) -> Continuation:
@@ -151,13 +170,16 @@ def _marker(rng: np.random.Generator, embodiment: Embodiment) -> Continuation:
     return Continuation(ActionChunk(rows, 0, embodiment.step_ns), frozen_steps=1)
 
 
-def answers_alone(port: int, embodiment: Embodiment, count: int, form: ImageForm, is_marked: bool) -> np.ndarray:
+def answers_alone(
+    port: int, embodiment: Embodiment, count: int, form: ImageForm, is_marked: bool, num_checkpoints: int = 1
+) -> np.ndarray:
     """Return what each robot is answered when nobody else asks, `(robots, CYCLE, numbers)`."""
     found = []
     for number in range(count):
-        robot = _connect(port, make_message(embodiment, number, form, PATIENCE_S, is_marked))
+        message = make_message(embodiment, number, form, PATIENCE_S, is_marked, num_checkpoints)
+        robot = _connect(port, message, make_reset(number, num_checkpoints))
         for place in (None, *range(CYCLE)):
-            robot.ask(RESET if place is None else robot.message, place, time.monotonic())
+            robot.ask(robot.reset if place is None else robot.message, place, time.monotonic())
             while robot.asked[-1].answered_s is None:
                 _wait(robot)
                 assert robot.receive(embodiment), "the server closed the connection"
@@ -167,14 +189,14 @@ def answers_alone(port: int, embodiment: Embodiment, count: int, form: ImageForm
     return np.array(found)
 
 
-RESET = pack({"endpoint": "reset", "data": {"options": None}}, Wire.N1_7)
-
-
 def drive(trial: Trial, embodiment: Embodiment) -> list[list[Asked]]:
     """Let robots ask; return what each of them was answered."""
     gc.disable()  # a pause of this process would be taken for one of the server
-    messages = [make_message(embodiment, i, trial.form, trial.valid_s, trial.is_marked) for i in trial.robots]
-    robots = [_connect(trial.port, message) for message in messages]
+    count = trial.num_checkpoints
+    messages = [make_message(embodiment, i, trial.form, trial.valid_s, trial.is_marked, count) for i in trial.robots]
+    robots = [
+        _connect(trial.port, message, make_reset(i, count)) for i, message in zip(trial.robots, messages, strict=True)
+    ]
     selector = selectors.DefaultSelector()
     for robot in robots:
         selector.register(robot.stream, selectors.EVENT_READ, robot)
@@ -214,7 +236,7 @@ def _ask_next(robot: Robot, due_s: float) -> None:
 
 
 def _start_episode(robot: Robot, due_s: float) -> None:
-    robot.ask(RESET, None, due_s)
+    robot.ask(robot.reset, None, due_s)
     robot.ask(robot.message, 0, due_s)
 
 
@@ -222,11 +244,11 @@ def _are_answered(robots: Sequence[Robot]) -> bool:
     return all(asked.answered_s is not None for robot in robots for asked in robot.asked if not robot.is_lost)
 
 
-def _connect(port: int, message: bytes) -> Robot:
+def _connect(port: int, message: bytes, reset: bytes) -> Robot:
     stream = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setblocking(False)
-    robot = Robot(stream, zmtp.Receiver(stream, MAX_REPLY_BYTES), message)
+    robot = Robot(stream, zmtp.Receiver(stream, MAX_REPLY_BYTES), message, reset)
     robot.outbox.extend([memoryview(zmtp.GREETING), memoryview(zmtp.ready("DEALER"))])
     # as a client checks its server first, which makes the connection a trusted one
     robot.outbox.extend(memoryview(part) for part in zmtp.frames([b"", pack({"endpoint": "ping"}, Wire.N1_7)]))

@@ -78,10 +78,10 @@ class SumPolicy(PolicyLike):
 class Serving:
     """A server in a thread, on a free port."""
 
-    def __init__(self, policy, *, port=0, token=None, usual_wire=Wire.N1_7, observer=None, **options):
+    def __init__(self, policy, *, port=0, token=None, usual_wire=Wire.N1_7, observer=None, others=None, **options):
         self.policy = policy
-        settings = ServerSettings(port=port, **options)
-        self.server = PolicyServer(policy, settings, token=token, name="test", usual_wire=usual_wire, observer=observer)
+        settings, given = ServerSettings(port=port, **options), {"usual_wire": usual_wire, "observer": observer}
+        self.server = PolicyServer(policy, settings, token=token, name="test", others=others, **given)
         self.port = self.server.port
         self.thread = threading.Thread(target=self.server.serve)
         self.thread.start()

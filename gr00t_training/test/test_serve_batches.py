@@ -40,7 +40,7 @@ class Batches(Observer):
     def __init__(self) -> None:
         self.samples: list[tuple[int, int]] = []
 
-    def add_batch(self, num_samples, size):
+    def add_batch(self, num_samples, size, _):
         self.samples.append((num_samples, size))
 
 
@@ -448,7 +448,7 @@ class Device:
 def test_the_next_batch_starts_before_the_running_one_ends():
     device, answers = Device(), []
     computing = Computing(
-        device,
+        {"": device},
         answers.append,
         lambda request, error: Answer(request, None, str(error)),
         max_batch=2,

@@ -23,13 +23,14 @@ from gr00t_training.serve.metrics import MetricsPage, PrometheusObserver  # noqa
 from gr00t_training.serve.observer import Stage  # noqa: E402
 
 DASHBOARD = Path(__file__).parents[2] / "docker/grafana/gr00t_serve.json"
+NAME = "test"
 MEMORY = {"used": 3, "total": 10, "tensors": 2}
 
 
 @pytest.fixture
 def observer():
-    made = PrometheusObserver("test", "gr00t_n1")
-    made.watch(lambda: 4, lambda: 5, lambda: MEMORY)
+    made = PrometheusObserver({NAME: "gr00t_n1"})
+    made.watch(lambda: 4, lambda: 5, lambda: MEMORY, {NAME: 7})
     return made
 
 
@@ -58,19 +59,19 @@ def test_what_a_server_does_is_on_its_page(observer, page):
             asking.error(nested())  # no token
             asking.error({**nested(language={}), "api_token": "secret"})
             asking.error({**nested(language={"task": [["fail"]]}), "api_token": "secret"})
-    found = eventually(
-        lambda: found if (found := read(page))["gr00t_serve_stage_seconds_count", "total"] == 3 else None, "three"
-    )
+    total = "gr00t_serve_stage_seconds_count", f"{NAME} total"
+    found = eventually(lambda: found if (found := read(page))[total] == 3 else None, "three")
     # the one that failed was started too
-    assert found["gr00t_serve_batch_samples_count", ""] == found["gr00t_serve_computed_samples_total", ""] == 4
+    assert found["gr00t_serve_batch_samples_count", NAME] == found["gr00t_serve_computed_samples_total", NAME] == 4
     for stage, count in {Stage.PREPARE: 4, Stage.QUEUE: 4, Stage.COMPUTE: 3, Stage.FINISH: 3}.items():
-        assert found["gr00t_serve_stage_seconds_count", stage.value] == count
+        assert found["gr00t_serve_stage_seconds_count", f"{NAME} {stage.value}"] == count
     refused = {cause: found["gr00t_serve_refused_total", cause] for cause in metrics.CAUSES}
     assert refused == {"busy": 0, "deadline": 0, "fault": 1, "request": 1, "stopping": 0, "token": 1}
     assert found["gr00t_serve_expired_total", ""] == 0
     assert found["gr00t_serve_waiting_requests", ""] == 4
     assert {use: found["gr00t_serve_gpu_memory_bytes", use] for use in MEMORY} == MEMORY
-    assert any(name == "gr00t_serve_info" and labels.startswith("gr00t_n1 test ") for name, labels in found)
+    assert found["gr00t_serve_weight_bytes", NAME] == 7
+    assert any(name == "gr00t_serve_info" and labels.startswith(f"{NAME} gr00t_n1 ") for name, labels in found)
 
 
 def test_the_dashboard_asks_for_metrics_that_are_exported(page):
@@ -95,4 +96,4 @@ def test_a_port_in_use_and_a_missing_library_are_named(observer, page, monkeypat
     with pytest.raises(
         ConfigError, match=r"needs the library prometheus_client .*pip install 'gr00t_training\[metrics\]'"
     ):
-        PrometheusObserver("test", "gr00t_n1")
+        PrometheusObserver({NAME: "gr00t_n1"})

@@ -89,7 +89,7 @@ class Simulated(Computing):
 
     def __init__(self, world, answers) -> None:
         super().__init__(
-            Device(world),
+            {"": Device(world)},
             answers.append,
             lambda request, error: Answer(request, None, refused=str(error)),
             max_batch=32,
@@ -123,7 +123,7 @@ class Robots:
     def __init__(self, world, load, seconds):
         self.world, self.answers = world, []
         self.computing = Simulated(world, self.answers)
-        self.computing.pace.begin_with(SECONDS_OF)
+        self.computing.paces[""].begin_with(SECONDS_OF)
         self.admission = Admission(4, 2**40)
         self.clients = [Client() for _ in range(round(load * CAPACITY_HZ / RATE_HZ))]
         self.num_refused_at_once = 0

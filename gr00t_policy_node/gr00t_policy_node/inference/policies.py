@@ -42,6 +42,7 @@ class RemotePolicy:
     token_file: str  # empty: the environment's token, or none
     timeout_s: float
     images: ImageForm
+    checkpoint: str = ""  # that is to answer, where the server has several; empty: its first one
 
 
 class NoPolicy(PolicyLike):
@@ -101,6 +102,7 @@ def connect_remote(settings: RemotePolicy, embodiment: Embodiment) -> PolicyClie
         timeout_s=settings.timeout_s,
         images=settings.images,
         timeout_name="server_timeout_s",
+        checkpoint=settings.checkpoint,
     )
     try:
         client.ping()

@@ -136,6 +136,7 @@ def load_policy(settings: PolicyParameters, embodiment: Embodiment) -> PolicyLik
             token_file=settings.server_token_file,
             timeout_s=settings.server_timeout_s,
             images=settings.server_images,
+            checkpoint=settings.server_checkpoint,
         ),
         embodiment,
     )

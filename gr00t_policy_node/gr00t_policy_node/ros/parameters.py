@@ -25,6 +25,9 @@ class PolicyParameters:
     server_token_file: str = setting("", "File of its token; empty: GR00T_API_TOKEN or none.", read_only=True)
     server_timeout_s: float = setting(1.0, "Longest wait for an answer [s].", ge=0.05, le=60.0, read_only=True)
     server_images: ImageForm = setting(ImageForm.RAW, "raw; jpeg or png with gr00t_serve only.", read_only=True)
+    server_checkpoint: str = setting(
+        "", "One of a gr00t_serve's checkpoints, by name; empty: its first.", read_only=True
+    )
     topics_file: str = setting("", "Topic map (YAML); empty is refused at configure.", read_only=True)
     limits_file: str = setting("", "Joint limits (YAML); empty: those of a URDF alone.", read_only=True)
     urdf_file: str = setting("", "URDF with the limits of joints that limits_file does not name.", read_only=True)

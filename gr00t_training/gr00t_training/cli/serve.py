@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -73,23 +73,41 @@ def serve(options: argparse.Namespace) -> None:
     _check_instruction(options.instruction)
     token = find_token(options.api_token, options.token_file)
     check_exposure(bind_address(settings.host), token, settings.insecure)  # before the checkpoint is loaded
+    paths = checkpoint_paths(options)
     if options.replicas:
         if settings.metrics_port:
             raise ConfigError("--metrics-port: not with --replicas, which are several servers; leave one out")
         serve_replicas(options, settings, Recipe(f"{MODULE}:replica_server", (options, settings, token)))
         return
-    policy = load_policy(options)
-    serve_policy(policy, settings, name=_name(options.checkpoint), token=token, instruction=options.instruction)
+    policies = {name: load_policy(options, path) for name, path in paths.items()}
+    serve_policies(policies, settings, token=token, instruction=options.instruction)
 
 
-def load_policy(options: argparse.Namespace) -> Policy:
-    """Load the policy of the options.
+def checkpoint_paths(options: argparse.Namespace) -> dict[str, str]:
+    """Return the paths of the checkpoints by name, the first one first.
+
+    Raises:
+        ConfigError: a name is missing, or occurs twice.
+    """
+    paths = {_name(options.checkpoint): options.checkpoint}
+    for given in options.checkpoints or ():
+        name, separator, path = given.partition("=")
+        if not separator or not name or not path:
+            raise ConfigError(f"--checkpoint: found '{given}', expected NAME=PATH, such as towel=run/checkpoint-10000")
+        if name in paths:
+            raise ConfigError(f"--checkpoint: duplicate name '{name}'; robots choose by it, give each another one")
+        paths[name] = path
+    return paths
+
+
+def load_policy(options: argparse.Namespace, path: str) -> Policy:
+    """Load the policy of a checkpoint with the options.
 
     Raises:
         Gr00tError: checkpoint and embodiment do not fit each other.
     """
     return Policy.from_checkpoint(
-        options.checkpoint,
+        path,
         embodiment=embodiment_or_tag(options.embodiment) if options.embodiment else None,
         device=options.device,
         denoising_steps=options.denoising_steps,
@@ -109,43 +127,46 @@ def replica_server(
     host: str,
     observer: Observer,
 ) -> PolicyServer:
-    """Load the policy of a checkpoint and listen on any free port of a host; for one of several replicas."""
-    policy = load_policy(argparse.Namespace(**{**vars(options), "checkpoint": checkpoint}))
+    """Load the policies, `checkpoint` first, and listen on any free port of a host; for one of several replicas."""
+    paths = checkpoint_paths(argparse.Namespace(**{**vars(options), "checkpoint": checkpoint}))
+    policies = {name: load_policy(options, path) for name, path in paths.items()}
     settings = dataclasses.replace(settings, host=host, port=0)
-    server = prepared_server(policy, settings, _name(checkpoint), token, options.instruction, observer)
+    server = prepared_server(policies, settings, token, options.instruction, observer)
     calm_python()
     return server
 
 
-def serve_policy(
-    policy: Policy, settings: ServerSettings, *, name: str, token: str | None, instruction: str | None
+def serve_policies(
+    policies: Mapping[str, Policy], settings: ServerSettings, *, token: str | None, instruction: str | None
 ) -> None:
-    """Prepare the policy, print one line when it is ready, and serve until a signal.
+    """Prepare the policies, print one line when they are ready, and serve until a signal.
 
     Args:
-        policy: of a checkpoint.
+        policies: by the name of their checkpoint; the first one answers clients that name none.
         settings: of the server.
-        name: of the checkpoint.
         token: required in every request; None: no token.
         instruction: prompts of its length need no preparation later; None: not known.
 
     Raises:
         Gr00tError: the address or the port of the metrics cannot be used.
     """
-    model = policy.checkpoint.family.model_type
-    observer = PrometheusObserver(name, model) if settings.metrics_port else None
+    models = {name: policy.checkpoint.family.model_type for name, policy in policies.items()}
+    (name, policy), *others = policies.items()
+    observer = PrometheusObserver(models) if settings.metrics_port else None
     with ExitStack() as stack:
-        server = prepared_server(policy, settings, name, token, instruction, observer)
+        server = prepared_server(policies, settings, token, instruction, observer)
         stack.enter_context(server)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
         if observer is not None:
-            observer.watch(lambda: server.num_waiting, lambda: server.num_connections, policy.device_memory)
+            weights = {each: found.weight_bytes for each, found in policies.items()}
+            observer.watch(lambda: server.num_waiting, lambda: server.num_connections, policy.device_memory, weights)
             stack.callback(MetricsPage(observer, settings.metrics_port).close)
         embodiment = policy.embodiment
         print(
-            f"{shown_name(NAME)}: ready at {server.address}: {name} ({model}), embodiment {embodiment.name} "
-            f"({embodiment.fingerprint()}), {'token required' if token else 'no token'}",
+            f"{shown_name(NAME)}: ready at {server.address}: {name} ({models[name]}), embodiment {embodiment.name} "
+            f"({embodiment.fingerprint()}), {'token required' if token else 'no token'}"
+            + "".join(f"; {each} ({models[each]}), embodiment {found.embodiment.name}" for each, found in others),
             flush=True,
         )
         calm_python()
@@ -160,19 +181,20 @@ def calm_python() -> None:
 
 
 def prepared_server(
-    policy: Policy,
+    policies: Mapping[str, Policy],
     settings: ServerSettings,
-    name: str,
     token: str | None,
     instruction: str | None,
     observer: Observer | None = None,
 ) -> PolicyServer:
-    """Run the policy once, capture its graphs, and listen."""
-    policy.warm_up(instruction)
-    times_s = {}
-    if instruction is not None and policy.overlaps:
-        times_s = policy.prepare_batches(instruction, batch_sizes(settings.max_batch))
-        logger.info("batches: %s", ", ".join(f"{size} in {1e3 * took:.1f} ms" for size, took in times_s.items()))
+    """Run the policies once, capture their graphs, and listen."""
+    times_s: dict[str, dict[int, float]] = {}
+    for name, policy in policies.items():
+        policy.warm_up(instruction)
+        if instruction is not None and policy.overlaps:
+            found = times_s[name] = policy.prepare_batches(instruction, batch_sizes(settings.max_batch))
+            logger.info("%s: %s", name, ", ".join(f"{size} in {1e3 * took:.1f} ms" for size, took in found.items()))
+    (name, policy), *others = policies.items()
     family = policy.checkpoint.family
     server = PolicyServer(
         policy,
@@ -182,8 +204,10 @@ def prepared_server(
         model=family.model_type,
         usual_wire=Wire(family.wire),
         observer=observer,
+        others={each: (found, found.checkpoint.family.model_type) for each, found in others},
     )
-    server.expect(times_s)
+    for name, found in times_s.items():
+        server.expect(found, name)
     return server
 
 
@@ -194,6 +218,13 @@ def _name(checkpoint: str) -> str:
 def _parser() -> CommandParser:
     parser = CommandParser(NAME, description=__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Folder of the checkpoint, or hub id.")
+    parser.add_argument(
+        "--checkpoint",
+        dest="checkpoints",
+        action="append",
+        metavar="NAME=PATH",
+        help="One more checkpoint on the same GPU, for robots that name it; repeatable. Other options are for all.",
+    )
     add(parser, "--embodiment", "Or an embodiment tag of the checkpoint.")
     add(parser, "--data-config", "With an embodiment tag.")
     add(parser, "--fps", "With an embodiment tag.")

@@ -307,6 +307,12 @@ class Policy(PolicyLike):
         self.noise_state = noise_state
         return times_s
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights."""
+        storages = [weight.untyped_storage() for weight in self._model.parameters()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
     def device_memory(self) -> Mapping[str, int]:
         """Return bytes of the GPU: "used" by all programs, "total", and "tensors" of this one; empty on the CPU."""
         device = self._engine.model.device

@@ -61,6 +61,7 @@ class PolicyClient(PolicyLike):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         images: ImageForm = ImageForm.RAW,
         timeout_name: str = "timeout_s",
+        checkpoint: str = "",
     ) -> None:
         """Prepare; the first call connects.
 
@@ -73,6 +74,7 @@ class PolicyClient(PolicyLike):
             timeout_s: longest time of one call.
             images: format in which images are sent; compressed ones only to our server.
             timeout_name: name of the user's setting of `timeout_s`, for errors.
+            checkpoint: that is to answer, where our server has several; empty: its first one.
 
         Raises:
             ConfigError: invalid host, port or timeout.
@@ -87,6 +89,7 @@ class PolicyClient(PolicyLike):
         self._token = token
         self._timeout_s, self._timeout_name = timeout_s, timeout_name
         self._images = images
+        self._chosen = {"checkpoint": checkpoint} if checkpoint else {}
         self._lock = threading.Lock()
         self._host, self._port = host, port
         self._connection: ServerConnection | None = None
@@ -186,7 +189,9 @@ class PolicyClient(PolicyLike):
         Raises:
             ServerError: no answer, or the server is not ours.
         """
-        reply = self._ask_alone("health")
+        with self._lock:
+            reply = self._exchange(self._health_request, time.monotonic() + self._timeout_s)
+        self._refuse_error("health", reply)
         if not isinstance(reply, dict):
             raise ServerError(f"{self.address}: health is {type(reply).__name__}, expected a map; it is another server")
         return reply
@@ -232,7 +237,7 @@ class PolicyClient(PolicyLike):
         return self._server
 
     def _check(self, deadline_s: float) -> _Server:
-        health = self._exchange({"endpoint": "health"}, deadline_s)
+        health = self._exchange(self._health_request, deadline_s)
         if isinstance(health, dict) and _text(health, "server") == SERVER_NAME:
             self._check_ours(health)
             limit = health.get("max_request_bytes")
@@ -241,6 +246,11 @@ class PolicyClient(PolicyLike):
         if not isinstance(health, dict) or not (_text(health, "error") or "").startswith("Unknown endpoint"):
             self._refuse_error("health", health)
             raise ServerError(f"{self.address}: found {_shown(health)}, expected the health of a policy server")
+        if self._chosen:
+            raise ServerError(
+                f"{self.address}: is not {SERVER_NAME} and has one checkpoint (found '{self._chosen['checkpoint']}'); "
+                "name none"
+            )
         if self._images is not ImageForm.RAW:
             raise ServerError(
                 f"{self.address}: is not {SERVER_NAME} and accepts raw images only (found {self._images.value}); send "
@@ -249,7 +259,17 @@ class PolicyClient(PolicyLike):
         found = self._ask("get_modality_config", deadline_s)
         return _Server(is_ours=False, language=check_modality(found, self.embodiment, self.address))
 
+    @property
+    def _health_request(self) -> dict[str, Any]:
+        return {"endpoint": "health", **({"client": self._chosen} if self._chosen else {})}
+
     def _check_ours(self, health: Mapping[str, Any]) -> None:
+        extensions = health.get("extensions")
+        if self._chosen and not (isinstance(extensions, list) and "checkpoint" in extensions):
+            raise ServerError(
+                f"{self.address}: its {SERVER_NAME} is older and has one checkpoint (found "
+                f"'{self._chosen['checkpoint']}'); update it, or name none"
+            )
         self._check_served(health)
         self._check_statistics(health)
 
@@ -295,7 +315,7 @@ class PolicyClient(PolicyLike):
             request["data"] = data
         if self._server is not None and self._server.is_ours:
             valid_s = max(0.0, deadline_s - time.monotonic())
-            request["client"] = {"valid_s": valid_s, "float64": True, "wire": self._wire.value}
+            request["client"] = {"valid_s": valid_s, "float64": True, "wire": self._wire.value, **self._chosen}
         reply = self._exchange(request, deadline_s)
         self._refuse_error(endpoint, reply)
         return reply

@@ -18,7 +18,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +55,11 @@ class _Batch:
 
 
 class Computing:
-    """Answer jobs with one policy."""
+    """Answer jobs with one policy, or with those of several checkpoints."""
 
     def __init__(
         self,
-        stages: Stages,
+        stages: Mapping[str, Stages],
         send: Callable[[Answer], None],
         refuse: Callable[[Request, Exception], Answer],
         *,
@@ -70,7 +70,7 @@ class Computing:
         """Prepare; `run` works.
 
         Args:
-            stages: of the policy.
+            stages: of each checkpoint by name.
             send: takes answers, from several threads.
             refuse: makes the answer to a request that failed.
             max_batch: samples that are computed together.
@@ -79,7 +79,8 @@ class Computing:
         """
         self._stages, self._send, self._refuse, self._observer = stages, send, refuse, observer
         self._max_batch, self._max_wait_s = max_batch, max_wait_s
-        self.pace = Pace(batch_sizes(max_batch))
+        self.paces = {name: Pace(batch_sizes(max_batch)) for name in stages}
+        self._overlaps = all(each.overlaps for each in stages.values())
         self._waiting = WaitingJobs()
         self._running: deque[_Batch] = deque()
         self._inbox: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()  # job, whether it is prepared
@@ -115,7 +116,7 @@ class Computing:
         if num_waiting <= 0 and now_s >= self._free_s:
             return 0.0
         ahead = max(0, min(num_waiting, (1 + request.client.num_unanswered) * num_clients))
-        return max(0.0, self._free_s - now_s) + self.pace.wait_s(ahead, 1)
+        return max(0.0, self._free_s - now_s) + self.paces[request.checkpoint].wait_s(ahead, 1)
 
     # Any thread, also a signal handler.
 
@@ -154,7 +155,8 @@ class Computing:
         self._read_inbox()
         if self._running:
             now_s = time.monotonic()
-            due_s = self._running[0].ends_s - ASSEMBLY_FACTOR * self.pace.assembly_s - MARGIN_S
+            assembly_s = max(pace.assembly_s for pace in self.paces.values())
+            due_s = self._running[0].ends_s - ASSEMBLY_FACTOR * assembly_s - MARGIN_S
             is_alone = not self._waiting.num_jobs  # a single robot's answer is not left waiting
             if self._is_full or is_alone or (now_s >= due_s and not self._start_batch()):
                 self._complete()
@@ -167,7 +169,7 @@ class Computing:
 
     @property
     def _is_full(self) -> bool:
-        return len(self._running) >= (MAX_RUNNING if self._stages.overlaps else 1)
+        return len(self._running) >= (MAX_RUNNING if self._overlaps else 1)
 
     def _patience_s(self) -> float:
         """Return how long to wait for jobs that are being prepared, while others are ready."""
@@ -212,7 +214,7 @@ class Computing:
         for job in self._waiting.first():
             while job is not None and job.asked is None:
                 self._waiting.take(job)
-                self._stages.reset(job.request.client)
+                self._stages[job.checkpoint].reset(job.request.client)
                 self._send(Answer(job.request, pack({}, job.request.wire)))
                 job = next(iter(job.request.client.waiting), None)
 
@@ -223,16 +225,17 @@ class Computing:
         if not jobs:
             return False
         self._wait_end_s = None
-        num_samples = sum(job.num_samples for job in jobs)
-        size = num_samples if len(jobs) == 1 else self.pace.size_for(num_samples)
+        num_samples, checkpoint = sum(job.num_samples for job in jobs), jobs[0].checkpoint
+        pace = self.paces[checkpoint]
+        size = num_samples if len(jobs) == 1 else pace.size_for(num_samples)
         for job in jobs:
             self._take(job)
-            self._observer.add_seconds(Stage.QUEUE, begun_s - job.request.received_s)
-        self._observer.add_batch(num_samples, size)
+            self._observer.add_seconds(Stage.QUEUE, begun_s - job.request.received_s, checkpoint)
+        self._observer.add_batch(num_samples, size, checkpoint)
         self._launch(jobs, size)
-        if self._stages.overlaps:
-            self.pace.add_assembly(time.monotonic() - begun_s)
-            self._observer.add_seconds(Stage.ASSEMBLE, time.monotonic() - begun_s)
+        if self._overlaps:
+            pace.add_assembly(time.monotonic() - begun_s)
+            self._observer.add_seconds(Stage.ASSEMBLE, time.monotonic() - begun_s, checkpoint)
         return True
 
     def _choose(self, starts_s: float) -> list[Job]:
@@ -245,9 +248,9 @@ class Computing:
             if answer is not None:
                 refused.append((job, answer))
             elif not batch:
-                batch, num_samples, key = [job], job.num_samples, self._stages.key(job.staged)
+                batch, num_samples, key = [job], job.num_samples, self._key(job)
             elif key is not None and num_samples + job.num_samples <= self._max_batch:
-                if self._stages.key(job.staged) == key:
+                if self._key(job) == key:
                     batch.append(job)
                     num_samples += job.num_samples
             else:
@@ -255,15 +258,22 @@ class Computing:
         for job, answer in refused:
             self._drop(job, answer)
         if len(batch) > 1:
-            lefts_s = [job.request.expires_s - starts_s - self.pace.reply_s for job in batch]
-            batch = [batch[i] for i in self.pace.choose([job.num_samples for job in batch], lefts_s)]
+            pace = self.paces[batch[0].checkpoint]
+            lefts_s = [job.request.expires_s - starts_s - pace.reply_s for job in batch]
+            batch = [batch[i] for i in pace.choose([job.num_samples for job in batch], lefts_s)]
         return batch
+
+    def _key(self, job: Job) -> Hashable | None:
+        """Return what jobs must share to be computed together; None: this one is computed alone."""
+        key = self._stages[job.checkpoint].key(job.staged)
+        return None if key is None else (job.checkpoint, key)
 
     def _refusal(self, job: Job, starts_s: float) -> Answer | None:
         """Return the answer to a job that cannot be answered in time."""
         if job.is_abandoned:
             return Answer(job.request, None)
-        needed_s = self.pace.seconds(self.pace.size_for(job.num_samples)) + self.pace.reply_s
+        pace = self.paces[job.checkpoint]
+        needed_s = pace.seconds(pace.size_for(job.num_samples)) + pace.reply_s
         is_alone = self._waiting.num_jobs == 1 and not self._running  # measured times may be wrong: try
         if is_alone or starts_s + needed_s <= job.request.expires_s:
             return None
@@ -273,7 +283,8 @@ class Computing:
     def _launch(self, jobs: Sequence[Job], size: int) -> None:
         noises = [job.request.client.noise for job in jobs]
         try:
-            wait = self._stages.start([(job.request.client, job.staged) for job in jobs], size)
+            stages = self._stages[jobs[0].checkpoint]
+            wait = stages.start([(job.request.client, job.staged) for job in jobs], size)
         except Exception as error:  # an error of one request must neither stop the server nor reach other clients
             if len(jobs) == 1:
                 self._send(self._refuse(jobs[0].request, error))
@@ -286,8 +297,8 @@ class Computing:
                 self._launch([job], job.num_samples)
             return
         self._free_s = max(self._free_s, time.monotonic())
-        if self._stages.overlaps:  # else it is over
-            self._free_s += self.pace.seconds(size)
+        if self._overlaps:  # else it is over
+            self._free_s += self.paces[jobs[0].checkpoint].seconds(size)
         self._running.append(_Batch(jobs, size, wait, self._free_s))
 
     def _complete(self) -> None:
@@ -303,9 +314,10 @@ class Computing:
             return
         ended_s = time.monotonic()
         self._free_s = self._running[-1].ends_s if self._running else ended_s
-        self.pace.add_batch(self._stages.key(batch.jobs[0].staged), batch.size, seconds)
+        first = batch.jobs[0]
+        self.paces[first.checkpoint].add_batch(self._key(first), batch.size, seconds)
         for _ in batch.jobs:
-            self._observer.add_seconds(Stage.COMPUTE, seconds)
+            self._observer.add_seconds(Stage.COMPUTE, seconds, first.checkpoint)
         is_alone = len(batch.jobs) == 1 and not self._waiting.num_jobs and self._inbox.empty()
         if (is_alone and self._num_handed == self._num_finished) or not self._threads:
             self._is_idle = not self._running  # before the answer, which the client may answer with a request
@@ -353,10 +365,10 @@ class Computing:
         assert job.asked is not None
         started_s = time.monotonic()
         try:
-            job.staged = self._stages.stage(job.asked.observations(), job.asked.continuation)
+            job.staged = self._stages[job.checkpoint].stage(job.asked.observations(), job.asked.continuation)
         except Exception as error:  # reported to its client
             job.error = error
-        self._observer.add_seconds(Stage.PREPARE, time.monotonic() - started_s)
+        self._observer.add_seconds(Stage.PREPARE, time.monotonic() - started_s, job.checkpoint)
 
     def _finish_batches(self) -> None:
         while (item := self._to_finish.get()) is not None:
@@ -370,12 +382,12 @@ class Computing:
                 answer = self._answer(job, result, ended_s)
             except Exception as error:  # such as an action that is not finite
                 answer = self._refuse(job.request, error)
-            self._observer.add_seconds(Stage.FINISH, time.monotonic() - started_s)
+            self._observer.add_seconds(Stage.FINISH, time.monotonic() - started_s, job.checkpoint)
             self._send(answer)
 
     def _answer(self, job: Job, result: Any, ended_s: float) -> Answer:
         assert job.asked is not None
         request = job.request
-        chunks = self._stages.finish(job.staged, result)
+        chunks = self._stages[job.checkpoint].finish(job.staged, result)
         reply = pack(job.asked.reply(chunks, request.actions_dtype), request.wire)
         return Answer(request, reply, latency_s=time.monotonic() - request.received_s, computed_s=ended_s)

@@ -24,12 +24,11 @@ _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 class PrometheusObserver(Observer):
     """Count in a registry of its own."""
 
-    def __init__(self, name: str, model: str) -> None:
+    def __init__(self, models: Mapping[str, str]) -> None:
         """Make the metrics.
 
         Args:
-            name: of the checkpoint.
-            model: its type.
+            models: name of each checkpoint -> its type.
 
         Raises:
             ConfigError: prometheus_client is not installed.
@@ -37,18 +36,28 @@ class PrometheusObserver(Observer):
         prometheus = _prometheus()
         self.registry = registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=registry)
-        info = prometheus.Info("gr00t_serve", "Checkpoint that is served.", registry=registry)
-        info.info({"name": name, "model": model, "version": suite_version()})
+        info = prometheus.Info("gr00t_serve", "Checkpoint that is served.", ["checkpoint"], registry=registry)
+        for name, model in models.items():
+            info.labels(name).info({"model": model, "version": suite_version()})
         stages = prometheus.Histogram(
-            "gr00t_serve_stage_seconds", "Time of a stage of an answer.", ["stage"], buckets=_SECONDS, registry=registry
+            "gr00t_serve_stage_seconds",
+            "Time of a stage of an answer.",
+            ["checkpoint", "stage"],
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self._stages = {stage: stages.labels(stage.value) for stage in Stage}
-        self._samples = prometheus.Histogram(
-            "gr00t_serve_batch_samples", "Samples of a batch.", buckets=_SAMPLES, registry=registry
+        self._stages = {(name, stage): stages.labels(name, stage.value) for name in models for stage in Stage}
+        samples = prometheus.Histogram(
+            "gr00t_serve_batch_samples", "Samples of a batch.", ["checkpoint"], buckets=_SAMPLES, registry=registry
         )
-        self._computed = prometheus.Counter(
-            "gr00t_serve_computed_samples", "Samples computed, with those that fill a batch.", registry=registry
+        self._samples = {name: samples.labels(name) for name in models}
+        computed = prometheus.Counter(
+            "gr00t_serve_computed_samples",
+            "Samples computed, with those that fill a batch.",
+            ["checkpoint"],
+            registry=registry,
         )
+        self._computed = {name: computed.labels(name) for name in models}
         refused = prometheus.Counter(
             "gr00t_serve_refused", "Refused requests of any kind, by cause.", ["cause"], registry=registry
         )
@@ -63,22 +72,26 @@ class PrometheusObserver(Observer):
         num_waiting: Callable[[], float],
         num_connections: Callable[[], float],
         device_memory: Callable[[], Mapping[str, int]],
+        weight_bytes: Mapping[str, int],
     ) -> None:
-        """Export values that are read when the page is."""
+        """Export values that are read when the page is, and the bytes of the weights of each checkpoint."""
         self._gauge("gr00t_serve_waiting_requests", "Requests without an answer.").set_function(num_waiting)
         self._gauge("gr00t_serve_connections", "Open connections.").set_function(num_connections)
         memory = self._gauge("gr00t_serve_gpu_memory_bytes", "Memory of the GPU, by use.", labelnames=["use"])
         for use in device_memory():
             memory.labels(use).set_function(lambda use=use: device_memory()[use])
+        weights = self._gauge("gr00t_serve_weight_bytes", "Weights of a checkpoint.", labelnames=["checkpoint"])
+        for name, count in weight_bytes.items():
+            weights.labels(name).set(count)
 
-    def add_seconds(self, stage: Stage, seconds: float) -> None:
+    def add_seconds(self, stage: Stage, seconds: float, checkpoint: str) -> None:
         """Take the time of a stage (`Observer.add_seconds`)."""
-        self._stages[stage].observe(seconds)
+        self._stages[checkpoint, stage].observe(seconds)
 
-    def add_batch(self, num_samples: int, size: int) -> None:
+    def add_batch(self, num_samples: int, size: int, checkpoint: str) -> None:
         """Take a batch (`Observer.add_batch`)."""
-        self._samples.observe(num_samples)
-        self._computed.inc(size)
+        self._samples[checkpoint].observe(num_samples)
+        self._computed[checkpoint].inc(size)
 
     def add_refused(self, cause: str) -> None:
         """Count a refusal (`Observer.add_refused`)."""

@@ -24,10 +24,10 @@ class Stage(str, Enum):
 class Observer:
     """Ignores everything. Methods are called from several threads and must not wait."""
 
-    def add_seconds(self, stage: Stage, seconds: float) -> None:
-        """Take the time of a stage of one answer; `ASSEMBLE`: of a batch."""
+    def add_seconds(self, stage: Stage, seconds: float, checkpoint: str) -> None:
+        """Take the time of a stage of one answer of a checkpoint; `ASSEMBLE`: of a batch."""
 
-    def add_batch(self, num_samples: int, size: int) -> None:
+    def add_batch(self, num_samples: int, size: int, checkpoint: str) -> None:
         """Take the samples of a batch and the size in which it was computed."""
 
     def add_refused(self, cause: str) -> None:

@@ -123,7 +123,7 @@ class LoadObserver(Observer):
         self._lock = threading.Lock()
         self._seconds, self._since_s = 0.0, time.monotonic()
 
-    def add_seconds(self, stage: Stage, seconds: float) -> None:
+    def add_seconds(self, stage: Stage, seconds: float, checkpoint: str) -> None:
         """Take the time of a stage (`Observer.add_seconds`)."""
         if stage is Stage.TOTAL:
             with self._lock:

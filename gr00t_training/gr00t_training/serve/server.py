@@ -7,8 +7,9 @@ calls `serve` computes (`gr00t_training.serve.computing`), with a few others. Be
 structure of a message is read. Endpoints: ping, health (ours), get_modality_config, get_action (default), reset,
 kill (if allowed). A request is {"endpoint", "data"?, "api_token"?}; a failure is {"error": text}.
 
-Our own client adds {"client": {"valid_s", "float64", "wire"}} to a request: seconds until it stops waiting, so that a
-request that would be late is refused at once; whether actions are sent as float64; the format of modality configs.
+Our own client adds {"client": {"valid_s", "float64", "wire", "checkpoint"}} to a request: seconds until it stops
+waiting, so that a request that would be late is refused at once; whether actions are sent as float64; the format of
+modality configs; the name of the checkpoint that is to answer, absent: the first.
 """
 
 from __future__ import annotations
@@ -63,8 +64,17 @@ class _Counters:
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=NUM_LATENCIES))
 
 
+@dataclass(frozen=True)
+class _Served:
+    """A checkpoint, and what does not change while it is served."""
+
+    policy: PolicyLike
+    description: Mapping[str, Any]  # for `health`
+    limits: RequestLimits
+
+
 class PolicyServer:
-    """Serve one policy on one address. It listens when it is made and answers while `serve` runs."""
+    """Serve one or several policies on one address. It listens when it is made and answers while `serve` runs."""
 
     def __init__(
         self,
@@ -76,6 +86,7 @@ class PolicyServer:
         model: str = "",
         usual_wire: Wire = Wire.N1_7,
         observer: Observer | None = None,
+        others: Mapping[str, tuple[PolicyLike, str]] | None = None,
     ) -> None:
         """Bind the socket.
 
@@ -87,13 +98,13 @@ class PolicyServer:
             model: model type of the checkpoint, for `health`.
             usual_wire: of the clients of the release; format of modality configs until a request shows another.
             observer: of times, batches and refusals.
+            others: name -> policy and model type of more checkpoints, for clients that name one.
 
         Raises:
             ConfigError: the address cannot be used, or would need a token.
         """
         host = bind_address(settings.host)
         check_exposure(host, token, settings.insecure)
-        self._policy = policy
         self._settings = settings
         self._token = token
         self._wire = None if settings.wire is WireChoice.AUTO else Wire(settings.wire.value)
@@ -106,28 +117,16 @@ class PolicyServer:
             "reset": self._reset,
             "kill": self._kill,
         }
-        # a policy without checkpoint has none
-        statistics = getattr(policy, "statistics", None)
-        self._description = {
-            "status": "ok",
-            "server": SERVER_NAME,
-            "version": suite_version(),
-            "name": name,
-            "model": model,
-            "embodiment": to_mapping(policy.embodiment),
-            "fingerprint": policy.embodiment.fingerprint(),
-            **({} if statistics is None else describe_statistics(statistics)),
-            "extensions": ["client", "images", "continuation"],
-            "max_request_bytes": self._max_bytes,
-        }
-        self._limits = RequestLimits(settings.max_batch, self._max_bytes, state_limits(statistics))
+        given = {name: (policy, model), **(others or {})}
+        self._default = name
+        self._served = {each: self._describe(each, *found, list(given)) for each, found in given.items()}
         self._counters = _Counters()
         self._observer = observer or Observer()
         self._started_s = time.monotonic()
         self._logged_s = -LOG_PERIOD_S  # when the last unexpected error was logged
         self._admission = Admission(MAX_WAITING, HELD_REQUESTS * self._max_bytes)
         self._computing = Computing(
-            stages_of(policy),
+            {each: stages_of(found, each) for each, (found, _) in given.items()},
             self._pass_on,
             self._refusal,
             max_batch=settings.max_batch,
@@ -165,8 +164,9 @@ class PolicyServer:
 
     @property
     def served(self) -> tuple[str, str | None]:
-        """Fingerprints of embodiment and statistics, which clients hold to; without a checkpoint the second is None."""
-        return self._description["fingerprint"], self._description.get("statistics_fingerprint")
+        """Fingerprints of embodiment and statistics of the first checkpoint; without one the second is None."""
+        description = self._served[self._default].description
+        return description["fingerprint"], description.get("statistics_fingerprint")
 
     @property
     def num_waiting(self) -> int:
@@ -178,9 +178,14 @@ class PolicyServer:
         """Number of open connections."""
         return self._listener.num_connections
 
-    def expect(self, times_s: Mapping[int, float]) -> None:
-        """Take the times of batches by size that were measured before, so that the first deadlines are kept."""
-        self._computing.pace.begin_with(times_s)
+    def expect(self, times_s: Mapping[int, float], checkpoint: str | None = None) -> None:
+        """Take the times of a checkpoint's batches that were measured before, so that the first deadlines are kept.
+
+        Args:
+            times_s: by size.
+            checkpoint: its name; None: the first one's.
+        """
+        self._computing.paces[self._default if checkpoint is None else checkpoint].begin_with(times_s)
 
     def serve(self) -> None:
         """Answer requests until `stop`, then close the socket. The policy runs in the calling thread."""
@@ -208,6 +213,24 @@ class PolicyServer:
     @property
     def _max_bytes(self) -> int:
         return self._settings.max_request_mib * 2**20
+
+    def _describe(self, name: str, policy: PolicyLike, model: str, names: Sequence[str]) -> _Served:
+        statistics = getattr(policy, "statistics", None)  # a policy without checkpoint has none
+        description = {
+            "status": "ok",
+            "server": SERVER_NAME,
+            "version": suite_version(),
+            "name": name,
+            "model": model,
+            "checkpoints": names,
+            "embodiment": to_mapping(policy.embodiment),
+            "fingerprint": policy.embodiment.fingerprint(),
+            **({} if statistics is None else describe_statistics(statistics)),
+            "extensions": ["client", "images", "continuation", "checkpoint"],
+            "max_request_bytes": self._max_bytes,
+        }
+        limits = RequestLimits(self._settings.max_batch, self._max_bytes, state_limits(statistics))
+        return _Served(policy, description, limits)
 
     # Any thread.
 
@@ -267,8 +290,8 @@ class PolicyServer:
             self._listener.send(request.connection, [*request.route, answer.reply])
         if answer.latency_s is not None:
             now_s = time.monotonic()
-            self._computing.pace.add_reply(now_s - answer.computed_s)
-            self._observer.add_seconds(Stage.TOTAL, now_s - request.received_s)
+            self._computing.paces[request.checkpoint].add_reply(now_s - answer.computed_s)
+            self._observer.add_seconds(Stage.TOTAL, now_s - request.received_s, request.checkpoint)
 
     def _receive(self, connection: Connection, parts: tuple[memoryview, ...]) -> bool:
         """Answer or queue a message; return whether its sender is trusted.
@@ -332,6 +355,13 @@ class PolicyServer:
         known = [choice.value for choice in Wire]
         if not isinstance(asked, str) or asked not in known:
             raise ServerError(f"client.wire: found {shown(asked)}, expected one of {', '.join(known)}")
+        checkpoint = client.get("checkpoint", self._default)
+        if not isinstance(checkpoint, str) or checkpoint not in self._served:
+            names = ", ".join(f"'{name}'" for name in self._served)
+            raise ServerError(
+                f"client.checkpoint: found {shown(checkpoint)}, this server has {names}; ask for one of them, or start "
+                "it with --checkpoint NAME=PATH"
+            )
         now_s = time.monotonic()
         dtype = np.float64 if client.get("float64") is True else np.float32
         return Request(
@@ -343,6 +373,7 @@ class PolicyServer:
             dtype,
             now_s,
             now_s + valid_s,
+            checkpoint,
         )
 
     def _ping(self, request: Request) -> bytes:
@@ -352,7 +383,7 @@ class PolicyServer:
         counters = self._counters
         latencies = np.quantile(counters.latencies_s, (0.5, 0.95, 0.99, 1.0)).tolist() if counters.latencies_s else []
         content = {
-            **self._description,
+            **self._served[request.checkpoint].description,
             "latency_s": dict(zip(("p50", "p95", "p99", "max"), latencies, strict=False)),  # empty before the first
             "requests": {
                 "answered": counters.answered,
@@ -366,13 +397,14 @@ class PolicyServer:
         return pack(content, request.wire)
 
     def _get_modality_config(self, request: Request) -> bytes:
-        return pack(modality_configs(self._policy.embodiment, request.wire), request.wire)
+        return pack(modality_configs(self._served[request.checkpoint].policy.embodiment, request.wire), request.wire)
 
     def _get_action(self, request: Request) -> None:
         self._check_admission(request)
         expected_s = self._computing.expected_s(request, self._admission.num_clients)
         self._admission.check_deadline(request, expected_s)  # before the work of reading it
-        asked = read_request(request.data, self._policy.embodiment, self._limits)
+        served = self._served[request.checkpoint]
+        asked = read_request(request.data, served.policy.embodiment, served.limits)
         self._add(Job(request, asked))
 
     def _reset(self, request: Request) -> None:

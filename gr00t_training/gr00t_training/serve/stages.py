@@ -46,16 +46,16 @@ class Stages(Protocol):
         ...
 
 
-def stages_of(policy: PolicyLike) -> Stages:
-    """Return the stages of a policy."""
-    return JoiningStages(policy) if hasattr(policy, "stage") else PlainStages(policy)
+def stages_of(policy: PolicyLike, checkpoint: str) -> Stages:
+    """Return the stages of the policy of a checkpoint."""
+    return JoiningStages(policy, checkpoint) if hasattr(policy, "stage") else PlainStages(policy, checkpoint)
 
 
 class _Noise:
     """Keep a noise state per client; a policy without `noise_state` uses no noise."""
 
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
+    def __init__(self, policy: Any, checkpoint: str) -> None:
+        self._policy, self._checkpoint = policy, checkpoint
         self._first = self._state
 
     @property
@@ -65,24 +65,27 @@ class _Noise:
     def run(self, client: Client, call: Callable[[], Any]) -> Any:
         """Call with the noise state that this client's last request left."""
         if self._first is not None:
-            self._policy.noise_state = self._first if client.noise is None else client.noise
+            self._policy.noise_state = client.noise.get(self._checkpoint, self._first)
         try:
             return call()
         finally:
-            client.noise = self._state
+            self._keep(client)
 
     def reset(self, client: Client) -> None:
         self._policy.reset()
-        client.noise = self._state
+        self._keep(client)
+
+    def _keep(self, client: Client) -> None:
+        client.noise = {**client.noise, self._checkpoint: self._state}
 
 
 class JoiningStages:
     """Those of a policy that has them."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Any, checkpoint: str) -> None:
         """Take the policy in its initial state."""
         self._policy = policy
-        self._noise = _Noise(policy)
+        self._noise = _Noise(policy, checkpoint)
         self.overlaps: bool = policy.overlaps
 
     def stage(self, observations: Sequence[Observation], continuation: Continuation | None) -> Any:
@@ -121,10 +124,10 @@ class PlainStages:
 
     overlaps = False
 
-    def __init__(self, policy: PolicyLike) -> None:
+    def __init__(self, policy: PolicyLike, checkpoint: str) -> None:
         """Take the policy in its initial state."""
         self._policy = policy
-        self._noise = _Noise(policy)
+        self._noise = _Noise(policy, checkpoint)
 
     def stage(self, observations: Sequence[Observation], continuation: Continuation | None) -> _Whole:
         """Return the request as it is (`Stages.stage`)."""

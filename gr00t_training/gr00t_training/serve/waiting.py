@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -48,7 +48,7 @@ class Client:
     num_unanswered: int = 0  # including those that are computed; network thread
     num_late: int = 0  # requests since the last answered one that could not be answered in time; network thread
     turn: float = 0.0  # until which `WaitingJobs` owes it nothing; policy thread
-    noise: Any = None  # noise state of the policy after its last request; None: the initial one; policy thread
+    noise: Mapping[str, Any] = field(default_factory=dict)  # by checkpoint, after its last request; policy thread
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Request:
     actions_dtype: type[np.floating]
     received_s: float
     expires_s: float
+    checkpoint: str = ""  # that is to answer
 
     @property
     def client(self) -> Client:
@@ -80,6 +81,11 @@ class Job:
     error: Exception | None = None  # of that stage
     is_ready: bool = False  # staged or failed
     is_alone: bool = False  # it is prepared by the policy thread
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of the checkpoint that is to answer."""
+        return self.request.checkpoint
 
     @property
     def num_samples(self) -> int:
