@@ -48,9 +48,11 @@ MODULES: dict[str, tuple[str | None, str | None]] = {
 # used where they are installed, and said so where they are not
 OPTIONAL = {
     "accelerate",
+    "aiortc",
     "bitsandbytes",
     "flash_attn",
     "huggingface_hub",
+    "ifaddr",  # comes with aiortc
     "peft",
     "prometheus_client",
     "rerun",

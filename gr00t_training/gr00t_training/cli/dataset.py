@@ -220,7 +220,7 @@ def _parser() -> CommandParser:
     command.add_argument("--no-images", action="store_true", help="Decode no images; their statistics stay.")
     _add_view(subcommand(view, "Make a page with videos and curves, or a recording for Rerun."))
     command = subcommand(copy, "Copy a dataset to object storage, or from there to a new folder.")
-    command.add_argument("target", type=Path, metavar="TARGET", help="s3://bucket/prefix, or the folder to write.")
+    command.add_argument("target", type=Path, metavar="TARGET", help="Folder to write, or s3://bucket/prefix.")
     command = subcommand(push, "Upload to the Hugging Face Hub, with a dataset card.")
     add_upload_options(command)
     command.add_argument("--license", metavar="ID", help="Identifier for the card, such as apache-2.0.")

@@ -19,7 +19,7 @@ from gr00t_training.settings import check_bounds, setting
 from gr00t_training.train.data_settings import StatisticsFrom
 
 # Help of options that other commands have, too; a test compares them.
-DATASET = "Folder of the dataset, or s3://bucket/prefix."
+DATASET = "Folder of the dataset. s3://bucket/prefix is read through a local cache."
 DEVICE = "Where the model runs: auto, cpu or cuda."
 EMBODIMENT = "Embodiment: name or YAML file."
 OUTPUT = "Folder to write."
