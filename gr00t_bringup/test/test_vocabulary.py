@@ -31,6 +31,7 @@ OTHER_MEANING = {
     ("gr00t_rollout", "--clock"),
     ("gr00t_demo", "--clock"),
     ("gr00t_evaluate", "--bag"),
+    ("gr00t_serve", "--checkpoint"),
     ("gr00t_serve", "--name"),
 }
 
