@@ -117,14 +117,15 @@ def test_a_running_robot_is_recorded_with_its_stamps(robot_folder: Path, tmp_pat
         publishers(domain, "/arm1") as publish,
         NodeProcess("gr00t_bringup.ros.view", *arguments, domain=domain) as process,
     ):
+        # kept for late readers; its publisher is the last one: the view knows the others when it comes
+        publish("policy/status", status(0, PolicyStatus.RUNNING, "", 1))
+        eventually(lambda: rows().get("/policy/log"), "the first status")
         for i in range(5):  # fewer than the history that is taken at once
             publish("joint_states", joint_state(20 * i, 0.1 * i))
             publish("arm/joint_trajectory", trajectory(20 * i, 0.5))
         publish("front/image_raw", picture(40))
         for i in range(2):
             publish("policy/action_chunk", chunk(100 * i, 1.0 + i))
-        publish("policy/status", status(0, PolicyStatus.RUNNING, "", 1))
-        eventually(lambda: rows().get("/policy/log"), "the first status")
         publish("policy/status", status(500, PolicyStatus.HOLDING, "front is stale", 2))
         wanted = {"/joints/arm/j0/state": 5, "/joints/arm/j0/command": 5, "/joints/arm/j0/chunk_1": 4, "/policy/log": 3}
         wanted["/cameras/front"] = 1
