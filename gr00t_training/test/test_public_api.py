@@ -36,7 +36,7 @@ PARAMETERS = {
     "Policy.infer": "self observation continuation",
     "Policy.infer_batch": "self observations continuations noise",
     "Policy.reset": "self seed",
-    "PolicyClient": "embodiment host port wire token timeout_s images timeout_name",
+    "PolicyClient": "embodiment host port wire token timeout_s images timeout_name checkpoint",
     "TrainerSettings": (
         "max_steps batch_size learning_rate weight_decay warmup_ratio beta1 beta2 max_grad_norm ema_decay seed "
         "state_dropout rtc_max_delay tune_llm tune_visual tune_projector tune_diffusion_model tune_vlln "

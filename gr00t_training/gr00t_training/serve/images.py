@@ -73,8 +73,9 @@ def decode_images(encoded: EncodedImages, subject: str) -> np.ndarray:
 
 def _decode(cv2: Any, file: np.ndarray) -> np.ndarray | None:
     """Return the RGB image of a file; None: it cannot be decoded."""
-    if hasattr(cv2, "IMREAD_COLOR_RGB"):  # from OpenCV 4.11 on
-        return cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
+    in_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
+    if in_rgb is not None:
+        return cv2.imdecode(file, in_rgb)
     image = cv2.imdecode(file, cv2.IMREAD_COLOR)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
