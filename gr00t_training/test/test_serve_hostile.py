@@ -336,8 +336,8 @@ def test_a_client_that_floods_gets_one_turn_a_round():
         policy.release.set()
         thread.join(PATIENCE_S)
     order = [observation.state["arm"][0, 0] for observation in policy.asked]
-    # behind the one that ran and those that were admitted with it, far from all that wait
-    assert order.index(7.0) <= server_module.MAX_WAITING // 2
+    # behind what was admitted before it, which is never overtaken; the rest of the flood is refused
+    assert order.index(7.0) <= server_module.MAX_WAITING
 
 
 def test_nothing_is_computed_for_a_client_that_has_gone():
