@@ -89,10 +89,10 @@ def test_merged_weights_are_those_of_peft_and_give_the_loss_of_the_adapters(fixt
     plain = {key: weight.clone() for key, weight in model.state_dict().items()}
     rows = sorted(set(batch["embodiment_id"].tolist()))
     settings = TrainerSettings(lora_rank=3, lora_alpha=5, lora_targets=("llm", "visual", "diffusion"), dora=dora)
-    torch.manual_seed(7)
     adapters = choose_trained(model, settings)
     model.eval()
     before = loss_of(model, batch)
+    torch.manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -111,7 +111,7 @@ def test_merged_weights_are_those_of_peft_and_give_the_loss_of_the_adapters(fixt
     merged = Gr00tModel(model.config).eval()
     merged.load_state_dict({**plain, **found})
     # behind many layers of float32, sums in another order differ by more than the weights do
-    assert loss_of(merged, batch) == pytest.approx(loss_of(model, batch), rel=5e-5)
+    assert loss_of(merged, batch) == pytest.approx(loss_of(model, batch), rel=1e-5)
     oracle = copy.deepcopy(model)
     layers = {key: m for key, m in oracle.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)}
     assert len(layers) > 10

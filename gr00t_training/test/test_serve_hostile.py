@@ -336,8 +336,7 @@ def test_a_client_that_floods_gets_one_turn_a_round():
         policy.release.set()
         thread.join(PATIENCE_S)
     order = [observation.state["arm"][0, 0] for observation in policy.asked]
-    # behind what was admitted before it, which is never overtaken; the rest of the flood is refused
-    assert order.index(7.0) <= server_module.MAX_WAITING
+    assert order.index(7.0) <= 2  # behind the one that ran, and at most one more
 
 
 def test_nothing_is_computed_for_a_client_that_has_gone():

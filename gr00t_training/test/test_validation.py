@@ -184,13 +184,7 @@ def test_a_run_trains_the_same_with_and_without_validation(dataset, checkpoint, 
     again = make_validation(
         dataset, checkpoint, num_samples=128, batch_size=2 // trainer.settings.accumulate, seed=42, denoising_steps=4
     ).run(model, 4)
-    computed = json.loads(json.dumps(again.to_mapping()))  # sums of float32 in another number of threads
-    assert stored.keys() == computed.keys() and stored["step"] == computed["step"]
-    assert stored["loss"] == pytest.approx(computed["loss"], rel=1e-6)
-    assert stored["errors"].keys() == computed["errors"].keys()
-    for name, errors in computed["errors"].items():
-        assert stored["errors"][name].pop("unit") == errors.pop("unit")
-        assert stored["errors"][name] == pytest.approx(errors, rel=1e-6)
+    assert stored == json.loads(json.dumps(again.to_mapping()))
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@
 """Requests that wait for the policy: who is admitted, and in which order they are taken.
 
 Order: the oldest requests of all clients first, by deadline; behind them their second ones, and so on, so that a
-client with many requests delays no other one. Samples beyond one of a request put its client back until the others had
-as many. A client's own requests keep their order, which fixes the noise that each of them gets. Nobody else overtakes,
-so what is admitted can be answered in time; where not all can be, those that were refused before are admitted first.
+client with many requests delays no other one. Samples beyond one of a request, and a request that is taken while more of
+its client wait, put the client back until the others had as many. A client's own requests keep their order, which fixes
+the noise that each of them gets. Nobody else overtakes, so what is admitted of a client that waits for its answer can
+be answered in time; where not all can be, those that were refused before are admitted first.
 
 `Admission` belongs to the network thread, `WaitingJobs` to the policy thread.
 """
@@ -202,7 +203,8 @@ class WaitingJobs:
     def take(self, job: Job) -> None:
         """Take a job that is computed now."""
         client = job.request.client
-        client.turn = max(self._turn, client.turn) + max(0, job.num_samples - 1)
+        is_ahead = len(client.waiting) > 1  # else its next request is as new as those of others
+        client.turn = max(self._turn, client.turn) + job.num_samples - (not is_ahead)
         self._turn += job.num_samples / len(self._clients)
         self.remove(job)
 
