@@ -117,7 +117,7 @@ class Replica:
         Args:
             recipe: of the server.
             relay_host: of the relay; a replica on the same machine listens on loopback.
-            directory: actor that is told the address.
+            directory: actor that keeps the addresses.
         """
         self._ray = import_module("ray")
         node = self._ray.util.get_node_ip_address()
