@@ -3,10 +3,10 @@
 """Requests that wait for the policy: who is admitted, and in which order they are taken.
 
 Order: the oldest requests of all clients first, by deadline; behind them their second ones, and so on, so that a
-client with many requests delays no other one. Samples beyond one of a request, and a request that is taken while more of
-its client wait, put the client back until the others had as many. A client's own requests keep their order, which fixes
-the noise that each of them gets. Nobody else overtakes, so what is admitted of a client that waits for its answer can
-be answered in time; where not all can be, those that were refused before are admitted first.
+client with many requests delays no other one. Samples beyond one of a request, and a request that is taken while more
+of its client wait, put the client back until the others had as many. A client's own requests keep their order, which
+fixes the noise that each of them gets. Nobody else overtakes, so what is admitted of a client that waits for its answer
+can be answered in time; where not all can be, those that were refused before are admitted first.
 
 `Admission` belongs to the network thread, `WaitingJobs` to the policy thread.
 """
