@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,8 @@ def import_ray(option: str, package: str, module: str = "ray") -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    if TOKEN_FILE.expanduser().exists():  # Ray that another command started here asks for it; read at the import
+    # Ray that another command started here asks for the token, but reads whether to send one at its own import only
+    if "ray" not in sys.modules and TOKEN_FILE.expanduser().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         return import_module(module)
