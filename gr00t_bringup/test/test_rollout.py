@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -25,6 +26,7 @@ from gr00t_bringup.rollout import checked, make_parser, recorder_topics
 from gr00t_bringup.ros.task_giver import LATCHED
 from gr00t_bringup.ros.trial_driver import Watched
 from gr00t_bringup.runner import node_command
+from gr00t_bringup.trials.boundaries import ChunkTrack
 from gr00t_bringup.trials.table import Trial
 from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_recorder.topics.bindings import load_topic_map
@@ -96,6 +98,13 @@ def test_holds_and_clamps_count_until_the_success() -> None:
     assert seen.totals(300) == seen.totals(399) == (1, 9)
     assert seen.totals(400) == (2, 30)
     assert seen.totals(50) == Watched().totals(400) == (0, 0)
+
+
+def test_latency_is_from_an_observation_to_its_chunk() -> None:
+    rows = np.zeros((2, 1))
+    seen = Watched(chunks=[ChunkTrack(100, 10, rows, 100 + late_ms * 1_000_000) for late_ms in (10, 20, 60)])
+    assert seen.latencies_s() == {"latency_p50_s": pytest.approx(0.020), "latency_p95_s": pytest.approx(0.056)}
+    assert Watched().latencies_s() == {"latency_p50_s": None, "latency_p95_s": None}
 
 
 def test_recorded_action_is_what_the_controller_was_told(tmp_path: Path) -> None:

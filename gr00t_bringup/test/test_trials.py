@@ -104,7 +104,9 @@ def test_table_is_the_record_and_survives_a_cut(tmp_path: Path) -> None:
     table = TrialTable(tmp_path / "trials.csv")
     for number, spec in enumerate(specs[:3]):
         steps = Steps(0.5 * number, 0.25, 4, number)
-        trial = Trial(spec, "now", number != 1, 1.2345, "done", 7, 1, 2, 3, 4, steps, steps, 'said "no",\ntwice')
+        trial = Trial(
+            spec, "now", number != 1, 1.2345, "done", 7, 1, 2, 3, 4, 0.02, None, steps, steps, 'said "no",\ntwice'
+        )
         table.add(trial)
     again = TrialTable(tmp_path / "trials.csv")
     assert again.missing(specs) == specs[3:]
@@ -150,14 +152,21 @@ def test_checkpoints_are_compared_on_the_scenes_that_both_have_tried() -> None:
 def test_summary_is_by_checkpoint_and_task() -> None:
     trials = [made(seed < 3, seed=seed, task=task) for seed in range(4) for task in ("lift", "turn")]
     trials += [replace(made(True, checkpoint="b"), asked=Steps(3.0, 2.0, 10, 4), holds=2)]
+    timed = [(0.010, 0.020), (0.030, 0.090), (0.020, 0.040)]
+    trials += [
+        replace(made(True, seed=i, checkpoint="c"), latency_p50_s=p50, latency_p95_s=p95)
+        for i, (p50, p95) in enumerate(timed)
+    ]
     found = summarize(trials)
     groups = {(group["checkpoint"], group["task"]): group for group in found["groups"]}
     assert groups["a", "all tasks"]["successes"] == 6
     assert groups["a", "lift"]["interval"] == list(wilson(3, 4))
     assert groups["b", "lift"]["boundary_asked"] == pytest.approx(1.5)
-    assert len(groups) == 4
+    assert (groups["c", "lift"]["latency_p50_s"], groups["c", "lift"]["latency_p95_s"]) == (0.020, 0.040)
+    assert groups["b", "lift"]["latency_p50_s"] is None
+    assert len(groups) == 5
     text = summary_text(found)
-    assert "on the same 1 scenes" in text
+    assert "on the same 1 scenes" in text and " 20/40 ms " in text and " -/- ms " in text
     assert any(row.split()[:7] == ["lift", "3", "of", "4", "75.0%", "30.1%-95.4%", "6.5"] for row in text.splitlines())
 
 

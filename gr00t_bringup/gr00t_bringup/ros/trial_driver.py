@@ -26,7 +26,7 @@ from gr00t_bringup.ros.task_giver import REST_TIMEOUT_S, DemoError, Goal, TaskGi
 from gr00t_bringup.ros.trial_recorder import ANSWER_TIMEOUT_S, TrialRecorder
 from gr00t_bringup.trials.boundaries import ChunkTrack, asked_steps, sent_steps
 from gr00t_bringup.trials.grid import HEIGHT, WIDTH
-from gr00t_bringup.trials.table import Spec, Trial
+from gr00t_bringup.trials.table import LATENCIES, Spec, Trial
 from gr00t_training.io.text import printable
 
 IMAGES_PER_SHOWN = 2  # 20 Hz to the 10 Hz of a trial's video
@@ -47,6 +47,12 @@ class Watched:
         """Return holds and clamps since the first control tick, up to a time."""
         counted = [counts for stamp_ns, *counts in self.ticks if stamp_ns <= end_ns]
         return (counted[-1][0] - counted[0][0], counted[-1][1] - counted[0][1]) if counted else (0, 0)
+
+    def latencies_s(self) -> dict[str, float | None]:
+        """Return median and 95th percentile of the time from an observation to its chunk, by column of the table."""
+        times_s = [(chunk.taken_ns - chunk.start_ns) / 1e9 for chunk in self.chunks]
+        found = np.percentile(times_s, (50, 95)).tolist() if times_s else (None, None)
+        return dict(zip(LATENCIES, found, strict=True))
 
     def until(self, end_ns: int) -> Watched:
         """Return what belongs to the time before `end_ns`: how soon the policy stops then says nothing of it."""
@@ -127,6 +133,7 @@ class TrialDriver(TaskGiver):
             sent=sent_steps(np.array(seen.times_ns), np.array(seen.references), seen.chunks),
             holds=holds,
             clamps=clamps,
+            **seen.latencies_s(),
             **{name: after[name] - before[name] for name in after},
             **known,
         )

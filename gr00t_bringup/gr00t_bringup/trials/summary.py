@@ -14,7 +14,7 @@ import numpy as np
 
 from gr00t_bringup.trials.boundaries import Steps
 from gr00t_bringup.trials.statistics import mcnemar, wilson
-from gr00t_bringup.trials.table import Trial
+from gr00t_bringup.trials.table import LATENCIES, Trial
 from gr00t_training.io.text import printable
 
 MAX_BOUNDARY = 1.5  # of a step at a boundary by those beside it; 1 is a motion that goes on
@@ -64,7 +64,7 @@ def summary_text(found: dict[str, Any]) -> str:
     """Return the summary as a table for people."""
     width = max([len(printable(group["task"])) for group in found["groups"]] + [4])
     head = f"{'task':<{width}}  {'done':>10}  {'success':>7}  {'95 % interval':>13}  {'time':>6}  {'holds':>5}"
-    head += f"  {'clamps':>6}  {'steps':>9}  {'turns back':>10}"
+    head += f"  {'clamps':>6}  {'latency':>11}  {'steps':>9}  {'turns back':>10}"
     lines = []
     for checkpoint in _unique(group["checkpoint"] for group in found["groups"]):
         lines += [*([""] if lines else []), printable(checkpoint), head]
@@ -76,9 +76,12 @@ def summary_text(found: dict[str, Any]) -> str:
                 f"{printable(group['task']):<{width}}  {group['successes']:>4} of {group['trials']:>3}"
                 f"  {group['share']:>7.1%}  {f'{low:.1%}-{high:.1%}':>13}  {_number(group['median_time_s'], 1):>4} s"
                 f"  {group['holds']:>5}  {group['clamps']:>6}"
+                f"  {'/'.join(_ms(group[name]) for name in LATENCIES):>8} ms"
                 f"  {_number(group['boundary_asked'], 2):>4}/{_number(group['boundary_sent'], 2):<4}"
                 f"  {_percent(group['reversals_asked']):>5}/{_percent(group['reversals_sent']):<4}"
             )
+    if any(group["latency_p50_s"] is not None for group in found["groups"]):
+        lines += ["", "latency: from an observation to its chunk, median/95 %; medians over the trials"]
     if any(group["boundary_asked"] is not None for group in found["groups"]):
         lines += [
             "",
@@ -103,8 +106,9 @@ def _group(trials: Sequence[Trial]) -> dict[str, Any]:
         "successes": len(done),
         "share": len(done) / len(trials),
         "interval": list(wilson(len(done), len(trials))),
-        "median_time_s": float(np.median([trial.time_s for trial in done])) if done else None,
+        "median_time_s": _median(trial.time_s for trial in done),
         **counts,
+        **{name: _median(getattr(trial, name) for trial in trials) for name in LATENCIES},
         "boundary_asked": asked.ratio,
         "boundary_sent": sent.ratio,
         "reversals_asked": asked.reversal_share,
@@ -115,6 +119,15 @@ def _group(trials: Sequence[Trial]) -> dict[str, Any]:
 def _results(trials: Sequence[Trial], checkpoint: str) -> dict[tuple[str, str, int], bool]:
     specs = [(trial.spec, trial.success) for trial in trials if trial.spec.checkpoint == checkpoint]
     return {(spec.task, spec.instruction, spec.seed): success for spec, success in specs}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.0f}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -47,6 +47,8 @@ class Trial:
     clamps: int = 0
     stops: int = 0
     takeovers: int = 0
+    latency_p50_s: float | None = None  # from an observation to its chunk; None: not measured, or no chunk
+    latency_p95_s: float | None = None
     asked: Steps = field(default_factory=Steps)
     sent: Steps = field(default_factory=Steps)
     note: str = ""
@@ -59,6 +61,7 @@ class Trial:
             own |= {f"{name}_boundary": round(steps.boundary, 6), f"{name}_beside": round(steps.beside, 6)}
             own |= {f"{name}_boundaries": steps.count, f"{name}_reversals": steps.reversals}
         own["time_s"], own["success"] = round(self.time_s, 3), int(self.success)
+        own |= {name: "" if own[name] is None else round(own[name], 4) for name in LATENCIES}
         return {**asdict(spec), **own}
 
     @classmethod
@@ -72,11 +75,13 @@ class Trial:
         spec = Spec(**{**given, "seed": int(cells["seed"]), "time_limit_s": float(cells["time_limit_s"])})
         read: dict[str, Any] = {name: int(cells[name]) for name in COUNTS}
         read |= {name: _steps(cells, name) for name in STEPS}
+        read |= {name: float(cells[name]) if cells[name] else None for name in LATENCIES}
         read |= {name: cells[name] for name in ("begun", "outcome", "note")}
         return cls(spec=spec, success={"0": False, "1": True}[cells["success"]], time_s=float(cells["time_s"]), **read)
 
 
 COUNTS = ("chunks", "holds", "clamps", "stops", "takeovers")
+LATENCIES = ("latency_p50_s", "latency_p95_s")
 STEPS = ("asked", "sent")
 COLUMNS = tuple(Trial(Spec("", "", "", 0, "", "", 0.0), "", False, 0.0, "").row())
 
