@@ -12,7 +12,7 @@ pytest.importorskip("moto", reason="moto")
 pytest.importorskip("flask", reason="moto")
 
 from gr00t_test_support.builders import make_embodiment, make_frames
-from gr00t_test_support.s3_server import BUCKET, running_server
+from gr00t_test_support.s3_server import BUCKET, Fault, running_server
 from gr00t_test_support.waiting import eventually
 from gr00t_training.cli import dataset as command
 from gr00t_training.dataset.media.video import VideoCodec, VideoSettings
@@ -22,6 +22,7 @@ from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.view.summary import summarize
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import ConfigError, DatasetError
+from gr00t_training.io import object_storage
 from gr00t_training.io.mirror import fetch_all, mirror_of, open_folder
 from gr00t_training.io.object_storage import RemoteFolder, remote_url
 
@@ -213,6 +214,117 @@ def test_an_object_that_changes_during_a_run_is_refused_and_read_by_the_next(rem
     again = EpisodeDataset(remote)
     assert again.path != found.path
     np.testing.assert_array_equal(again.images(0, "front", [0]), EpisodeDataset(recorded).images(0, "front", [0]))
+
+
+def replaced_within_a_second(server, key, content, other):
+    """Make an object of `other` in the second in which it was made of `content`; return its first state."""
+    folder, _, name = f"s3://{BUCKET}/{key}".rpartition("/")
+    for _ in range(20):
+        server.put(key, content)
+        first = RemoteFolder(folder).state(name)
+        server.put(key, other)
+        if RemoteFolder(folder).state(name).modified_s == first.modified_s:
+            return first
+    raise AssertionError("each upload took longer than a second")
+
+
+def test_an_object_replaced_within_the_same_second_by_one_of_equal_size_is_another(remote, server, recorded, tmp_path):
+    prefix = remote.removeprefix(f"s3://{BUCKET}/")
+    name = next(name for name in RemoteFolder(remote).list() if name.startswith("data/"))
+    content = (recorded / name).read_bytes()
+    first = replaced_within_a_second(server, f"{prefix}/{name}", content, bytes(len(content)))
+    with (
+        open(tmp_path / "file", "wb") as file,
+        pytest.raises(DatasetError, match=f"{name}: changed since it was listed .* another time or content"),
+    ):
+        RemoteFolder(remote).download(name, first, file)
+    old = open_folder(remote)
+    mirror_of(old).fetch(old / name)
+    replaced_within_a_second(server, f"{prefix}/{name}", bytes(len(content)), content)
+    new = open_folder(remote)
+    mirror_of(new).fetch(new / name)
+    assert (new / name).read_bytes() == content
+    tasks = (recorded / "meta/tasks.jsonl").read_bytes()
+    replaced_within_a_second(server, f"{prefix}/meta/tasks.jsonl", tasks, tasks.replace(b"lift", b"push"))
+    assert EpisodeDataset(remote)[0].task() == "push the cube"
+
+
+def test_an_object_replaced_while_it_is_read_is_refused(remote, server, monkeypatch, tmp_path):
+    prefix, name = remote.removeprefix(f"s3://{BUCKET}/"), "meta/info.json"
+    listed = RemoteFolder(remote).list()[name]
+    state = RemoteFolder.state
+
+    def replace_before(self, asked):  # the look at the object behind its last block
+        server.put(f"{prefix}/{name}", b"x" * listed.size)
+        return state(self, asked)
+
+    monkeypatch.setattr(RemoteFolder, "state", replace_before)
+    with open(tmp_path / "file", "wb") as file, pytest.raises(DatasetError, match="changed since it was listed"):
+        RemoteFolder(remote).download(name, listed, file)
+
+
+def test_settled_objects_cost_no_request_each(remote, monkeypatch):
+    monkeypatch.setattr(object_storage, "SETTLED_S", -3600)  # as if they were older
+    monkeypatch.setattr(RemoteFolder, "state", lambda self, name: pytest.fail(f"asked for {name}"))
+    assert {state.tag for state in RemoteFolder(remote).list().values()} == {""}
+
+
+@pytest.mark.parametrize("size", [0, 5, 10 * 2**20 + 1])  # the last one in two parts
+def test_an_upload_is_compared_with_its_file(server, request, tmp_path, monkeypatch, size):
+    prefix = f"uploads/{prefix_of(request)}"
+    folder, path = RemoteFolder(f"s3://{BUCKET}/{prefix}"), tmp_path / "file"
+    path.write_bytes(bytes(size))
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "_digests", lambda self, name: pytest.fail("read back in spite of its ETag"))
+        folder.upload(path, "file")
+    assert folder.holds(path, "file")
+    with monkeypatch.context() as patch:  # a storage with ETags of another kind
+        patch.setattr(object_storage, "_tags", lambda digests: ())
+        folder.upload(path, "file")
+        assert not folder.holds(path, "file")
+    if size:
+        state = RemoteFolder.state
+
+        def state_of_another(self, name):
+            server.put(f"{prefix}/file", b"x" * size)
+            return state(self, name)
+
+        monkeypatch.setattr(RemoteFolder, "state", state_of_another)
+        with pytest.raises(DatasetError, match=f"{prefix}/file: differs from {path} after the upload"):
+            folder.upload(path, "file")
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_download_survives_faults_of_the_storage_or_ends_in_one_line(
+    remote, server, recorded, fault, monkeypatch, capsys, caplog
+):
+    monkeypatch.setattr(object_storage, "RETRIES_S", (0.01,))  # in addition to three attempts of the SDK each time
+    left = [0]
+
+    def fault_of(method, path):
+        if method == "GET" and "/videos/" in path and left[0]:
+            left[0] -= 1
+            return fault
+        return None
+
+    with server.faulty(fault_of) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        found = EpisodeDataset(remote)
+        for number, (count, num_warnings) in enumerate(((1, 0), (4, 1))):
+            left[0] = count
+            np.testing.assert_array_equal(
+                found.images(number, "front", [0]), EpisodeDataset(recorded).images(number, "front", [0])
+            )
+            assert left[0] == 0
+            assert caplog.text.count("trying again in 0.01 s") == num_warnings
+        left[0] = 1000
+        monkeypatch.setattr(object_storage, "RETRIES_S", ())
+        assert command.main(["copy", remote, str(recorded.parent / "never")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    message = {Fault.ERROR: "the storage has an error of its own", Fault.RESET: "the storage does not answer"}[fault]
+    assert f"{remote}/videos/" in line
+    assert message in line
 
 
 def test_errors_of_the_storage_name_address_and_remedy(server, monkeypatch, capsys):

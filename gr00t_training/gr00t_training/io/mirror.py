@@ -30,12 +30,11 @@ from typing import BinaryIO
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.io.cache_folder import REMOTE_LIMIT_VARIABLE, CacheFolder, open_remote_cache
 from gr00t_training.io.files import read_text, replacing
-from gr00t_training.io.object_storage import ObjectState, RemoteFolder, remote_url
+from gr00t_training.io.object_storage import THREADS, ObjectState, RemoteFolder, remote_url
 from gr00t_training.io.text import size_text
 
 logger = logging.getLogger(__name__)
 
-THREADS = 16  # that fetch files; each waits for the network most of the time
 _SNAPSHOTS, _BLOBS, _LIST = "snapshots", "blobs", ".json"
 _LIST_LIMIT = 2**30  # [bytes]; 100 a file
 _UNUSED_S = 30 * 24 * 3600  # after which the place of a folder is removed
@@ -283,5 +282,5 @@ def _mirror_at(root: Path) -> Mirror | None:
     return Mirror(root, open_remote_cache())
 
 
-def _plain(state: ObjectState) -> list[int]:
-    return [state.size, state.modified_s]
+def _plain(state: ObjectState) -> list[int | str]:
+    return [state.size, state.modified_s, *([state.tag] if state.tag else [])]

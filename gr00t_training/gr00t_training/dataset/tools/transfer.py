@@ -3,8 +3,8 @@
 """Copy a whole dataset to object storage, or from there to a new folder; what an interrupted copy did is not repeated.
 
 To object storage, data go first and `meta/info.json` last: until then nobody takes the copy for a dataset. A file
-counts as copied if the object has its size and is newer. To a folder, files are collected next to it, each with the
-time of its object, and the folder gets its name when it is complete.
+counts as copied if the object has its size and an ETag made of its content. To a folder, files are collected next to
+it, each with the time of its object, and the folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.metadata.model import read_metadata
@@ -23,6 +24,8 @@ from gr00t_training.dataset.tools.edit.exchange import locked_for_writing
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import file_names, walk
 from gr00t_training.io.object_storage import RemoteFolder, remote_url
+
+Result = TypeVar("Result")
 
 THREADS = 8  # that copy; each has a block in memory
 _NOT_COPIED = (schema.STAGING, ".cache", ".git")
@@ -65,11 +68,10 @@ def _upload(root: Path, remote: RemoteFolder) -> CopyReport:
             )
         status = {name: os.stat(root / name) for name in names}
 
-        def is_done(name: str) -> bool:
-            found = there.get(name)
-            return found is not None and found.size == status[name].st_size and found.modified_s > status[name].st_mtime
-
-        todo = [name for name in names if not is_done(name)]
+        same_size = [name for name in names if name in there and there[name].size == status[name].st_size]
+        done = _each(lambda name: remote.holds(root / name, name), same_size)
+        is_done = dict(zip(same_size, done, strict=True))
+        todo = [name for name in names if not is_done.get(name)]
         steps = [
             [name for name in todo if not name.startswith(f"{schema.META}/")],
             [name for name in todo if name.startswith(f"{schema.META}/") and name != schema.INFO_FILE],
@@ -91,6 +93,8 @@ def _download(remote: RemoteFolder, target: str | Path) -> CopyReport:
     folder = target.with_name(f".{target.name}.download")
 
     def is_done(name: str) -> bool:
+        if objects[name].tag:  # a young object, which its time does not tell from another one
+            return False
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(folder / name)
             return (found.st_size, int(found.st_mtime)) == (objects[name].size, objects[name].modified_s)
@@ -127,12 +131,11 @@ def _is_copied(name: str) -> bool:
     return not any(part.startswith(".") for part in name.split("/")) and not name.endswith(schema.STAGED_SUFFIX)
 
 
-def _each(act: Callable[[str], None], names: Iterable[str]) -> None:
-    """Call `act` for each name in several threads; the first error ends it."""
+def _each(act: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
+    """Return what `act` returns for each name, called in several threads; the first error ends it."""
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            for future in [pool.submit(act, name) for name in names]:
-                future.result()
+            return [future.result() for future in [pool.submit(act, name) for name in names]]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from gr00t_training.errors import DatasetError, Gr00tError
 from gr00t_training.io.machine import num_cores, shared_memory_bytes
-from gr00t_training.io.mirror import THREADS, mirror_of
+from gr00t_training.io.mirror import mirror_of
+from gr00t_training.io.object_storage import THREADS
 from gr00t_training.io.processes import start_forkserver
 from gr00t_training.train.data.access import choose_access
 from gr00t_training.train.data.order import LANES, BatchOrder, Position
