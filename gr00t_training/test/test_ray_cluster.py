@@ -4,6 +4,7 @@
 
 import os
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -36,8 +37,7 @@ def test_without_a_token_the_mode_is_that_of_ray(ray):
 
 def test_ray_that_was_imported_before_keeps_its_mode(ray):
     """A cluster started with a mode that this process does not have would refuse it."""
-    import ray as imported
-
+    imported = import_module("ray")
     (ray / "token").write_text("secret")
     assert ray_cluster.import_ray("--engine ray", "gr00t_recorder") is imported
     assert "RAY_AUTH_MODE" not in os.environ
