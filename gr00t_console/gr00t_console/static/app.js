@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 // SPDX-License-Identifier: Apache-2.0
-// The frame of the page: sockets, control, emergency stop, tabs. Each tab is a module that draws from `state`.
-import { element, text } from "./dom.js";
+// The frame of the page: what the console tells, control, emergency stop, tabs. Each tab is a module that draws from `state`.
+import { text } from "./dom.js";
+import * as link from "./link.js";
 import * as robot from "./robot.js";
 import * as collect from "./collect.js";
 import * as policy from "./policy.js";
@@ -14,41 +15,14 @@ import * as video from "./video.js";
 const BEAT_MS = 250; // the server gives up after a second
 const RETRY_MS = 500;
 const VIDEO_RETRY_MS = 15000;
-const TOAST_MS = 6000;
 const modules = { robot, collect, policy, trials, data, train, fleet };
-export const state = { joints: {}, history: new Map(), pictures: new Map(), videos: new Map(), isMine: false, isConnected: false };
-let socket, tab = "robot", number = 0, you = "";
+const state = { joints: {}, history: new Map(), pictures: new Map(), videos: new Map(), isMine: false, isConnected: false };
+let tab = "robot", you = "";
 let pictures = null, watched = "", endVideo = () => {};
-const waiting = new Map();
-
-const client = sessionStorage.getItem("client") || random();
-sessionStorage.setItem("client", client);
-
-function random() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function url(path) {
-  return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`;
-}
-
-function connect() {
-  socket = new WebSocket(url(`/state?client=${client}`));
-  socket.onopen = () => { state.isConnected = true; draw(); };
-  socket.onmessage = (event) => take(JSON.parse(event.data));
-  socket.onclose = () => {
-    state.isConnected = false;
-    for (const resolve of waiting.values()) resolve({ ok: false, text: "connection lost" });
-    waiting.clear();
-    watched = ""; // video is tried again with the next connection
-    draw();
-    setTimeout(connect, RETRY_MS);
-  };
-}
 
 function connectPictures() {
   if (pictures || state.videos.size) return;
-  pictures = new WebSocket(url("/pictures"));
+  pictures = link.open("/pictures");
   pictures.binaryType = "arraybuffer";
   pictures.onmessage = (event) => {
     const bytes = new Uint8Array(event.data), end = 1 + bytes[0];
@@ -81,13 +55,7 @@ function connectVideo() {
 }
 
 function take(message) {
-  if (message.answer) {
-    waiting.get(message.answer.id)?.(message.answer);
-    waiting.delete(message.answer.id);
-    return;
-  }
   if (message.you) you = message.you;
-  if (message.notice) toast(message.notice.text);
   for (const [name, value] of Object.entries(message)) {
     if (name.startsWith("joints_")) takeJoints(value);
     else state[name] = value;
@@ -110,35 +78,16 @@ function takeJoints(found) {
   }
 }
 
-/** Send a request; resolves to {ok, text}. What was refused is shown. */
-export function ask(what, fields = {}, { isQuiet = false } = {}) {
-  if (socket.readyState !== WebSocket.OPEN) return Promise.resolve({ ok: false, text: "not connected" });
-  const id = ++number;
-  socket.send(JSON.stringify({ do: what, id, ...fields }));
-  return new Promise((resolve) => waiting.set(id, (answer) => {
-    if (answer.text && (!answer.ok || !isQuiet)) toast(answer.text, !answer.ok);
-    resolve(answer);
-  }));
-}
-
-export function toast(message, isBad = false) {
-  const box = element("div", { class: isBad ? "toast bad" : "toast" }, message);
-  const all = document.getElementById("toasts");
-  all.append(box);
-  while (all.children.length > 4) all.firstChild.remove();
-  setTimeout(() => box.remove(), TOAST_MS);
-}
-
 function stop() {
-  if (socket.readyState === WebSocket.OPEN) ask("stop");
-  else fetch("/stop", { method: "POST" }).then((answer) => toast(answer.ok ? "stop sent" : "STOP NOT SENT", !answer.ok),
-    () => toast("STOP NOT SENT: no connection. Use the emergency stop of the robot.", true));
+  if (link.isOpen()) link.ask("stop");
+  else fetch("/stop", { method: "POST" }).then((answer) => link.toast(answer.ok ? "stop sent" : "STOP NOT SENT", !answer.ok),
+    () => link.toast("STOP NOT SENT: no connection. Use the emergency stop of the robot.", true));
 }
 
 const STATES = { idle: "", running: "good", holding: "warn", stopped: "bad" };
 let isDrawing = false;
 
-export function draw() {
+function draw() {
   if (isDrawing) return;
   isDrawing = true;
   requestAnimationFrame(() => { isDrawing = false; drawNow(); });
@@ -208,16 +157,20 @@ function begin() {
   name.value = localStorage.getItem("name") || "";
   name.onchange = () => localStorage.setItem("name", name.value);
   document.getElementById("control").onclick = () =>
-    state.isMine ? ask("release") : ask("take", { name: name.value || "operator" });
+    state.isMine ? link.ask("release") : link.ask("take", { name: name.value || "operator" });
   document.getElementById("theme").onclick = switchTheme;
   const theme = localStorage.getItem("theme");
   if (theme) document.documentElement.dataset.theme = theme;
-  setInterval(() => { if (state.isMine && socket.readyState === WebSocket.OPEN) socket.send("beat"); }, BEAT_MS);
+  setInterval(() => { if (state.isMine) link.beat(); }, BEAT_MS);
   setInterval(draw, 500); // ages go on
   const wanted = location.hash.slice(1);
   show(wanted in modules ? wanted : "robot");
   addEventListener("hashchange", () => { if (location.hash.slice(1) in modules) show(location.hash.slice(1)); });
-  connect();
+  link.connect(take, (isConnected) => {
+    state.isConnected = isConnected;
+    if (!isConnected) watched = ""; // video is tried again with the next connection
+    draw();
+  });
   connectPictures();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 // SPDX-License-Identifier: Apache-2.0
 // Collect tab: record episodes, mark them, watch streams and disk.
-import { ask } from "./app.js";
+import { ask } from "./link.js";
 import { makePlayer } from "./episode.js";
 import { bytes, duration, element, facts, figures, fill, panel, streamTable, transitions } from "./dom.js";
 

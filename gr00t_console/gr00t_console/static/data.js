@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 // SPDX-License-Identifier: Apache-2.0
 // Data tab: episodes of a dataset, filtered; play back, trim, delete, retask.
-import { ask, toast } from "./app.js";
+import { ask, toast } from "./link.js";
 import { element, facts, fill, panel, table, text } from "./dom.js";
 import { makePlayer } from "./episode.js";
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 // SPDX-License-Identifier: Apache-2.0
 // Policy tab: start, stop, take over; what the policy predicts; latency, holds and clamps.
-import { ask } from "./app.js";
+import { ask } from "./link.js";
 import { element, facts, figures, fill, fixed, panel, path, plot, table, text, transitions } from "./dom.js";
 import { jointRows, updateJoints } from "./robot.js";
 

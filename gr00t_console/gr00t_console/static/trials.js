@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: GR00T ROS 2 suite contributors
 // SPDX-License-Identifier: Apache-2.0
 // Trials tab: judge trials of the policy; success with its interval per checkpoint.
-import { ask } from "./app.js";
+import { ask } from "./link.js";
 import { element, figures, fill, fixed, panel, path, table, text } from "./dom.js";
 
 const parts = {}, buttons = {};
