@@ -15,8 +15,8 @@ from gr00t_recorder.bag.batch import convert_bags
 from gr00t_recorder.bag.boundaries import BoundarySettings
 from gr00t_recorder.bag.convert import ConversionSettings
 from gr00t_recorder.bag.convert_cli import main
+from gr00t_recorder.bag.converting import BatchSettings
 from gr00t_recorder.bag.sources import BagSource, find_bags
-from gr00t_recorder.bag.workers import BatchSettings
 from gr00t_recorder.topics.bindings import load_topic_map
 from gr00t_test_support.bag_builder import EMBODIMENT, IMAGE, START_NS, STEP_NS, TOPICS, ToyBag, write_toy_topics
 from gr00t_training.dataset import schema

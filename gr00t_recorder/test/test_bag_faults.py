@@ -357,7 +357,7 @@ def test_one_bad_bag_of_any_kind_leaves_the_others(topics, tmp_path, capsys, job
             assert name in error
     assert [episode.length for episode in EpisodeDataset(tmp_path / "out").episodes] == [6, 6]
     if jobs == "1":  # also a fault of this program
-        monkeypatch.setattr("gr00t_recorder.bag.workers.BagConversion.run", lambda *_: 1 / 0)
+        monkeypatch.setattr("gr00t_recorder.bag.converting.BagConversion.run", lambda *_: 1 / 0)
         assert convert(folder / "good_0x.mcap", topics, tmp_path / "other") == 1
         assert "ZeroDivisionError" in capsys.readouterr().err
 

@@ -13,13 +13,12 @@ pytest.importorskip("flask", reason="moto")
 
 from bag_truth import frame_number
 
-from gr00t_recorder.bag import workers
 from gr00t_recorder.bag.convert_cli import main
 from gr00t_recorder.bag.sources import BagSource, find_bags
 from gr00t_test_support.bag_builder import ToyBag, write_toy_topics
 from gr00t_test_support.s3_server import BUCKET, running_server
 from gr00t_training.dataset.reader import EpisodeDataset
-from gr00t_training.errors import ConfigError
+from gr00t_training.errors import ConfigError, Gr00tError
 
 URL = f"s3://{BUCKET}/bags"
 
@@ -115,7 +114,7 @@ def test_a_bag_that_changes_is_refused_or_converted_again(server, bags, tmp_path
     time.sleep(1.1)  # the storage's clock
     server.put_folder(bags / "bag_2", "changing/bag_2")
     with (
-        pytest.raises(workers.Gr00tError, match=f"{url}/bag_2/x.mcap: changed since it was listed"),
+        pytest.raises(Gr00tError, match=f"{url}/bag_2/x.mcap: changed since it was listed"),
         BagSource(tmp_path, remote=bag).fetched(tmp_path / "download"),
     ):
         pass

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gr00t_recorder.bag.conversion_log import ConversionLog, bag_identity
+from gr00t_recorder.bag.converting import BatchSettings, ConvertedBag, clear_staging, staging_folder
 from gr00t_recorder.bag.progress_table import ProgressTable
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource
-from gr00t_recorder.bag.workers import BatchSettings, ConvertedBag, clear_staging, convert_in_order, staging_folder
+from gr00t_recorder.bag.workers import convert_in_order
 from gr00t_recorder.topics.frames import FrameAssembler
 from gr00t_training.dataset.writer import DatasetWriter
 from gr00t_training.errors import ConfigError, DatasetError

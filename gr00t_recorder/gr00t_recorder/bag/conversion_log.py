@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from gr00t_recorder.bag.converting import BatchSettings, ConvertedBag
 from gr00t_recorder.bag.sources import BagSource
-from gr00t_recorder.bag.workers import BatchSettings, ConvertedBag
 from gr00t_training.dataset import schema
 from gr00t_training.embodiment import to_mapping
 from gr00t_training.errors import DatasetError

@@ -18,13 +18,13 @@ from typing import TextIO
 from gr00t_recorder.bag.batch import check_settings, convert_bags
 from gr00t_recorder.bag.boundaries import BoundarySettings
 from gr00t_recorder.bag.convert import ConversionSettings
+from gr00t_recorder.bag.converting import BatchSettings, Engine
 from gr00t_recorder.bag.preview import format_preview, preview_bag
 from gr00t_recorder.bag.reader import Order
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource, find_bags, with_tasks
 from gr00t_recorder.bag.suggest import suggest_files
 from gr00t_recorder.bag.table import format_table
-from gr00t_recorder.bag.workers import BatchSettings, Engine
 from gr00t_recorder.topics.bindings import TopicMap, check_keys, load_topic_map
 from gr00t_training.cli.arguments import SHARED, add
 from gr00t_training.cli.command import run_command

@@ -15,11 +15,11 @@ import numpy as np
 
 from gr00t_recorder.bag.boundaries import absolute_topic
 from gr00t_recorder.bag.convert import BagConversion
+from gr00t_recorder.bag.converting import BatchSettings, unforeseen
 from gr00t_recorder.bag.reader import Bag
 from gr00t_recorder.bag.report import BagReport, StreamTotals
 from gr00t_recorder.bag.sources import BagSource
 from gr00t_recorder.bag.table import aligned
-from gr00t_recorder.bag.workers import BatchSettings, unforeseen
 from gr00t_recorder.topics.bindings import TopicMap
 from gr00t_training.errors import Gr00tError
 from gr00t_training.types import Frame

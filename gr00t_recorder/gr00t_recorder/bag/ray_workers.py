@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert bags as Ray tasks: one task a bag, on this machine or on a cluster whose nodes see the same folders.
 
-Ray only runs `workers.convert_bag`; what is converted, in which order it is published and what counts as done is the
+Ray only runs `converting.convert_bag`; what is converted, in which order it is published and what counts as done is the
 same as with processes. A task whose worker or node dies starts again, in a new folder: a node that is only cut off may
 still write into the old one. Ray is imported when it is used.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 import cv2
 
+from gr00t_recorder.bag.converting import POLL_S, BatchSettings, ConvertedBag, convert_bag, staging_folder
 from gr00t_recorder.bag.report import BagReport
 from gr00t_recorder.bag.sources import BagSource
-from gr00t_recorder.bag.workers import POLL_S, BatchSettings, ConvertedBag, convert_bag, staging_folder
 from gr00t_training.io.ray_cluster import connect, import_ray
 from gr00t_training.io.text import printable
 
