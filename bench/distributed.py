@@ -42,8 +42,9 @@ from gr00t_training.model.gr00t import Gr00tModel
 from gr00t_training.model.plan import HOST_KEYS, make_plan
 from gr00t_training.train.distributed import Processes, join
 from gr00t_training.train.optimizer import make_optimizer
+from gr00t_training.train.planned_batch import PlannedBatch
 from gr00t_training.train.settings import TrainerSettings
-from gr00t_training.train.step import GraphedStep, PlannedBatch, TrainStep, change_blocks
+from gr00t_training.train.step import GraphedStep, TrainStep, change_blocks
 from gr00t_training.train.weights import TrainedWeights
 
 ROWS = ("plain", "compiled", "graph", "fsdp")

@@ -42,14 +42,9 @@ from gr00t_training.model.gr00t import Gr00tModel, to_device
 from gr00t_training.model.plan import HOST_KEYS, ContextPlan, make_plan, map_tensors
 from gr00t_training.train.adapters import choose_trained
 from gr00t_training.train.optimizer import make_optimizer
+from gr00t_training.train.planned_batch import PlannedBatch
 from gr00t_training.train.settings import Optimizer, Quantization, TrainerSettings
-from gr00t_training.train.step import (
-    GraphedStep,
-    PlannedBatch,
-    TrainStep,
-    change_blocks,
-    uncompiled,
-)
+from gr00t_training.train.step import GraphedStep, TrainStep, change_blocks, uncompiled
 from gr00t_training.train.weights import TrainedWeights
 
 ROWS = ("plain", "lean", "rows", "graph", "compiled", "features", "lora", "lora8", "lora4", "recompute", "least")

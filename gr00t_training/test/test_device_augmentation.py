@@ -20,8 +20,8 @@ from gr00t_training.model.gr00t import Gr00tModel  # noqa: E402
 from gr00t_training.train.data.fit import dataset_statistics  # noqa: E402
 from gr00t_training.train.data.samples import ImageChanges, Source, StepDataset  # noqa: E402
 from gr00t_training.train.device_images import DeviceImages  # noqa: E402
+from gr00t_training.train.planned_batch import BatchPlanner  # noqa: E402
 from gr00t_training.train.settings import TrainerSettings  # noqa: E402
-from gr00t_training.train.step import BatchPlanner  # noqa: E402
 from gr00t_training.train.trainer import Trainer  # noqa: E402
 from gr00t_training.transforms.augmentation import draw_images, jitter_bytes, jitter_factors  # noqa: E402
 from gr00t_training.transforms.device_augmentation import ColorJitter, crop_at, draw_numbers  # noqa: E402

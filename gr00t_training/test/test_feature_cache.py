@@ -24,8 +24,9 @@ from gr00t_training.train.data.feature_cache import FeatureCache, FeatureDataset
 from gr00t_training.train.data.fit import dataset_statistics  # noqa: E402
 from gr00t_training.train.data.samples import ImageChanges, Source, StepDataset, Stretch  # noqa: E402
 from gr00t_training.train.optimizer import make_optimizer  # noqa: E402
+from gr00t_training.train.planned_batch import BatchPlanner  # noqa: E402
 from gr00t_training.train.settings import TrainerSettings  # noqa: E402
-from gr00t_training.train.step import BatchPlanner, GraphedStep, TrainStep  # noqa: E402
+from gr00t_training.train.step import GraphedStep, TrainStep  # noqa: E402
 from gr00t_training.train.trainer import Trainer  # noqa: E402
 from gr00t_training.train.weights import TrainedWeights  # noqa: E402
 

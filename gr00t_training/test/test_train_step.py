@@ -15,8 +15,9 @@ from gr00t_training.checkpoint import load_checkpoint  # noqa: E402
 from gr00t_training.errors import Gr00tError  # noqa: E402
 from gr00t_training.model.gr00t import Gr00tModel  # noqa: E402
 from gr00t_training.train.optimizer import load_optimizer, make_optimizer  # noqa: E402
+from gr00t_training.train.planned_batch import BatchPlanner  # noqa: E402
 from gr00t_training.train.settings import TrainerSettings  # noqa: E402
-from gr00t_training.train.step import BatchPlanner, GraphedStep, TrainStep, change_blocks  # noqa: E402
+from gr00t_training.train.step import GraphedStep, TrainStep, change_blocks  # noqa: E402
 from gr00t_training.train.transfer import on_device  # noqa: E402
 from gr00t_training.train.weights import TrainedWeights  # noqa: E402
 from gr00t_training.transforms.observation import observation_from_frames  # noqa: E402

@@ -26,9 +26,10 @@ from gr00t_training.train.best import best_checkpoint, name_best  # noqa: E402
 from gr00t_training.train.data.fit import dataset_statistics  # noqa: E402
 from gr00t_training.train.data.samples import Source  # noqa: E402
 from gr00t_training.train.optimizer import make_optimizer  # noqa: E402
+from gr00t_training.train.planned_batch import BatchPlanner  # noqa: E402
 from gr00t_training.train.run_folder import saved_checkpoints  # noqa: E402
 from gr00t_training.train.settings import TrainerSettings  # noqa: E402
-from gr00t_training.train.step import BatchPlanner, GraphedStep  # noqa: E402
+from gr00t_training.train.step import GraphedStep  # noqa: E402
 from gr00t_training.train.trainer import Trainer  # noqa: E402
 from gr00t_training.train.validation import Validation, ValidationResult, spread  # noqa: E402
 

@@ -17,16 +17,14 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 
 from gr00t_training.model.gr00t import Gr00tModel
-
-if TYPE_CHECKING:
-    from gr00t_training.train.step import PlannedBatch
+from gr00t_training.train.planned_batch import PlannedBatch
 
 BUCKET_BYTES = 32 * 2**20  # enough for the full speed of NVLink, little enough to begin early
 _SMALLEST_WEIGHT = 1e-6  # of a loss without any channel

@@ -48,6 +48,7 @@ from gr00t_training.train.data_settings import SourceSettings
 from gr00t_training.train.device_images import DeviceImages
 from gr00t_training.train.distributed import Processes
 from gr00t_training.train.optimizer import load_optimizer, make_optimizer, schedule
+from gr00t_training.train.planned_batch import BatchPlanner, PlannedBatch
 from gr00t_training.train.run_folder import (
     RunState,
     check_room,
@@ -61,13 +62,7 @@ from gr00t_training.train.run_log import RunLog
 from gr00t_training.train.run_names import LOG_FOLDER
 from gr00t_training.train.settings import Quantization, Shuffle, TrainerSettings
 from gr00t_training.train.sharding import like, local, read_optimizer, save_optimizer
-from gr00t_training.train.step import (
-    BatchPlanner,
-    GraphedStep,
-    PlannedBatch,
-    TrainStep,
-    change_blocks,
-)
+from gr00t_training.train.step import GraphedStep, TrainStep, change_blocks
 from gr00t_training.train.transfer import on_device
 from gr00t_training.train.validation import Validation, ValidationResult
 from gr00t_training.train.weights import TrainedWeights

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from gr00t_training.train.step import PlannedBatch
+from gr00t_training.train.planned_batch import PlannedBatch
 
 
 def on_device(steps: Iterable[Sequence[PlannedBatch]], device: torch.device) -> Iterator[list[PlannedBatch]]:

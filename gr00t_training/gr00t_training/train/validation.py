@@ -23,7 +23,8 @@ from torch import Tensor
 from gr00t_training.model.gr00t import Gr00tModel
 from gr00t_training.train.data.mixture import Mixture
 from gr00t_training.train.data.samples import Source
-from gr00t_training.train.step import BatchPlanner, PlannedBatch, uncompiled
+from gr00t_training.train.planned_batch import BatchPlanner, PlannedBatch
+from gr00t_training.train.step import uncompiled
 from gr00t_training.types import Observation
 
 # Samples computed at once. A training batch of several processes would be too much for one of them, and a size that

@@ -39,7 +39,8 @@ from gr00t_training.train.data.loader import start_loader
 from gr00t_training.train.data.mapped import HEADER_BYTES, map_array, write_header
 from gr00t_training.train.data.order import Position
 from gr00t_training.train.data.samples import ImageChanges, Source, StepDataset
-from gr00t_training.train.step import BatchPlanner, PlannedBatch, uncompiled
+from gr00t_training.train.planned_batch import BatchPlanner, PlannedBatch
+from gr00t_training.train.step import uncompiled
 from gr00t_training.transforms.images import draw_images
 from gr00t_training.transforms.pipeline import Pipeline
 
