@@ -32,11 +32,11 @@ from gr00t_msgs.srv import (
     StopEpisode,
 )
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import GetParameters, SetParametersAtomically
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.action.client import ActionClient
 from rclpy.node import Node
-from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -45,29 +45,19 @@ from gr00t_bringup.views.joints import JointReader, JointRow
 from gr00t_console.board import Board
 from gr00t_console.robot import Answer, PolicyView
 from gr00t_console.ros.messages import chunk_section, policy_section, policy_view, recorder_section
+from gr00t_console.ros.node_facts import ABSENT, NodeFacts
 from gr00t_console.ros.previews import Previews
 from gr00t_console.steering import DEVICE
-from gr00t_policy_node.safety.limits import JointLimit, LimitsFile
-from gr00t_policy_node.urdf import channel_limits, read_description, read_urdf
-from gr00t_recorder.ros.clock_watch import create_steady_timer
 from gr00t_recorder.ros.status import ANSWERS
 from gr00t_recorder.ros.terminal import marked, started, stopped, taken_back
-from gr00t_recorder.topics.bindings import load_topic_map
-from gr00t_training.errors import Gr00tError
-from gr00t_training.settings import load_settings
+from gr00t_recorder.topics.bindings import TopicMap
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWER_TIMEOUT_S = 5.0
 SAVE_TIMEOUT_S = 120.0  # of an episode
 LOAD_TIMEOUT_S = 600.0  # of a model, which may come over the network
-FACTS_PERIOD_S = 2.0
 WRITING = ("active", "inactive", "activating", "deactivating")  # states in which a recorder has its dataset open
 STOP_REPEATS = 3
-POLICY_PARAMETERS = (
-    *("checkpoint_path", "server", "dry_run", "topics_file", "limits_file", "urdf_file", "teleop", "execution"),
-    *("control_rate_hz", "inference_period_s", "denoising_steps", "device"),
-)
-RECORDER_PARAMETERS = ("topics_file", "dataset_path", "video_codec", "dataset_version", "end_on_stale")
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -109,17 +99,14 @@ class RosRobot:
             pictures: takes pictures of cameras.
             settings: names and files.
         """
-        self._node, self._board, self._settings = node, board, settings
+        self._node, self._board = node, board
         self.policy: PolicyView | None = None
-        self.checkpoint = ""
         self.on_policy: Callable[[PolicyView], None] = lambda view: None  # called in the thread of the executor
         self.on_joints: Callable[[tuple[JointRow, ...]], None] = lambda rows: None
         self.on_recorder: Callable[[str], None] = lambda path: None  # of an active one, at each change of its episodes
         self._recorded: tuple[str, int] = ("", 0)
         self._holding: Any = None  # future of the newest hold
         self._goal: Any = None  # handle of the running task
-        self._files: tuple[str, str, str] = ("", "", "")
-        self._facts: dict[str, dict[str, Any]] = {"policy": {}, "recorder": {}}
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = node.create_guard_condition(self._work)
         self._previews = Previews(node, board, pictures, rate_hz=settings.picture_rate_hz)
@@ -136,14 +123,17 @@ class RosRobot:
             for is_held in (True, False)
         }
         self._calls = self._make_calls(policy, recorder)
-        self._changes = {name: node.create_client(ChangeState, f"{path}/change_state") for name, path in self._nodes}
-        self._states = {name: node.create_client(GetState, f"{path}/get_state") for name, path in self._nodes}
-        self._parameters = {
-            name: node.create_client(GetParameters, f"{path}/get_parameters") for name, path in self._nodes
-        }
-        create_steady_timer(node, FACTS_PERIOD_S, self._ask_for_facts)
-        if settings.topics_file is not None:
-            self._load(str(settings.topics_file), str(settings.limits_file or ""), "")  # a wrong file ends the command
+        paths = {"policy": policy, "recorder": recorder}
+        self._changes = {name: node.create_client(ChangeState, f"{path}/change_state") for name, path in paths.items()}
+        self._facts = NodeFacts(
+            node,
+            board,
+            paths,
+            topics_file=settings.topics_file,
+            limits_file=settings.limits_file,
+            on_lifecycle=self._on_lifecycle,
+            on_robot=self._on_robot,
+        )
 
     def stop(self) -> None:
         """Publish the emergency stop, and call its service as well."""
@@ -184,18 +174,19 @@ class RosRobot:
         self._previews.close()
 
     @property
+    def checkpoint(self) -> str:
+        """Checkpoint or server of the policy node; empty: not known."""
+        return str(self.policy_values.get("checkpoint_path") or self.policy_values.get("server") or "")
+
+    @property
     def policy_lifecycle(self) -> str:
         """State of the policy node's lifecycle; empty: not known."""
-        return str(self._facts["policy"].get("lifecycle", ""))
+        return str(self.policy_values.get("lifecycle", ""))
 
     @property
     def policy_values(self) -> Mapping[str, Any]:
         """Parameters of the policy node, as far as they are known."""
-        return self._facts["policy"]
-
-    @property
-    def _nodes(self) -> tuple[tuple[str, str], ...]:
-        return (("policy", self._settings.policy), ("recorder", self._settings.recorder))
+        return self._facts.of("policy")
 
     def _make_calls(self, policy: str, recorder: str) -> dict[str, _Call]:
         client = self._node.create_client
@@ -319,72 +310,14 @@ class RosRobot:
         if self._board.num_readers:
             self._board.post("chunk", chunk_section(chunk))
 
-    def _ask_for_facts(self) -> None:
-        """Ask both nodes for their lifecycle state and parameters while somebody watches."""
-        if not self._board.num_readers and self._files != ("", "", ""):
-            return
-        for name, _ in self._nodes:
-            if not self._states[name].service_is_ready():
-                self._set_facts(name, {"lifecycle": "absent"})
-                if name == "recorder":
-                    self._note_recording("", 0)
-                if name == "policy" and self.policy is not None:
-                    self.policy = None
-                    self._board.post("policy", None)
-                continue
-            asked = self._states[name].call_async(GetState.Request())
-            asked.add_done_callback(partial(self._on_state, name))
-            names = POLICY_PARAMETERS if name == "policy" else RECORDER_PARAMETERS
-            asked = self._parameters[name].call_async(GetParameters.Request(names=names))
-            asked.add_done_callback(partial(self._on_parameters, name, names))
-
-    def _on_state(self, name: str, future: Any) -> None:
-        if future.exception() is not None:
-            return
-        label = future.result().current_state.label
-        self._set_facts(name, {"lifecycle": label})
-        if name == "recorder" and label not in WRITING:
+    def _on_lifecycle(self, name: str, state: str) -> None:
+        if name == "recorder" and state not in WRITING:
             self._note_recording("", 0)
+        if name == "policy" and state == ABSENT and self.policy is not None:
+            self.policy = None
+            self._board.post("policy", None)
 
-    def _on_parameters(self, name: str, names: tuple[str, ...], future: Any) -> None:
-        if future.exception() is not None:
-            return
-        values = [parameter_value_to_python(value) for value in future.result().values]
-        found = dict(zip(names, values, strict=False))
-        self._set_facts(name, found)
-        if name == "policy":
-            self.checkpoint = str(found.get("checkpoint_path") or found.get("server") or "")
-        if self._settings.topics_file is None and found.get("topics_file"):
-            is_policy = name == "policy"
-            if is_policy or not self._files[0]:
-                limits = str(self._settings.limits_file or found.get("limits_file") or "")
-                self._show_robot(str(found["topics_file"]), limits, str(found.get("urdf_file") or ""))
-
-    def _set_facts(self, name: str, found: dict[str, Any]) -> None:
-        changed = {**self._facts[name], **found}
-        if changed != self._facts[name]:
-            self._facts[name] = changed
-            self._board.post(f"{name}_node", changed)
-
-    def _show_robot(self, topics: str, limits: str, urdf: str) -> None:
-        """Show joints and cameras of the files that a node names, which may be on another machine."""
-        if (topics, limits, urdf) == self._files:
-            return
-        try:
-            self._load(topics, limits, urdf)
-        except Gr00tError as error:
-            text = f"joints and cameras are not shown: {error}"
-            self._node.get_logger().warning(text)
-            self._board.post("notice", {"text": text})
-
-    def _load(self, topics: str, limits: str, urdf: str) -> None:
-        self._files = (topics, limits, urdf)
-        topic_map, embodiment = load_topic_map(topics)
-        described: dict[str, JointLimit] = {}
-        if urdf:
-            described = channel_limits(read_urdf(read_description(urdf)).limits, embodiment)
-        file = load_settings(LimitsFile, limits) if limits else LimitsFile()
-        reader = JointReader(topic_map, embodiment, file.limits(described))
+    def _on_robot(self, topic_map: TopicMap, reader: JointReader) -> None:
         self._previews.show(topic_map, reader)
         self.on_joints(reader.rows)
 
