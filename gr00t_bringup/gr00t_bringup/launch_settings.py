@@ -21,6 +21,7 @@ from gr00t_bringup.robots import compact_checkpoint, has_robot_file, robot_file
 from gr00t_policy_node.onboard.robot_names import shipped_robots
 from gr00t_recorder.ros.parameter_sections import section_matches
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.object_storage import LOCAL_ONLY, refuse_remote
 from gr00t_training.io.text import printable
 
 SIM_ROBOT = "sim_arm"
@@ -69,9 +70,10 @@ NO_SETTINGS = NodeSettings(None, {})
 
 
 def check_arguments(given: Mapping[str, str], arguments: Mapping[str, Argument]) -> None:
-    """Check the values of arguments that have choices; ConfigError names argument, value and choices."""
+    """Check the values of arguments; ConfigError names one with a value that is no choice, or in object storage."""
     for name, argument in arguments.items():
         value = given[name]
+        refuse_remote(value, LOCAL_ONLY, error=ConfigError, subject=f"launch argument '{name}': ")
         if value and argument.choices and value not in argument.choices:
             raise ConfigError(
                 f"launch argument '{name}': '{printable(value)}' is not one of {', '.join(argument.choices)}"

@@ -17,6 +17,9 @@ from gr00t_test_support.waiting import eventually
 from gr00t_training.cli import dataset as command
 from gr00t_training.dataset.media.video import VideoCodec, VideoSettings
 from gr00t_training.dataset.reader import EpisodeDataset
+from gr00t_training.dataset.tools.edit import restate
+from gr00t_training.dataset.tools.edit.operations import convert_dataset
+from gr00t_training.dataset.tools.edit.restate import recompute_statistics
 from gr00t_training.dataset.tools.transfer import copy_dataset
 from gr00t_training.dataset.tools.validate.dataset import validate_dataset
 from gr00t_training.dataset.view.summary import summarize
@@ -28,6 +31,7 @@ from gr00t_training.io.object_storage import RemoteFolder, remote_url
 
 EMBODIMENT = make_embodiment()
 EPISODES = 4
+EPISODE_STATISTICS = {"v2.1": ["meta/episodes_stats.jsonl"], "v3.0": ["meta/episodes/chunk-000/file-000.parquet"]}
 LONG_AGO = time.time() - 3600
 
 
@@ -344,26 +348,110 @@ def test_errors_of_the_storage_name_address_and_remedy(server, monkeypatch, caps
     assert "the storage does not answer; check the network, and AWS_ENDPOINT_URL" in error_line(f"s3://{BUCKET}/none")
 
 
-def test_commands_that_change_a_dataset_refuse_a_remote_one(remote, recorded, tmp_path, capsys):
-    new = tmp_path / "new"
+def test_statistics_of_a_remote_dataset_are_computed_in_a_bounded_cache_and_written_back(
+    recorded, server, request, tmp_path, monkeypatch, capsys
+):
+    prefix = prefix_of(request)
+    for version in ("v2.1", "v3.0"):
+        here, url = tmp_path / version, f"s3://{BUCKET}/{prefix}/{version}"
+        if version == "v2.1":
+            shutil.copytree(recorded, here, ignore=shutil.ignore_patterns(".staging"))
+        else:
+            convert_dataset(recorded, here, version)
+        limit = video_bytes(here) * 5 // 2
+        monkeypatch.setenv("GR00T_REMOTE_CACHE_GIB", str(limit / 2**30))
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        names = ["meta/stats.json", *EPISODE_STATISTICS[version]]
+        expected = {name: (here / name).read_bytes() for name in recompute_statistics(here)}
+        assert set(expected) == set(names)
+        (here / "meta/stats.json").write_text("{}")
+        if version == "v2.1":
+            (here / names[1]).write_text("")
+        server.put_folder(here, f"{prefix}/{version}")
+        before = RemoteFolder(url).list()
+        reader = EpisodeDataset(url)
+        assert command.main(["stats", url]) == 0
+        assert sorted(capsys.readouterr().out.splitlines()) == sorted(f"wrote {url}/{name}" for name in names)
+        after = RemoteFolder(url).list()
+        assert {name for name in before | after if after.get(name) != before.get(name)} <= set(names)
+        found = open_folder(url)
+        assert found != reader.path
+        assert {name: (found / name).read_bytes() for name in names} == expected
+        assert sum(cached(tmp_path).values()) <= limit
+        assert not list((tmp_path / "cache/snapshots").glob(".new-*"))
+
+
+def test_statistics_are_not_written_over_those_of_a_dataset_that_changed(remote, server, monkeypatch, capsys):
+    before = RemoteFolder(remote).list()["meta/stats.json"]
+
+    def change(*_):
+        server.put(f"{remote.removeprefix(f's3://{BUCKET}/')}/meta/tasks.jsonl", b"{}")
+        return []
+
+    monkeypatch.setattr(restate, "_write_relative", change)
+    assert command.main(["stats", remote]) == 2
+    assert (
+        f"{remote}/meta/tasks.jsonl: changed since the dataset was opened; nothing was written"
+        in capsys.readouterr().err
+    )
+    assert RemoteFolder(remote).list()["meta/stats.json"] == before
+
+
+def test_edits_read_from_a_bucket_and_write_a_folder(remote, recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("GR00T_REMOTE_CACHE_GIB", str(video_bytes(recorded) * 5 / 2**30))
     for words in (
-        ["stats", remote],
-        ["repair", remote],
-        ["merge", recorded, remote, "--output", new],
-        ["merge", recorded, "--output", remote],
-        ["delete", remote, "--episodes", "0", "--in-place"],
-        ["convert", remote, "--dataset-version", "v3.0", "--output", new],
-        ["view", remote],
-        ["push", remote, "user/name"],
+        ["merge", "{}", recorded, "--output", "{}/merged"],
+        ["convert", "{}", "--dataset-version", "v3.0", "--output", "{}/converted"],
+        ["delete", "{}", "--episodes", "1", "--output", "{}/deleted"],
     ):
-        assert command.main([str(word) for word in words]) == 2, words
-        message = (
-            f"{remote}: is in object storage, expected a local folder; copy it to a folder with gr00t_dataset copy"
-        )
-        assert message in capsys.readouterr().err, words
+        for source, target in ((remote, "there"), (recorded, "here")):
+            given = [str(word).replace("{}", str(tmp_path / target)) if "/" in str(word) else word for word in words]
+            assert command.main([str(source) if word == "{}" else str(word) for word in given]) == 0, words
+    names = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert len(names) > 30
+    for name in names:
+        if name.suffix != ".parquet" or "episodes" not in name.parts:
+            assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
+    assert len(EpisodeDataset(tmp_path / "there/converted")) == EPISODES
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["repair", "{}"],
+        ["view", "{}"],
+        ["push", "{}", "user/name"],
+        ["merge", "here", "here", "--output", "{}"],
+        ["merge", "{}", "here"],  # the old order: the first one is the folder to write
+        ["split", "here", "--by-task", "--output", "{}"],
+        ["convert", "here", "--dataset-version", "v3.0", "--output", "{}"],
+        ["convert", "{}", "--dataset-version", "v3.0", "--in-place"],
+        ["delete", "{}", "--episodes", "0", "--in-place"],
+        ["trim", "here", "--output", "{}"],
+        ["retask", "here", "--task", "push", "--episodes", "0", "--output", "{}"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_needs_a_folder_says_so_and_makes_none(remote, recorded, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [{"{}": remote, "here": str(recorded)}.get(word, word) for word in words]
+    try:
+        code = command.main(given)
+    except SystemExit as error:
+        code = error.code
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert re.search(
+        f"{remote}: is in object storage, expected a local path; "
+        "(copy it to a folder with gr00t_dataset copy|write to a local folder, and copy it there|write a new dataset)",
+        line,
+    )
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+def test_a_recording_into_a_bucket_is_refused(remote):
     with pytest.raises(DatasetError, match="record into a local one"):
         DatasetWriter(remote, EMBODIMENT)
-    assert not new.exists()
 
 
 def test_copies_continue_and_equal_the_dataset(recorded, server, request, tmp_path):

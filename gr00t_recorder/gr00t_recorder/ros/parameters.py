@@ -24,6 +24,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.object_storage import LOCAL_ONLY, refuse_remote
 from gr00t_training.io.text import printable
 from gr00t_training.settings import build_settings
 
@@ -181,8 +182,9 @@ def _from_ros(name: str, hint: Any, value: Any) -> Any:
         if value not in allowed:
             raise ConfigError(f"parameter '{name}': '{value}' is not one of {', '.join(map(str, allowed))}")
         return kind(value)
-    if kind is Path:
-        return Path(value)
+    if kind in (str, Path):
+        refuse_remote(value, LOCAL_ONLY, error=ConfigError, subject=f"parameter '{name}': ")
+        return kind(value)
     return tuple(value) if typing.get_origin(kind) is tuple else value
 
 

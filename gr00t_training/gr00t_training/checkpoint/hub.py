@@ -15,6 +15,7 @@ from gr00t_training.checkpoint.files import CONFIG_FILE, INDEX_FILE, TOKENIZER_F
 from gr00t_training.checkpoint.foreign import nested_message, recognized, recognized_file, recognized_repository
 from gr00t_training.errors import CheckpointError
 from gr00t_training.io.hub_download import HUB_NAME, download_reason, import_client, is_offline
+from gr00t_training.io.object_storage import USE_LOCAL, refuse_remote
 
 _TOKENIZER_FILES = (
     "vocab.json",
@@ -69,6 +70,7 @@ def find_folder(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder or repository, or it holds checkpoints only in its sub-folders.
     """
+    refuse_remote(path, USE_LOCAL, error=CheckpointError)
     folder = Path(path)
     if folder.exists():
         if not folder.is_dir():

@@ -32,7 +32,7 @@ from gr00t_training.dataset.view.rerun import export_rerun
 from gr00t_training.dataset.view.summary import DatasetSummary, summarize
 from gr00t_training.embodiment import load_embodiment
 from gr00t_training.errors import DatasetError
-from gr00t_training.io.object_storage import refuse_remote, remote_url
+from gr00t_training.io.object_storage import remote_url
 from gr00t_training.io.text import duration_text, printable, size_text
 from gr00t_training.settings import check_bounds
 from gr00t_training.types import KeyRef
@@ -145,7 +145,7 @@ def stats(options: argparse.Namespace) -> int:
     """Compute the statistics of a dataset again."""
     embodiment = load_embodiment(options.embodiment) if options.embodiment else None
     for name in recompute_statistics(options.path, embodiment, images=not options.no_images):
-        print(f"wrote {options.path / name}")
+        print(f"wrote {remote_url(options.path) or options.path}/{name}")
     return 0
 
 
@@ -180,7 +180,6 @@ def copy(options: argparse.Namespace) -> int:
 
 def push(options: argparse.Namespace) -> int:
     """Upload a dataset to the Hugging Face Hub."""
-    refuse_remote(options.path)
     summary = summarize(options.path)
     if write_card(options.path, make_card(summary, options.repository.split("/")[-1], options.license)):
         print(f"wrote {options.path / CARD_FILE}")
@@ -203,7 +202,7 @@ def _parser() -> CommandParser:
     def subcommand(run: Callable[[argparse.Namespace], int], text: str, *, has_path: bool = True) -> CommandParser:
         command = commands.add_parser(run.__name__, help=text, description=text)
         if has_path:
-            where = "Folder of the dataset" + (", or s3://bucket/prefix." if run in (info, validate, copy) else ".")
+            where = "Folder of the dataset" + ("." if run in (repair, view, push) else ", or s3://bucket/prefix.")
             command.add_argument("path", type=Path, metavar="DATASET", help=where)
         command.set_defaults(run=run)
         return command
@@ -230,7 +229,9 @@ def _parser() -> CommandParser:
 def _add_edits(subcommand: Callable[..., CommandParser]) -> None:
     """Add the subcommands that write a new dataset."""
     command = subcommand(merge, "Merge several datasets of the same robot into one.", has_path=False)
-    command.add_argument("inputs", type=Path, nargs="+", metavar="DATASET", help="Folders of the datasets, in order.")
+    command.add_argument(
+        "inputs", type=Path, nargs="+", metavar="DATASET", help="Datasets in order, folders or s3://bucket/prefix."
+    )
     add(command, "--output", "Must not exist. Without this option the first DATASET is the folder to write.")
     add(command, "--dataset-version", "(default: that of the first)", old=["--to"], choices=schema.READ_VERSIONS)
     command = subcommand(split, "Split a dataset into several.")

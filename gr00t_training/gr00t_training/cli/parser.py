@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from gr00t_training.cli.command import EXIT_ERROR, shown_name
+from gr00t_training.errors import DatasetError
+from gr00t_training.io.object_storage import COPY_FIRST, USE_LOCAL, WRITE_FIRST, refuse_remote
 from gr00t_training.io.text import printable
 from gr00t_training.io.version import suite_version
 
@@ -87,6 +89,18 @@ class CommandParser(argparse.ArgumentParser):
             if action.dest in seen:
                 self.error(f"option {word.partition('=')[0]} is given more than once; give it once")
             seen[action.dest] = word
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Convert a value; addresses in object storage are for those whose help says so: others would make a folder."""
+        is_word_of_subcommand = action.nargs in (argparse.PARSER, argparse.REMAINDER)
+        if not is_word_of_subcommand and "s3://" not in (action.help or ""):
+            remedy = COPY_FIRST if action.metavar == "DATASET" else USE_LOCAL
+            remedy = WRITE_FIRST if action.dest == "output" else remedy
+            try:
+                refuse_remote(arg_string, remedy)
+            except DatasetError as error:
+                raise argparse.ArgumentError(action, str(error)) from error
+        return super()._get_value(action, arg_string)  # type: ignore[misc]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -21,19 +21,22 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from gr00t_training.errors import ConfigError, DatasetError
 from gr00t_training.io.cache_folder import REMOTE_LIMIT_VARIABLE, CacheFolder, open_remote_cache
-from gr00t_training.io.files import read_text, replacing
+from gr00t_training.io.files import file_names, read_text, replacing
 from gr00t_training.io.object_storage import THREADS, ObjectState, RemoteFolder, remote_url
 from gr00t_training.io.text import size_text
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 _SNAPSHOTS, _BLOBS, _LIST = "snapshots", "blobs", ".json"
 _LIST_LIMIT = 2**30  # [bytes]; 100 a file
@@ -115,6 +118,35 @@ class Mirror:
     def fetch(self, path: Path) -> None:
         """Fetch a file, if it is not there; errors as `hold`."""
         self.hold(path).close()
+
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[Path]:
+        """Yield an empty local folder; when the block ends well, its files replace the objects of their names.
+
+        Each object is replaced at once, so that a reader sees the old or the new one.
+
+        Raises:
+            DatasetError: an object of the folder was changed since it was opened, then none is replaced; or one cannot
+                be written, and then those before it in order of their names are new.
+        """
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=self.root.parent) as folder:
+            yield Path(folder)
+            objects = self._remote.list()
+            names = {*objects, *self.objects}
+            changed = [
+                name for name in names if name not in objects or not objects[name].is_same(self.objects.get(name))
+            ]
+            if changed:
+                raise DatasetError(
+                    f"{self._remote.address(min(changed))}: changed since the dataset was opened; nothing was written, "
+                    "start again"
+                )
+            for name in file_names(Path(folder), DatasetError):
+                self._remote.upload(Path(folder) / name, name)
+
+    def remove(self, name: str) -> None:
+        """Remove an object; errors as `RemoteFolder.remove`."""
+        self._remote.remove(name)
 
     def _link(self, path: Path, blob: str) -> None:
         if path.is_symlink():
@@ -233,6 +265,43 @@ def fetch_all(root: Path, paths: Iterable[Path]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         for path in sizes:
             pool.submit(mirror.fetch, path)
+
+
+def fetched_ahead(items: Iterable[Item], files: Callable[[Item], Iterable[Path]], count: int) -> Iterator[Item]:
+    """Yield items; while one is used, the files of the next ones are fetched, as far as half of the cache holds them.
+
+    Args:
+        items: what is used one after the other.
+        files: item -> its files; those that are in no mirror are there.
+        count: how many items to look ahead.
+    """
+    waiting: deque[tuple[Item, list[Path]]] = deque()  # and files that were asked for
+    users, num_bytes, limit = Counter[Path](), 0, -1.0
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for item in items:
+            asked = []
+            for path in dict.fromkeys(files(item)):
+                mirror = mirror_of(path)
+                if mirror is None:
+                    continue
+                limit = open_remote_cache().limit_bytes / 2 if limit < 0 else limit
+                size = 0 if users[path] else size_of(path) or 0
+                if num_bytes + size <= limit:
+                    num_bytes += size
+                    users[path] += 1
+                    asked.append(path)
+                    pool.submit(mirror.fetch, path)  # what fails is tried again, and reported, by whoever reads it
+            waiting.append((item, asked))
+            if len(waiting) > count:
+                first, asked = waiting.popleft()
+                yield first
+                users.subtract(asked)
+                num_bytes -= sum(size_of(path) or 0 for path in asked if not users[path])
+        for first, _ in waiting:
+            yield first
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _make_place(root: Path, remote: RemoteFolder, objects: Mapping[str, ObjectState]) -> None:

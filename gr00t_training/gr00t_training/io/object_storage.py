@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gr00t_training.errors import DatasetError
+from gr00t_training.errors import DatasetError, Gr00tError
 from gr00t_training.io.files import check_name, open_regular
 from gr00t_training.io.text import printable
 
@@ -44,6 +44,9 @@ SETTLED_S = 60
 RETRIES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 CONNECT_S, REQUEST_S = 10.0, 60.0  # timeouts of one attempt of one request
 COPY_FIRST = "copy it to a folder with gr00t_dataset copy, and back when it is done"
+WRITE_FIRST = "write to a local folder, and copy it there when it is done"
+LOCAL_ONLY = "robots read and write local files; use gr00t_dataset copy before or afterwards"
+USE_LOCAL = "only datasets and bags are read from there; copy it to this machine first"
 _URL = re.compile(r"s3:/{1,2}([^/]+)/*(.*?)/*")
 _AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
 _OTHER_STORAGE = "and AWS_ENDPOINT_URL for other storage than AWS"
@@ -59,11 +62,13 @@ def remote_url(path: str | Path) -> str | None:
     return f"s3://{found[1]}/{found[2]}".rstrip("/") if found else None
 
 
-def refuse_remote(path: str | Path, remedy: str = COPY_FIRST) -> None:
-    """Raise DatasetError where a path is in object storage and a local folder is needed."""
+def refuse_remote(
+    path: str | Path, remedy: str = COPY_FIRST, *, error: type[Gr00tError] = DatasetError, subject: str = ""
+) -> None:
+    """Raise `error` where a path is in object storage and a local one is needed; `subject` is what it was given as."""
     url = remote_url(path)
     if url is not None:
-        raise DatasetError(f"{url}: is in object storage, expected a local folder; {remedy}")
+        raise error(f"{subject}{url}: is in object storage, expected a local path; {remedy}")
 
 
 @dataclass(frozen=True)

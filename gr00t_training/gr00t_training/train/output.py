@@ -9,14 +9,16 @@ import os
 from pathlib import Path
 
 from gr00t_training.errors import ConfigError
+from gr00t_training.io.object_storage import WRITE_FIRST, refuse_remote
 
 
 def make_folder(path: Path) -> None:
     """Make a folder, with its parents, and check that files can be written to it.
 
     Raises:
-        ConfigError: it cannot be made or written.
+        ConfigError: it is in object storage, or cannot be made or written.
     """
+    refuse_remote(path, WRITE_FIRST, error=ConfigError)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: is a file, expected a folder or a new name; choose another --output")
     try:

@@ -77,16 +77,23 @@ def relative_statistics(
     return KeyStatistics(**{name: np.stack([getattr(step, name) for step in steps]) for name in STATISTIC_NAMES})
 
 
-def relative_action_statistics(dataset: VectorSource, embodiment: Embodiment) -> dict[str, KeyStatistics]:
+def relative_action_statistics(
+    dataset: VectorSource, embodiment: Embodiment, folder: Path | None = None
+) -> dict[str, KeyStatistics]:
     """Return the statistics of every relative action of the embodiment that the dataset has, `(H, D)` each.
 
     They come from `meta/relative_stats.json`; missing values, and values for another horizon or width, are computed
     from all rows and written to it.
 
+    Args:
+        dataset: has states and actions.
+        embodiment: says which actions are relative, and to what.
+        folder: below which the file is; None: that of the dataset.
+
     Raises:
         DatasetError: the file or the rows cannot be read, or no episode is as long as a chunk.
     """
-    path = schema.meta_file(dataset.path, schema.RELATIVE_STATS_FILE)
+    path = schema.meta_file(folder or dataset.path, schema.RELATIVE_STATS_FILE)
     stored = schema.read_object(path) if path.exists() else {}
     found: dict[str, KeyStatistics] = {}
     computed: dict[str, KeyStatistics] = {}

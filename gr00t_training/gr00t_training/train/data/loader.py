@@ -9,9 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gr00t_training.errors import DatasetError, Gr00tError
 from gr00t_training.io.machine import num_cores, shared_memory_bytes
-from gr00t_training.io.mirror import mirror_of
-from gr00t_training.io.object_storage import THREADS
+from gr00t_training.io.mirror import fetched_ahead, mirror_of
 from gr00t_training.io.processes import start_forkserver
 from gr00t_training.train.data.access import choose_access
 from gr00t_training.train.data.order import LANES, BatchOrder, Position
@@ -118,28 +115,13 @@ class FetchedAhead:
         self._samples, self._batches = samples, batches
 
     def __iter__(self) -> Iterator[list[Position]]:
-        waiting: deque[list[Position]] = deque()
-        pool = ThreadPoolExecutor(THREADS)
-        try:
-            for batch in self._batches:
-                for path in dict.fromkeys(path for position in batch for path in self._files(position)):
-                    pool.submit(_fetch, path)
-                waiting.append(batch)
-                if len(waiting) > BATCHES_AHEAD:
-                    yield waiting.popleft()
-            yield from waiting
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        return fetched_ahead(self._batches, self._files, BATCHES_AHEAD)
 
-    def _files(self, position: Position) -> list[Path]:
-        source, sample = self._samples.place(position[1])
-        return source.files(sample) if mirror_of(source.path) else []
-
-
-def _fetch(path: Path) -> None:
-    mirror = mirror_of(path)
-    if mirror is not None:
-        mirror.fetch(path)  # what fails is tried again, and reported, by whoever reads it
+    def _files(self, batch: list[Position]) -> Iterator[Path]:
+        for _, number in batch:
+            source, sample = self._samples.place(number)
+            if mirror_of(source.path):
+                yield from source.files(sample)
 
 
 class BatchLoader(DataLoader[Any]):

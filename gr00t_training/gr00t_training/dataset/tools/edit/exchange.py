@@ -22,7 +22,8 @@ from typing import Any
 from gr00t_training.dataset import schema
 from gr00t_training.dataset.tools.edit.layouts import copy_file
 from gr00t_training.errors import DatasetError
-from gr00t_training.io.object_storage import refuse_remote
+from gr00t_training.io.mirror import address_of
+from gr00t_training.io.object_storage import WRITE_FIRST, refuse_remote
 
 _RENAME_EXCHANGE = 2  # renameat2(2)
 _AT_FDCWD = -100
@@ -35,7 +36,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         DatasetError: `path` is remote, exists and is not empty, cannot be written, or another run is building it.
     """
-    refuse_remote(path)
+    refuse_remote(path, WRITE_FIRST)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path}: exists already; choose a new folder, or remove it first")
     with _staging(path) as staging:
@@ -50,8 +51,10 @@ def successor(path: Path) -> Iterator[Path]:
     """Yield a folder to build the successor of the dataset `path` in; at the end it takes its place.
 
     Raises:
-        DatasetError: a recorder or another run is using the dataset, or nothing can be written next to it.
+        DatasetError: it is in object storage, a recorder or another run is using the dataset, or nothing can be written
+            next to it.
     """
+    refuse_remote(address_of(path), "write a new dataset with --output, and gr00t_dataset copy it to a new prefix")
     path = path.resolve()  # a link to a dataset stays one
     with locked_for_writing(path), _staging(path) as staging:
         yield staging

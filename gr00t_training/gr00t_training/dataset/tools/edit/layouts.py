@@ -24,6 +24,7 @@ from gr00t_training.dataset.media.video import VideoCodec, VideoReader, VideoSet
 from gr00t_training.dataset.metadata.episode_list import Span
 from gr00t_training.dataset.metadata.episodes_table import VideoPlace
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import Held
 
 # Episodes share a row group up to this size, unpacked. A group an episode, as lerobot has them, makes a footer that is
 # larger than the rows where episodes are short; a reader of one episode unpacks a group, which takes 2 ms.
@@ -178,7 +179,8 @@ def copy_file(source: Path, target: Path, *, links: bool) -> None:
             pass
         else:
             return
-    shutil.copyfile(source, target)
+    with Held(source):
+        shutil.copyfile(source, target)
 
 
 def settings_like(path: Path) -> VideoSettings:

@@ -40,7 +40,7 @@ from gr00t_training.dataset.tools.edit.layouts import (
 from gr00t_training.dataset.tools.edit.listing import ListedLines, ListedTable, Listing
 from gr00t_training.dataset.tools.edit.rows import normalised, renumbered, restarted
 from gr00t_training.dataset.tools.edit.side_files import copy_side_files
-from gr00t_training.dataset.tools.edit.source import SourceDataset
+from gr00t_training.dataset.tools.edit.source import AHEAD, SourceDataset
 from gr00t_training.dataset.tools.edit.statistics import (
     DatasetStatistics,
     FrameDescriber,
@@ -49,6 +49,7 @@ from gr00t_training.dataset.tools.edit.statistics import (
 )
 from gr00t_training.embodiment import Embodiment, modality_layout, to_mapping
 from gr00t_training.errors import DatasetError
+from gr00t_training.io.mirror import Held, exists, fetched_ahead
 
 # Every fourth of the frames that lerobot samples for its image statistics is decoded: 25 frames of an episode give
 # the same result as 100, and decoding takes most of the time.
@@ -159,7 +160,8 @@ class _Output:
         tasks = self._number_tasks()
         listing = self._make_listing()
         try:
-            for index, item in enumerate(self._kept):
+            kept = fetched_ahead(self._kept, lambda item: item.source.files_of(item.number), AHEAD)
+            for index, item in enumerate(kept):
                 self._add(item, index, tasks, listing)
             while self._waiting:
                 self._list_first(listing)
@@ -228,7 +230,7 @@ class _Output:
     def _number_tasks(self) -> dict[str, int]:
         """Number the texts that are used, in the order of the sources' lists."""
         used: dict[SourceDataset, dict[str, int]] = {source: {} for source in self._sources}
-        for item in self._kept:
+        for item in fetched_ahead(self._kept, lambda item: item.source.files_of(item.number, videos=False), AHEAD):
             order = {text: number for number, text in sorted(item.source.tasks.items(), reverse=True)}
             texts = used[item.source]
             columns = item.source.read_rows(item.episode, item.source.task_columns)
@@ -333,14 +335,14 @@ class _Output:
             for name, path in source.other_files.items():
                 found.setdefault(name, []).append(path)
         for name, paths in found.items():
-            if len({path.read_bytes() for path in paths}) > 1:
+            if len({_content(path) for path in paths}) > 1:
                 self._report.notes.append(f"{name} differs between the datasets and is left out")
                 continue
             copy_file(paths[0], made(self._folder / name), links=self._links)
 
     def _write_relative_statistics(self) -> None:
         """Copy or recompute the statistics of relative actions: trainers use them without checking."""
-        if not any((source.path / schema.RELATIVE_STATS_FILE).exists() for source in self._sources):
+        if not any(exists(source.path / schema.RELATIVE_STATS_FILE) for source in self._sources):
             return
         embodiment = self._folder / schema.EMBODIMENT_FILE
         if len(self._sources) == 1 and not any(item.is_cut for item in self._kept):
@@ -366,6 +368,11 @@ def _is_declared(source: SourceDataset, rows: pa.Table) -> bool:
     columns = {name for name, feature in source.features.items() if not is_video(feature)}
     has_all = not source.is_v3 or columns == set(rows.column_names) >= set(schema.NUMBERING_COLUMNS)
     return has_all and all(has_plain_axes(source.features[name]) for name in source.cameras)
+
+
+def _content(path: Path) -> bytes:
+    with Held(path):
+        return path.read_bytes()
 
 
 def _has_image_statistics(source: SourceDataset) -> bool:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recompute a dataset's statistics in place: of rows, of images, of relative actions.
 
-Only files of `meta` change, each by one rename; a reader sees either the old numbers or the new ones.
+Only files of `meta` change, each by one rename; a reader sees either the old numbers or the new ones. Of a dataset in
+object storage, they are written to the local cache first, and then replace their objects.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from gr00t_training.dataset.metadata.table_writer import EpisodesTableWriter
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.dataset.statistics.relative import relative_action_statistics
 from gr00t_training.dataset.tools.edit.exchange import locked_for_writing
-from gr00t_training.dataset.tools.edit.source import SourceDataset
+from gr00t_training.dataset.tools.edit.layouts import made
+from gr00t_training.dataset.tools.edit.source import AHEAD, SourceDataset
 from gr00t_training.dataset.tools.edit.statistics import (
     DatasetStatistics,
     column_numbers,
@@ -34,6 +36,7 @@ from gr00t_training.dataset.tools.edit.statistics import (
 from gr00t_training.embodiment import Embodiment
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import replacing
+from gr00t_training.io.mirror import address_of, exists, fetched_ahead, mirror_of
 
 
 def recompute_statistics(
@@ -46,18 +49,32 @@ def recompute_statistics(
     """Write `stats.json`, the statistics by episode and `relative_stats.json`; return the names of the files.
 
     Args:
-        path: the dataset.
+        path: the dataset: folder, or `s3://bucket/prefix`.
         embodiment: that defines the relative actions; None: the dataset's own, if it has one.
         images: whether to decode images; else what is known of them stays.
         progress: called with the number of episodes that are done.
 
     Raises:
-        DatasetError: damaged, being written, or too short for relative actions.
+        DatasetError: damaged, being written, changed meanwhile, or too short for relative actions.
     """
     source = SourceDataset(path)
+    mirror = mirror_of(source.path)
+    if mirror is None:
+        return _recompute(source, source.path, embodiment, images, progress)
+    with mirror.changes() as folder:
+        names = _recompute(source, folder, embodiment, images, progress)
+    if schema.RELATIVE_STATS_FILE in mirror.objects and schema.RELATIVE_STATS_FILE not in names:
+        mirror.remove(schema.RELATIVE_STATS_FILE)  # an old file would be used without a check
+    return names
+
+
+def _recompute(
+    source: SourceDataset, folder: Path, embodiment: Embodiment | None, images: bool, progress: Callable[[int], None]
+) -> list[str]:
+    """Write the files into `folder`, the source's own or an empty one."""
     with contextlib.ExitStack() as stack:  # all files are replaced at its end
         stack.enter_context(locked_for_writing(source.path))
-        again = _Again(source, stack, images=images)
+        again = _Again(source, folder, stack, images=images)
         num_done = 0
         for index in again.listed():
             if source.length_of(index):
@@ -67,24 +84,27 @@ def recompute_statistics(
         if source.version == schema.Version.V20.value and not images:
             stored = read_statistics(source.path) or {}
             totals |= {name: stored[name] for name in source.cameras if name in stored}
-        again.open(source.path / schema.STATS_FILE).write(schema.json_text(totals).encode())
-    return [*again.names, *_write_relative(source, embodiment)]
+        again.open(schema.STATS_FILE).write(schema.json_text(totals).encode())
+    return [*again.names, *_write_relative(source, folder, embodiment)]
 
 
 class _Again:
     """Statistics by episode being written again, one episode in memory at a time."""
 
-    def __init__(self, source: SourceDataset, stack: contextlib.ExitStack, *, images: bool) -> None:
+    def __init__(self, source: SourceDataset, folder: Path, stack: contextlib.ExitStack, *, images: bool) -> None:
         self.names: list[str] = []  # of the files that are written
-        self.statistics = DatasetStatistics(source.path)
-        self._source, self._stack, self._images = source, stack, images
+        self.statistics = DatasetStatistics(folder)
+        self._source, self._folder, self._stack, self._images = source, folder, stack, images
         self._videos = stack.enter_context(VideoCache(max(len(source.cameras), 1)))
         stack.callback(self.statistics.close)
 
-    def open(self, path: Path) -> BinaryIO:
-        """Return a new file that replaces `path` at the end."""
-        self.names.append(path.relative_to(self._source.path).as_posix())
-        return self._stack.enter_context(replacing(path))
+    def open(self, name: str) -> BinaryIO:
+        """Return a new file that gets its name at the end."""
+        return self._stack.enter_context(replacing(self._target(name)))
+
+    def _target(self, name: str) -> Path:
+        self.names.append(name)
+        return made(self._folder / name)
 
     def listed(self) -> Iterator[int]:
         """Describe the episodes in the order of their lists; yields the index of each that is done."""
@@ -92,8 +112,8 @@ class _Again:
 
     def _in_lines(self) -> Iterator[int]:
         has_file = self._source.version == schema.Version.V21.value
-        file = self.open(self._source.path / schema.EPISODES_STATS_FILE) if has_file else None
-        for episode in self._source.episodes:
+        file = self.open(schema.EPISODES_STATS_FILE) if has_file else None
+        for episode in fetched_ahead(self._source.episodes, lambda episode: self._files(episode.index), AHEAD):
             described = self._describe(episode)
             if file is not None:
                 file.write(episode_statistics_text({episode.index: described}).encode())
@@ -102,14 +122,18 @@ class _Again:
     def _in_table(self) -> Iterator[int]:
         source, done = self._source, set[int]()
         for path, number in table_files(source.path, source.info["chunks_size"]):
-            writer = self._stack.enter_context(_replacing_table(path))
-            self.names.append(path.relative_to(source.path).as_posix())
-            for place in read_places(path, number, source.cameras, source.info):
+            target = self._target(path.relative_to(source.path).as_posix())
+            writer = self._stack.enter_context(_replacing_table(target))
+            places = read_places(path, number, source.cameras, source.info)
+            for place in fetched_ahead(places, lambda place: self._files(place.index), AHEAD):
                 episode = source.episode(place.index)
                 described = self._describe(episode, is_new=place.index not in done)
                 writer.add(full_row(place, episode.entry, described, source.fps))
                 done.add(place.index)
                 yield place.index
+
+    def _files(self, index: int) -> list[Path]:
+        return self._source.files_of(index, videos=self._images)
 
     def _describe(self, episode: Episode, *, is_new: bool = True) -> dict[str, Any]:
         """Return the statistics of an episode, and add them to those of the dataset if it `is_new`."""
@@ -154,17 +178,18 @@ def _describe(
     return {name: entries[name] for name in source.features if name in entries}
 
 
-def _write_relative(source: SourceDataset, embodiment: Embodiment | None) -> list[str]:
+def _write_relative(source: SourceDataset, folder: Path, embodiment: Embodiment | None) -> list[str]:
     path = schema.meta_file(source.path, schema.RELATIVE_STATS_FILE)
     dataset = EpisodeDataset(source.path)
     embodiment = embodiment or dataset.embodiment
     if embodiment is None:
-        if path.exists():
+        if exists(path):
             raise DatasetError(
-                f"{path}: may be out of date, and no {schema.EMBODIMENT_FILE} says what is relative to what; "
-                "name the embodiment, or delete the file"
+                f"{address_of(path)}: may be out of date, and no {schema.EMBODIMENT_FILE} says what is relative to "
+                "what; name the embodiment, or delete the file"
             )
         return []
-    path.unlink(missing_ok=True)  # an old file would be used without a check
-    found = relative_action_statistics(dataset, embodiment)
+    if folder == source.path:
+        path.unlink(missing_ok=True)  # an old file would be used without a check
+    found = relative_action_statistics(dataset, embodiment, folder)
     return [schema.RELATIVE_STATS_FILE] if found else []

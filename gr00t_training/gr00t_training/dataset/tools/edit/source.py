@@ -27,9 +27,9 @@ from gr00t_training.dataset.metadata.tables import conforming, read_table
 from gr00t_training.dataset.quality import Marks
 from gr00t_training.errors import DatasetError
 from gr00t_training.io.files import file_names
-from gr00t_training.io.mirror import exists
-from gr00t_training.io.object_storage import refuse_remote
+from gr00t_training.io.mirror import exists, mirror_of, open_folder
 
+AHEAD = 8  # episodes of which files are fetched from object storage while one is used
 _EPISODE_IN_NAME = re.compile(r"episode_(\d{6,})")
 # Rows, videos, staging, caches of other tools: never copied as separate files.
 _NOT_COPIED = (".cache", ".git")
@@ -50,14 +50,13 @@ class SourceDataset:
     """A dataset of version 2.0, 2.1 or 3.0 as episodes; their rows and frames are parts of files."""
 
     def __init__(self, path: str | Path) -> None:
-        """Read the metadata of the dataset in the folder `path`.
+        """Read the metadata of the dataset in the folder `path`, or at `s3://bucket/prefix`.
 
         Raises:
-            DatasetError: not a dataset, another version, in object storage, or damaged metadata; names the file.
+            DatasetError: not a dataset, another version, or damaged metadata; names the file.
             ConfigError: its embodiment is wrong.
         """
-        refuse_remote(path)
-        self.path = Path(path)
+        self.path = open_folder(path)
         self.metadata = read_metadata(self.path)
         self.info = self.metadata.info
         self.version = self.metadata.version
@@ -97,6 +96,13 @@ class SourceDataset:
     def side_files(self, index: int) -> Mapping[str, Path]:
         """Return the other files of an episode by their names in the dataset."""
         return self._side_files.get(index, {})
+
+    def files_of(self, index: int, *, videos: bool = True) -> list[Path]:
+        """Return the files with rows and videos of an episode, empty if it has no rows."""
+        episode = self.episode(index)
+        if not episode.length:
+            return []
+        return [episode.rows.path, *(episode.videos[name].path for name in self.cameras if videos)]
 
     def quality(self, index: int) -> Mapping[str, Any]:
         """Return what is known about the recording of an episode; empty if there is nothing."""
@@ -181,7 +187,12 @@ class SourceDataset:
         side_files: dict[int, dict[str, Path]] = {}
         others: dict[str, Path] = {}
         # what is copied whole takes nothing along from outside
-        for name in sorted(file_names(self.path, DatasetError, _NOT_COPIED)):
+        mirror = mirror_of(self.path)
+        if mirror is not None:
+            names = [name for name in mirror.objects if not name.startswith(tuple(f"{part}/" for part in _NOT_COPIED))]
+        else:
+            names = sorted(file_names(self.path, DatasetError, _NOT_COPIED))
+        for name in names:
             if name.split("/")[0] in _NOT_SIDE_FILES or name in _REMADE:
                 continue
             if name.startswith("meta/episodes/") or name.endswith(schema.STAGED_SUFFIX):
