@@ -7,6 +7,7 @@ BIN := $(abspath $(VENV))/bin
 # A sourced ROS installation puts its own packages before those of the virtual environment.
 export PYTHONPATH :=
 export PYTHONNOUSERSITE := 1
+export PYTHONDONTWRITEBYTECODE := # else every process that a test starts compiles the suite again
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PACKAGES := gr00t_training gr00t_recorder gr00t_policy_node gr00t_bringup gr00t_console gr00t_test_support # the last for tests
 INTERFACES := $(wildcard gr00t_msgs/*/*.msg gr00t_msgs/*/*.srv gr00t_msgs/*/*.action gr00t_msgs/cmake/*.cmake) \
