@@ -58,6 +58,71 @@ def run(command: Command, *words: str) -> int:
         return int(ended.code or 0)
 
 
+ADDRESS = "s3://robots/fold"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "finetune --dataset data --output {}",
+        "finetune --dataset data --output out --base-model {}",
+        "finetune --dataset data --output out --tokenizer {}",
+        "finetune --dataset data --output out --frame-cache {}",
+        "finetune --output out --data {}",
+        "evaluate --dataset data --checkpoint {}",
+        "evaluate --dataset data --checkpoint run --compare {}",
+        "evaluate --dataset data --checkpoint run --output {}",
+        "evaluate --bag {} --checkpoint run --topics t.yaml --limits l.yaml",
+        "serve {}",
+        "checkpoint inspect {}",
+        "checkpoint convert run --output {}",
+        "dataset repair {}",
+        "dataset view {}",
+        "dataset view data --html {}",
+        "dataset push {} user/name",
+        "dataset merge data data --output {}",
+        "dataset merge {} data",
+        "doctor --dataset {}",
+        "convert bag --topics t.yaml --output {}",
+        "convert bag --topics t.yaml --output out --progress {}",
+        "convert bag --suggest {}",
+        "suggest {} --output out",
+        "play {}",
+        "record-bag --output {}",
+        "bench-policy bag --checkpoint {} --topics t.yaml --limits l.yaml",
+        "check {}",
+        "check robot --bag {}",
+        "init {} --output out",
+        "init bag --output {}",
+        "replay {} 0",
+        "demo --output {}",
+        "loop --output {}",
+        "rollout --checkpoint {}",
+        "rollout --checkpoint run --output {}",
+        "rollout --checkpoint run --record-to {}",
+        "launch policy robot:=sim_arm checkpoint_path:={}",
+        "launch record robot:=sim_arm dataset_path:={}",
+        "launch replay robot:=sim_arm dataset_path:={} episode:=0",
+        "launch rollout robot:=sim_arm dataset_path:={}",
+        "launch rollout robot:=sim_arm output:={}",
+        "view --robot sim_arm --save {}",
+        "console --datasets {}",
+        "console --runs {}",
+        "console --trials {}",
+    ],
+)
+def test_an_address_in_a_bucket_is_refused_in_one_line_where_a_local_path_is_needed(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    word, *words = line.format(ADDRESS).split()
+    (command,) = [command for command in EVERY if command.word == word]
+    assert run(command, *words) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{ADDRESS}: is in object storage, expected a local path; " in error
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("package", list(MODULES))
 def test_setup_declares_every_command(package: str) -> None:
     entry_points = declared(package, "entry_points")

@@ -552,3 +552,52 @@ def test_training_reads_a_remote_dataset_and_fetches_ahead(remote, recorded, tmp
     for one, other in zip([first, *batches], expected, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_bucket_equals_one_on_a_folder_resumes_and_survives_faults(
+    remote, server, recorded, tmp_path, monkeypatch, capsys
+):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tensorboard")
+    from gr00t_training.cli import finetune
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr(object_storage, "RETRIES_S", (0.01,))
+    left = [0]
+
+    def fault_of(method, path):
+        if method == "GET" and "/videos/" in path and left[0]:
+            left[0] -= 1
+            return Fault.ERROR
+        return None
+
+    def run(output, steps, *words):
+        given = ["--output", str(tmp_path / output), "--max-steps", str(steps), *words, "--num-workers", "0"]
+        code = finetune.main(given)
+        return code, capsys.readouterr()
+
+    new = ("--variant", "n1_compact", "--device", "cpu", "--batch-size", "1", "--seed", "3")
+    assert run("here", 2, *new, "--dataset", str(recorded))[0] == 0
+    with server.faulty(fault_of) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        code, printed = run("there", 2, *new, "--dataset", remote)
+        assert (code, printed.out.splitlines()[-1]) == (0, f"saved {tmp_path}/there/checkpoint-2")
+        weights = [tmp_path / each / "checkpoint-2/model.safetensors" for each in ("here", "there")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+        shutil.rmtree(tmp_path / "cache/blobs")
+        left[0] = 2  # tried again
+        code, printed = run("there", 3, "--resume")
+        assert (code, left[0]) == (0, 0)
+        assert "steps       2 to 3 of" in printed.out
+        shutil.rmtree(tmp_path / "cache/blobs")
+        left[0] = 1000
+        code, printed = run("there", 4, "--resume")
+        assert code == 2
+        (line,) = [line for line in printed.err.splitlines() if line.startswith("gr00t_finetune: error")]
+        assert f"{remote}/videos/" in line
+        assert "the storage has an error of its own (INTERNAL_FAILURE); try again later" in line
+        left[0] = 0
+        assert run("there", 4, "--resume")[0] == 0
+    assert (tmp_path / "there/checkpoint-4").is_dir()

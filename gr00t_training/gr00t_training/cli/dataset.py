@@ -32,7 +32,7 @@ from gr00t_training.dataset.view.rerun import export_rerun
 from gr00t_training.dataset.view.summary import DatasetSummary, summarize
 from gr00t_training.embodiment import load_embodiment
 from gr00t_training.errors import DatasetError
-from gr00t_training.io.object_storage import remote_url
+from gr00t_training.io.object_storage import WRITE_FIRST, refuse_remote, remote_url
 from gr00t_training.io.text import duration_text, printable, size_text
 from gr00t_training.settings import check_bounds
 from gr00t_training.types import KeyRef
@@ -72,6 +72,7 @@ def merge(options: argparse.Namespace) -> int:
         output, *inputs = inputs
     if not inputs:
         raise DatasetError("no dataset to merge; name the datasets, and the folder to write with --output")
+    refuse_remote(output, WRITE_FIRST)  # before the inputs are read
     return _done(operations.merge_datasets(inputs, output, version=options.dataset_version), output)
 
 
