@@ -9,15 +9,13 @@ import pyarrow as pa
 
 from gr00t_training.errors import DatasetError
 
-# older releases of the library do not have all of them
-_LISTS = [
-    getattr(pa.types, name)
-    for name in ("is_list", "is_fixed_size_list", "is_large_list", "is_list_view", "is_large_list_view")
-    if hasattr(pa.types, name)
-]
-_TEXTS = [
-    getattr(pa.types, name) for name in ("is_string", "is_large_string", "is_string_view") if hasattr(pa.types, name)
-]
+# Numbers of types; older releases of the library do not have all of them.
+_LISTS = {pa.list_(pa.null(), 1).id} | {
+    getattr(pa, name)(pa.null()).id
+    for name in ("list_", "large_list", "list_view", "large_list_view")
+    if hasattr(pa, name)
+}
+_TEXTS = {getattr(pa, name)().id for name in ("string", "large_string", "string_view") if hasattr(pa, name)}
 
 
 def column_rows(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -95,7 +93,7 @@ def _leaves(array: pa.Array) -> tuple[pa.Array, int | None]:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether a type is a list of some kind."""
-    return any(is_kind(kind) for is_kind in _LISTS)
+    return kind.id in _LISTS
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -105,7 +103,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a type is a text."""
-    return any(is_kind(kind) for is_kind in _TEXTS)
+    return kind.id in _TEXTS
 
 
 def leaf_is_text(kind: pa.DataType) -> bool:
