@@ -392,6 +392,7 @@ def test_parameters_come_from_the_settings_class():
             ([Parameter("path", value="x"), Parameter("rate_hz", value=2)], "decimal point"),
             ([Parameter("path", value="x"), Parameter("align", value="best")], "'best' is not one of hold, nearest"),
             ([], "parameter 'path': not given"),
+            ([Parameter("path", value="s3://robots/fold")], "parameter 'path': s3://robots/fold: is in object storage"),
         ):
             node = Node("parameters", context=holder.context, parameter_overrides=wrong)
             with pytest.raises(ConfigError, match=expected):

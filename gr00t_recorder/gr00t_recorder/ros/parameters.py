@@ -184,7 +184,8 @@ def _from_ros(name: str, hint: Any, value: Any) -> Any:
         return kind(value)
     if kind in (str, Path):
         refuse_remote(value, LOCAL_ONLY, error=ConfigError, subject=f"parameter '{name}': ")
-        return kind(value)
+    if kind is Path:
+        return Path(value)
     return tuple(value) if typing.get_origin(kind) is tuple else value
 
 

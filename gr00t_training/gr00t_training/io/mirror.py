@@ -123,11 +123,11 @@ class Mirror:
     def changes(self) -> Iterator[Path]:
         """Yield an empty local folder; when the block ends well, its files replace the objects of their names.
 
-        Each object is replaced at once, so that a reader sees the old or the new one.
+        Each object is replaced at once, so that a reader sees the old or the new one, also if the process is killed.
 
         Raises:
             DatasetError: an object of the folder was changed since it was opened, then none is replaced; or one cannot
-                be written, and then those before it in order of their names are new.
+                be written, and then others may be new.
         """
         with tempfile.TemporaryDirectory(prefix=".new-", dir=self.root.parent) as folder:
             yield Path(folder)
@@ -141,8 +141,12 @@ class Mirror:
                     f"{self._remote.address(min(changed))}: changed since the dataset was opened; nothing was written, "
                     "start again"
                 )
-            for name in file_names(Path(folder), DatasetError):
-                self._remote.upload(Path(folder) / name, name)
+            with ThreadPoolExecutor(THREADS) as pool:  # a signal does not cut an upload off in a thread
+                for done in [
+                    pool.submit(self._remote.upload, Path(folder) / name, name)
+                    for name in file_names(Path(folder), DatasetError)
+                ]:
+                    done.result()
 
     def remove(self, name: str) -> None:
         """Remove an object; errors as `RemoteFolder.remove`."""

@@ -160,7 +160,7 @@ class _Output:
         tasks = self._number_tasks()
         listing = self._make_listing()
         try:
-            kept = fetched_ahead(self._kept, lambda item: item.source.files_of(item.number), AHEAD)
+            kept = fetched_ahead(self._kept, lambda item: item.source.files_to_fetch(item.number), AHEAD)
             for index, item in enumerate(kept):
                 self._add(item, index, tasks, listing)
             while self._waiting:
@@ -230,7 +230,9 @@ class _Output:
     def _number_tasks(self) -> dict[str, int]:
         """Number the texts that are used, in the order of the sources' lists."""
         used: dict[SourceDataset, dict[str, int]] = {source: {} for source in self._sources}
-        for item in fetched_ahead(self._kept, lambda item: item.source.files_of(item.number, videos=False), AHEAD):
+        for item in fetched_ahead(
+            self._kept, lambda item: item.source.files_to_fetch(item.number, videos=False), AHEAD
+        ):
             order = {text: number for number, text in sorted(item.source.tasks.items(), reverse=True)}
             texts = used[item.source]
             columns = item.source.read_rows(item.episode, item.source.task_columns)

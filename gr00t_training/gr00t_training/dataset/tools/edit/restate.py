@@ -133,7 +133,7 @@ class _Again:
                 yield place.index
 
     def _files(self, index: int) -> list[Path]:
-        return self._source.files_of(index, videos=self._images)
+        return self._source.files_to_fetch(index, videos=self._images)
 
     def _describe(self, episode: Episode, *, is_new: bool = True) -> dict[str, Any]:
         """Return the statistics of an episode, and add them to those of the dataset if it `is_new`."""

@@ -97,8 +97,10 @@ class SourceDataset:
         """Return the other files of an episode by their names in the dataset."""
         return self._side_files.get(index, {})
 
-    def files_of(self, index: int, *, videos: bool = True) -> list[Path]:
-        """Return the files with rows and videos of an episode, empty if it has no rows."""
+    def files_to_fetch(self, index: int, *, videos: bool = True) -> list[Path]:
+        """Return the files with rows and videos of an episode, empty if it has no rows or the dataset is local."""
+        if mirror_of(self.path) is None:
+            return []
         episode = self.episode(index)
         if not episode.length:
             return []
