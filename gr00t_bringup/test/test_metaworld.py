@@ -4,8 +4,13 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +61,92 @@ def test_simulator_that_is_not_installed_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
     with pytest.raises(ConfigError, match=r"rollout\.yaml: simulator '\.venv/bin/python' does not exist"):
         load_robot(str(tmp_path))
+
+
+class Hand:
+    """A robot that goes where it is commanded at once; done when it is to the right of `goal`."""
+
+    def __init__(self, goal: float) -> None:
+        self.goal, self.commands = goal, []
+
+    def reset(self, seed: int, task: str) -> None:
+        self.seed, self.task = seed, task
+        self.commands.clear()
+
+    def command(self, targets: Mapping[str, float]) -> None:
+        self.commands.append([*targets.values()])
+
+    def step(self, duration_s: float) -> None:
+        assert duration_s == 0.1
+
+    def success(self) -> bool:
+        return self.commands[-1][0] >= self.goal
+
+    def close(self) -> None:
+        pass
+
+
+class Counting:
+    """A policy whose rows count on from one query to the next."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def reset(self, seed: int) -> None:
+        self.seeds.append(seed)
+        self.first = 0
+
+    def rows(self, _: Any) -> np.ndarray:
+        rows = np.arange(self.first, self.first + 6.0)
+        self.first += 4
+        return np.stack([rows, -rows, 0 * rows, rows % 2], axis=1)
+
+
+def test_direct_trial_carries_out_four_rows_of_each_chunk() -> None:
+    trials = import_module("metaworld_trials")
+    policy, robot = Counting(), Hand(goal=5.0)
+    policy.reset(0)
+    robot.reset(0, "")
+    assert trials.attempt(policy, robot) == (12, 2)  # reached in step 11, seen at the image after step 12
+    np.testing.assert_allclose(robot.commands, [[n / 2, -n / 2, 0.0, n // 2 % 2] for n in range(12)])
+
+
+def test_direct_trial_ends_at_the_time_limit() -> None:
+    trials = import_module("metaworld_trials")
+    policy = Counting()
+    policy.reset(0)
+    assert trials.attempt(policy, Hand(goal=1e9)) == (200, 25)
+
+
+def test_direct_trials_are_continued_and_compared_on_equal_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = import_module("metaworld_trials")
+    simulator = ModuleType("metaworld_robot")  # the real one needs Meta-World
+    monkeypatch.setitem(import_module("sys").modules, "metaworld_robot", simulator)
+    made: list[Counting] = []
+
+    def load() -> Counting:
+        made.append(Counting())
+        return made[-1]
+
+    def carry_out(name: str, goal: float, *more: str) -> str:
+        parser = argparse.ArgumentParser()
+        trials.add_arguments(parser)
+        simulator.MetaworldRobot = partial(Hand, goal)  # pyright: ignore[reportAttributeAccessIssue]
+        output = ["--output", str(tmp_path / f"{name}_trials")]
+        trials.carry_out(load, parser.parse_args([str(tmp_path / name), *output, "--seed", "7", *more]))
+        return capsys.readouterr().out
+
+    carry_out("good", 5.0, "--num-trials", "1")
+    assert "10 of  10" in carry_out("good", 5.0, "--num-trials", "2")
+    assert [policy.seeds for policy in made] == [[7] * 5, [8] * 5]
+    table = tmp_path / "good_trials" / "trials.csv"
+    told = carry_out("bad", 1e9, "--num-trials", "2", "--compare-with", str(table))
+    assert "0 of  10" in told
+    assert "on the same 10 scenes: both in 0, only the first in 0, only the second in 10; p = 0.00195" in told
+    with pytest.raises(ConfigError, match=r"none\.csv: no such table of trials"):
+        carry_out("bad", 1e9, "--compare-with", str(tmp_path / "none.csv"))
 
 
 @pytest.mark.slow
