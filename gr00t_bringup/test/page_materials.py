@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from gr00t_test_support.bag_builder import ToyBag, numbered_image
+from gr00t_test_support.forked_python import programs
 from gr00t_test_support.pages import LIMIT_S
 from gr00t_test_support.robot_bags import ARM, bimanual, leaders
 from gr00t_training.dataset.writer import DatasetWriter
@@ -66,8 +66,7 @@ class Materials:
 
     def gr00t(self, folder: Path, *words: object) -> None:
         """Run a command of the suite."""
-        code = "import sys; from gr00t_training.cli.umbrella import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, *map(str, words)]
+        command = [programs() / "gr00t", *map(str, words)]
         done = subprocess.run(
             command, cwd=folder, env=self._variables, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )

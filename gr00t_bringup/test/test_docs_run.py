@@ -20,6 +20,7 @@ pytest.importorskip("peft")
 from page_materials import Materials
 
 from gr00t_recorder.ros.processes import next_domain
+from gr00t_test_support.forked_python import programs
 from gr00t_test_support.pages import read_blocks, run_block
 from gr00t_training.cli.parent import parent_environment
 
@@ -34,11 +35,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def variables() -> dict[str, str]:
     """Return the environment of commands: those of this installation, one thread each, a domain of their own."""
-    programs = str(Path(sys.executable).parent)
+    folders = (str(programs()), str(Path(sys.executable).parent), os.environ["PATH"])
     return {
         **os.environ,
         **parent_environment(),
-        "PATH": os.pathsep.join([programs, os.environ["PATH"]]),
+        "PATH": os.pathsep.join(folders),
         "ROS_DOMAIN_ID": str(next_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": "1",  # two cores are shared

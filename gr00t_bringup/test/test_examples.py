@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from gr00t_test_support.forked_python import python
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 if not FOLDER.is_dir():
@@ -20,7 +21,7 @@ MAX_LINES = 60
 
 
 def run(folder: Path, script: str, *arguments: str) -> str:
-    command = [sys.executable, str(FOLDER / script), *arguments]
+    command = [python(), str(FOLDER / script), *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from gr00t_test_support.forked_python import programs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = Path(os.environ.get("GR00T_CASES", REPOSITORY.parent / "shared" / "cases"))
@@ -125,11 +126,11 @@ def steps_of(text: str) -> list[Step]:
 
 
 def run_case(name: str) -> str:
-    """Run a case with this interpreter's commands; return what it printed."""
+    """Run a case with this installation's commands; return what it printed."""
     script = next(CASES.glob(f"{name}*/run.sh"), None)
     if script is None:
         pytest.skip(f"no case {name}")
-    environment = {**os.environ, "GR00T_BIN": str(Path(sys.executable).parent), "TAIL": "40"}
+    environment = {**os.environ, "GR00T_BIN": str(programs()), "TAIL": "40"}
     done = subprocess.run(
         ["bash", str(script)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200
     )

@@ -21,12 +21,12 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gr00t_test_support.forked_python import python
 from gr00t_test_support.waiting import eventually
 
 NEEDS = ("display", "docker", "gpu", "network", "person", "robot", "ros", "setup", "slurm", "time")
@@ -84,7 +84,7 @@ def run_block(block: Block, folder: Path, variables: Mapping[str, str]) -> str:
     """
     code = block.code()
     if block.language == "python":
-        command = [sys.executable, "-c", code]
+        command = [python(), "-c", code]
     else:
         command = ["bash", "-euo", "pipefail", "-c", code]
     log = folder / f".block_{block.line}.log"

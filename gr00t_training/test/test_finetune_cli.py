@@ -16,6 +16,7 @@ pytest.importorskip("tensorboard")
 pytest.importorskip("matplotlib")
 
 from gr00t_test_support.builders import make_embodiment, make_frames  # noqa: E402
+from gr00t_test_support.forked_python import python  # noqa: E402
 from gr00t_training.checkpoint import load_checkpoint, load_model  # noqa: E402
 from gr00t_training.cli import evaluate, finetune  # noqa: E402
 from gr00t_training.dataset.writer import DatasetWriter  # noqa: E402
@@ -240,7 +241,7 @@ def test_a_second_signal_ends_at_once_and_leaves_nothing_half_written(recorded, 
 
 
 def test_a_signal_to_a_whole_job_leaves_its_workers_alive_until_the_checkpoint_is_saved(recorded, tmp_path):
-    process = start(recorded, tmp_path, num_workers=2)
+    process = start(recorded, tmp_path, sys.executable, num_workers=2)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):  # as SLURM sends them
         os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=RUN_S)
@@ -261,7 +262,7 @@ def test_a_signal_before_the_first_step_ends_at_once(recorded, tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_one_is_killed(recorded, tmp_path, capsys):
-    process = start(recorded, tmp_path)
+    process = start(recorded, tmp_path, sys.executable)
     assert run(**quick(recorded, tmp_path, variant="n1_compact")) == 2
     line = error_line(capsys)
     assert f"another run trains here (process {process.pid} on {socket.gethostname()}); stop it" in line
@@ -271,24 +272,24 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_one_is_kille
     assert (tmp_path / "checkpoint-2").is_dir()
 
 
-def start(recorded, output_dir, **options):
+def start(recorded, output_dir, executable=None, **options):
     """Start a long run in a separate process and wait until it has made a step."""
-    process = launch(recorded, output_dir, **options)
+    process = launch(recorded, output_dir, executable, **options)
     for line in process.stderr:
         if line.startswith("step "):
             return process
     raise AssertionError(process.communicate())
 
 
-def launch(recorded, output_dir, **options):
-    """Start a long run in a separate process, with its own process group."""
+def launch(recorded, output_dir, executable=None, **options):
+    """Start a long run in a separate process, with its own process group; forked unless an executable is given."""
     given = {**quick(recorded, output_dir), "max_steps": 100000, "log_every": 1, **options}
     words = [str(w) for n, v in given.items() for w in ("--" + n.replace("_", "-"), v)]
     code = (
         "import torch; torch.set_num_threads(1); from gr00t_training.cli.finetune import main; raise SystemExit(main())"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, *words, "--variant", "n1_compact"],
+        [executable or python(), "-c", code, *words, "--variant", "n1_compact"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from gr00t_test_support.builders import make_checkpoint, make_embodiment  # noqa: E402
+from gr00t_test_support.forked_python import python  # noqa: E402
 from gr00t_test_support.waiting import DEADLINE_S as PATIENCE_S  # noqa: E402
 from gr00t_test_support.waiting import eventually  # noqa: E402
 from gr00t_training.embodiment import Embodiment, VectorKey, VideoKey  # noqa: E402
@@ -982,7 +982,7 @@ def test_client_answers_exactly_as_the_policy(checkpoint):
 
 @contextlib.contextmanager
 def command(*arguments):
-    words = [sys.executable, "-m", "gr00t_training.cli.serve", *map(str, arguments)]
+    words = [python(), "-m", "gr00t_training.cli.serve", *map(str, arguments)]
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield child

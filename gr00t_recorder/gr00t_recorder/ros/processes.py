@@ -52,10 +52,13 @@ class NodeProcess:
             **(parent_environment() if threading.current_thread() is threading.main_thread() else {}),
             **variables,
         }
-        command = [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())"]
+        command = [self._python(), "-c", f"import sys; from {module} import main; sys.exit(main())"]
         self.process = subprocess.Popen(
             [*command, *map(str, arguments)], env=environment, stdout=self._log, stderr=subprocess.STDOUT
         )
+
+    def _python(self) -> str:
+        return sys.executable
 
     def __enter__(self) -> NodeProcess:
         return self

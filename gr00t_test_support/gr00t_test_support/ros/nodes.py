@@ -24,8 +24,16 @@ from rclpy.subscription import Subscription
 from rclpy.task import Future
 
 from gr00t_recorder.ros.processes import NodeProcess
+from gr00t_test_support.forked_python import python
 from gr00t_test_support.waiting import DEADLINE_S, eventually
 from gr00t_training.cli.parent import parent_environment
+
+
+class ForkedNode(NodeProcess):
+    """A node that starts sooner: forked from a process that has imported torch and others."""
+
+    def _python(self) -> str:
+        return python()
 
 
 class LaunchedNode(NodeProcess):
