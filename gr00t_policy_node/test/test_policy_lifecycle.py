@@ -25,8 +25,8 @@ from std_srvs.srv import Trigger
 from test_policy_node import LATCHED, Robot, files, start_node  # noqa: F401 - a fixture
 
 from gr00t_policy_node.ros.policy_node import PolicyNode
-from gr00t_recorder.ros.processes import NodeProcess, next_domain
-from gr00t_test_support.ros.nodes import parameter_arguments
+from gr00t_recorder.ros.processes import next_domain
+from gr00t_test_support.ros.nodes import ForkedNode, parameter_arguments
 from gr00t_training.io.text import MAX_INSTRUCTION
 
 STOPPED = PolicyStatus.STOPPED
@@ -119,6 +119,6 @@ def test_an_instruction_without_end_is_refused_at_start(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(f"policy:\n  ros__parameters:\n    instruction: {'a' * 2000}\n")
     arguments = ["--ros-args", "--params-file", str(path)]
-    with NodeProcess("gr00t_policy_node.ros.policy_node", *arguments, domain=next_domain()) as process:
+    with ForkedNode("gr00t_policy_node.ros.policy_node", *arguments, domain=next_domain()) as process:
         assert process.wait() == 2
         assert "parameter 'instruction' has 2000 characters (limit 1000)" in process.output

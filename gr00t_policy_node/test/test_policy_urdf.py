@@ -24,9 +24,9 @@ from gr00t_policy_node.ros.parameters import PolicyParameters
 from gr00t_policy_node.ros.robot_description import receive_description
 from gr00t_policy_node.safety.limits import JointLimit, LimitsFile
 from gr00t_policy_node.urdf import channel_limits
-from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
+from gr00t_recorder.ros.processes import next_domain, spinning_node
 from gr00t_test_support.builders import make_embodiment
-from gr00t_test_support.ros.nodes import parameter_arguments
+from gr00t_test_support.ros.nodes import ForkedNode, parameter_arguments
 from gr00t_training.embodiment import VectorKey, to_mapping
 from gr00t_training.errors import ConfigError
 
@@ -99,7 +99,7 @@ def test_node_says_that_its_limits_go_beyond_the_urdf(tmp_path: Path) -> None:
     given = parameter_arguments(
         **files, urdf_file=tmp_path / "arm.urdf", checkpoint_path=tmp_path / "none", autostart=True
     )
-    with NodeProcess("gr00t_policy_node.ros.policy_node", *given, domain=next_domain()) as process:
+    with ForkedNode("gr00t_policy_node.ros.policy_node", *given, domain=next_domain()) as process:
         assert process.wait() == 2  # there is no checkpoint
         assert "exceeds the URDF: 'j1' -1.5 to 1 at 0.4 (URDF: -1 to 2 at 0.5)" in process.output
 

@@ -14,8 +14,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
-from gr00t_test_support.ros.nodes import call, parameter_arguments
+from gr00t_recorder.ros.processes import next_domain, spinning_node
+from gr00t_test_support.ros.nodes import ForkedNode, call, parameter_arguments
 from gr00t_test_support.waiting import eventually
 
 SIZE = (64, 96)
@@ -144,10 +144,10 @@ def launch(topics, tmp_path):
     """Start a robot and a recorder; both end with the test."""
     opened = []
 
-    def start(**parameters):
+    def start(kind=ForkedNode, **parameters):
         values = {"topics_file": topics, "dataset_path": tmp_path / "dataset", "min_free_disk_gb": 0.0, **parameters}
         domain = next_domain()
-        process = NodeProcess(MODULE, *parameter_arguments(**values), domain=domain)
+        process = kind(MODULE, *parameter_arguments(**values), domain=domain)
         for manager in (spinning_node("robot", domain), process):
             opened.append((manager, manager.__enter__()))
         node, process = opened[0][1], opened[1][1]

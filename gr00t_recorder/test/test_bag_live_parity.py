@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from bag_truth import write_gr1_raw_topics
 
 from gr00t_recorder.bag.convert_cli import main as convert
-from gr00t_recorder.ros.processes import NodeProcess, next_domain
-from gr00t_test_support.ros.nodes import parameter_arguments
+from gr00t_recorder.ros.processes import next_domain
+from gr00t_test_support.ros.nodes import ForkedNode, parameter_arguments
 from gr00t_test_support.waiting import DEADLINE_S, eventually
 
 
@@ -28,8 +28,8 @@ def test_played_and_converted_bag_give_the_same_dataset(bags_dir, tmp_path):
     domain = next_domain()
     arguments, words = parameter_arguments(**parameters), ("--clock", "--rate", "0.5", "--wait", str(DEADLINE_S))
     with (
-        NodeProcess("gr00t_recorder.ros.recorder_node", *arguments, domain=domain) as recorder,
-        NodeProcess("gr00t_recorder.ros.play_bag", bag, *words, domain=domain) as player,
+        ForkedNode("gr00t_recorder.ros.recorder_node", *arguments, domain=domain) as recorder,
+        ForkedNode("gr00t_recorder.ros.play_bag", bag, *words, domain=domain) as player,
     ):
         assert player.wait() == 0, player.output
         eventually(lambda: "saved episode 0: 40 rows" in recorder.output, lambda: f"saved; log {recorder.output}")
@@ -45,13 +45,13 @@ def test_played_and_converted_bag_give_the_same_dataset(bags_dir, tmp_path):
 
 def test_player_skips_types_that_are_not_installed_and_names_them(bags_dir):
     bag = bags_dir / "arm7_two_cameras_sqlite3" / "bag"
-    with NodeProcess("gr00t_recorder.ros.play_bag", bag, "--rate", "50", domain=next_domain()) as player:
+    with ForkedNode("gr00t_recorder.ros.play_bag", bag, "--rate", "50", domain=next_domain()) as player:
         assert player.wait() == 0
         assert "/arm/command is not played: message type bench_msgs/msg/ArmCommand" in player.output
 
 
 def test_player_ends_with_one_line_where_there_is_no_bag(tmp_path):
-    with NodeProcess("gr00t_recorder.ros.play_bag", tmp_path / "x", domain=next_domain()) as player:
+    with ForkedNode("gr00t_recorder.ros.play_bag", tmp_path / "x", domain=next_domain()) as player:
         assert player.wait() == 2
         assert player.output.startswith("gr00t_play_bag: ")
         assert len(player.output.splitlines()) == 1

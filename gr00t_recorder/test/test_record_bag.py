@@ -12,7 +12,8 @@ from std_msgs.msg import String
 
 from gr00t_recorder.bag.reader import Bag
 from gr00t_recorder.ros.latched import latched_qos
-from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
+from gr00t_recorder.ros.processes import next_domain, spinning_node
+from gr00t_test_support.ros.nodes import ForkedNode
 from gr00t_test_support.waiting import DEADLINE_S, eventually
 
 MODULE = "gr00t_recorder.ros.record_bag"
@@ -22,7 +23,7 @@ def test_all_topics_are_written_as_their_publishers_offer_them(tmp_path):
     domain, path = next_domain(), tmp_path / "bag"
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-    with spinning_node("robot", domain) as node, NodeProcess(MODULE, path, domain=domain) as recorder:
+    with spinning_node("robot", domain) as node, ForkedNode(MODULE, path, domain=domain) as recorder:
         keeper = node.create_publisher(String, "/task", latched)
         keeper.publish(String(data="lift"))
         publisher = node.create_publisher(String, "/noise", best_effort)
@@ -39,7 +40,7 @@ def test_all_topics_are_written_as_their_publishers_offer_them(tmp_path):
         assert texts == {"/task": ["lift"], "/noise": list("01234")}
         assert bag.topics["/task"].definition.startswith("#")
     assert "transient_local" in (path / "metadata.yaml").read_text()
-    with NodeProcess(MODULE, path, domain=domain) as again:
+    with ForkedNode(MODULE, path, domain=domain) as again:
         assert again.wait() == 2
         assert "exists already" in again.output
 
@@ -51,7 +52,7 @@ def test_latched_and_volatile_publishers_of_one_topic_are_both_written(tmp_path)
         keeper = node.create_publisher(String, "/task", latched)
         keeper.publish(String(data="lift"))
         volatile = node.create_publisher(String, "/task", 10)
-        with NodeProcess(MODULE, path, domain=domain) as recorder:
+        with ForkedNode(MODULE, path, domain=domain) as recorder:
             eventually(volatile.get_subscription_count, lambda: f"subscribed; {recorder.output}")
             volatile.publish(String(data="push"))
             _delivered(keeper)
@@ -91,7 +92,7 @@ def test_commands_refuse_what_they_do_not_know(module, words, expected, capsys):
 
 def test_terminated_recorder_completes_its_bag(tmp_path):
     domain, path = next_domain(), tmp_path / "bag"
-    with spinning_node("robot", domain) as node, NodeProcess(MODULE, path, domain=domain) as recorder:
+    with spinning_node("robot", domain) as node, ForkedNode(MODULE, path, domain=domain) as recorder:
         publisher = node.create_publisher(String, "/noise", 10)
         eventually(lambda: publisher.get_subscription_count() == 1, lambda: f"subscribed; {recorder.output}")
         publisher.publish(String(data="x"))

@@ -22,7 +22,7 @@ from sensor_msgs.msg import JointState
 
 from gr00t_recorder.ros.ingest import message_class
 from gr00t_recorder.ros.parameters import declare
-from gr00t_recorder.ros.processes import next_domain, spinning_node
+from gr00t_recorder.ros.processes import NodeProcess, next_domain, spinning_node
 from gr00t_recorder.ros.recorder_node import main
 from gr00t_recorder.ros.recorder_settings import RecorderSettings
 from gr00t_recorder.topics.bindings import Align
@@ -112,7 +112,7 @@ def test_action_ends_at_its_time_limit_and_cancel_discards(launch, tmp_path):
 
 
 def test_full_disk_ends_the_episode_and_the_node_lives_on(launch, tmp_path):
-    _, recorder, node = launch(autostart=True)
+    _, recorder, node = launch(NodeProcess, autostart=True)
     recorder.wait_until_ready()
     assert recorder.start("first").error_code == ErrorCode.NONE
     recorder.wait(lambda status: status.frames >= 3, "rows")
