@@ -37,6 +37,7 @@ from metaworld_tasks import CAMERAS, TASKS
 from safetensors.torch import load_file, save_file
 
 from gr00t_bringup.sim.simulation import Simulation
+from gr00t_training.cli.arguments import positive_int
 from gr00t_training.cli.command import run_command
 from gr00t_training.dataset.reader import EpisodeDataset
 from gr00t_training.errors import CheckpointError, ConfigError, DatasetError
@@ -320,10 +321,10 @@ def main() -> int:
     training = commands.add_parser("train", help="Train on a dataset.")
     training.add_argument("dataset", type=Path, help="That record.py wrote.")
     training.add_argument("output", type=Path, help="Folder of the policy.")
-    training.add_argument("--steps", type=int, default=STEPS, metavar="N")
-    training.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N")
+    training.add_argument("--steps", type=positive_int, default=STEPS, metavar="N")
+    training.add_argument("--batch-size", type=positive_int, default=BATCH_SIZE, metavar="N")
     training.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
-    training.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, metavar="N", help="Rows of an answer.")
+    training.add_argument("--chunk-size", type=positive_int, default=CHUNK_SIZE, metavar="N", help="Rows of an answer.")
     training.add_argument("--seed", type=int, default=1, metavar="N", help="Of weights and order.")
     training.add_argument("--max-s", type=float, default=float("inf"), help="Stop earlier, after so many seconds.")
     training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

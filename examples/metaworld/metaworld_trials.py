@@ -26,6 +26,7 @@ from metaworld_tasks import JOINTS, STEP_HZ, TASKS
 from gr00t_bringup.sim.simulation import Simulation
 from gr00t_bringup.trials.summary import write_summary
 from gr00t_bringup.trials.table import Spec, Trial, TrialTable, plan
+from gr00t_training.cli.arguments import positive_int
 from gr00t_training.errors import ConfigError
 
 LIMIT_S = 20.0
@@ -54,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="Finished trials are not repeated."
     )
-    parser.add_argument("--num-trials", type=int, default=10, metavar="N", help="Of each task.")
+    parser.add_argument("--num-trials", type=positive_int, default=10, metavar="N", help="Of each task.")
     parser.add_argument("--seed", type=int, default=1000, metavar="N", help="Of the first scene.")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes that share the trials.")
+    parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="Processes that share the trials.")
     parser.add_argument(
         "--compare-with",
         type=Path,
