@@ -110,8 +110,14 @@ def test_warming_up_gives_rotations_a_valid_value(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(np.linalg.norm(observation.state["pose"], axis=-1), 1.0)
 
 
-def test_a_batch_answers_like_its_observations_alone(policy: Policy):
-    observations = [make_observation(level=40), make_observation(level=200)]
+@pytest.mark.parametrize(
+    "texts",
+    [("lift the cube",) * 3, ("lift", "lift the cube and put it down", "lift"), ("lift the cube", "lift", "put it")],
+)
+def test_a_batch_answers_like_its_observations_alone(policy: Policy, texts: tuple[str, ...]):
+    """Also where the instructions differ in length: the model attends to padding."""
+    levels = (40, 200, 90)
+    observations = [make_observation(text, level) for text, level in zip(texts, levels, strict=True)]
     alone = [policy.infer(observation) for observation in observations]
     policy.reset()
     together = policy.infer_batch(observations)

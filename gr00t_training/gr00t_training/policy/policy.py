@@ -27,7 +27,7 @@ from gr00t_training.policy.continuation import continue_chunks
 from gr00t_training.policy.device import choose_device
 from gr00t_training.policy.engine import Engine
 from gr00t_training.policy.policy_like import PolicyLike
-from gr00t_training.policy.stages import Prompts, StagedRequest, StartedBatch, join, joint_key
+from gr00t_training.policy.stages import Prompts, StagedRequest, StartedBatch, by_length, join, joint_key
 from gr00t_training.transforms.observation import resting_observation
 from gr00t_training.transforms.pipeline import CACHED_PROMPTS, Statistics
 from gr00t_training.transforms.resampling import Size
@@ -195,8 +195,8 @@ class Policy(PolicyLike):
     ) -> list[ActionChunk]:
         """Answer several observations at once.
 
-        With N1, N1.5 and N1.7, observations with instructions of different length influence each other: the model
-        attends to the padding of shorter prompts, in the release too.
+        Each answer is that of the observation alone. Instructions of different length are computed one length after
+        another: models attend to the padding of shorter prompts, as the releases do.
 
         Args:
             observations: with cameras of equal sizes.
@@ -266,8 +266,15 @@ class Policy(PolicyLike):
             actions = self._infer_guided(batch, noises[0], first.continued.inpainting).numpy()
             seconds = time.perf_counter() - started_s
             return StartedBatch(counts, lambda: (actions, seconds))
-        running = self._engine.start(join(requests, noises, sum(counts) if size is None else size))
-        return StartedBatch(counts, running.wait)
+        request = join(requests, noises, sum(counts) if size is None else size)
+        parts = by_length(request)
+        if len(parts) == 1:
+            return StartedBatch(counts, self._engine.start(request).wait)
+        rows, total_s = np.empty(request.start.shape, np.float32), 0.0
+        for places, part in parts:
+            rows[places], seconds = self._engine.start(part).wait()
+            total_s += seconds
+        return StartedBatch(counts, lambda: (rows, total_s))
 
     def finish(self, request: StagedRequest, rows: np.ndarray, *, infer_s: float = 0.0) -> list[ActionChunk]:
         """Return the chunks of a request in the robot's units; thread-safe.
@@ -361,7 +368,7 @@ class Policy(PolicyLike):
         """Sample with the layers that autograd can follow."""
         device = next(self._model.parameters()).device
         return self._model.sample_actions(
-            to_device(batch, device), noise.to(device), self.denoising_steps, inpainting=inpainting
+            to_device(batch, device), noise.to(device), self.denoising_steps, inpainting, hides_padding=True
         ).cpu()
 
 

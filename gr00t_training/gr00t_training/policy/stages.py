@@ -111,6 +111,28 @@ def join(requests: Sequence[StagedRequest], noises: Sequence[Tensor], size: int)
     )
 
 
+def by_length(request: Request) -> list[tuple[np.ndarray, Request]]:
+    """Return the samples of a request by the length of their prompts, without padding, and their places in it."""
+    lengths = request.attention_mask.numpy().sum(1)
+    if (lengths == lengths[0]).all():
+        return [(np.arange(len(lengths)), request)]
+    cameras, prefix = len(request.images) // len(lengths), request.prefix
+    parts = []
+    for length in np.unique(lengths):
+        places = np.flatnonzero(lengths == length)
+        part = Request(
+            images=[image for i in places for image in request.images[i * cameras : (i + 1) * cameras]],
+            input_ids=request.input_ids[places, -length:],
+            attention_mask=request.attention_mask[places, -length:],
+            state=request.state[places],
+            start=request.start[places],
+            strength=request.strength[places],
+            prefix=None if prefix is None else prefix[places],
+        )
+        parts.append((places, part))
+    return parts
+
+
 def _start(request: StagedRequest, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return start `(B, H, A)`, strength and prefix `(B, H)` of a request."""
     rows = noise.shape[:2]
