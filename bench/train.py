@@ -203,7 +203,7 @@ def _with_features(model: Gr00tModel, batch: PlannedBatch) -> PlannedBatch:
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16), uncompiled():
         features = model.hidden_features(pixels, moved).bfloat16().cpu()
     rest = {name: x for name, x in batch.tensors.items() if name != "pixel_values"}
-    return PlannedBatch(rest | {"features": features}, ContextPlan(plan.text_mask, plan.image_mask))
+    return PlannedBatch(rest | {"features": features}, ContextPlan(plan.text_mask, plan.image_mask, plan.token_mask))
 
 
 def make_batch(config: Gr00tConfig, count: int) -> dict[str, torch.Tensor]:

@@ -98,7 +98,7 @@ class ActionHead(nn.Module):
             embodiment_id: `(B,)` integers.
             noise: `(B, H, A)` standard normal.
             time: `(B,)` in about [0, 1].
-            masks: of text and images, see `Dit.forward`.
+            masks: of the features, see `Dit.forward`.
             drops_state: `(B,)` bool, samples whose state is hidden; None: drawn.
             delay: `(B,)` whole numbers below H; None: drawn from 0 to `rtc_max_delay`, each as often.
         """
@@ -111,7 +111,8 @@ class ActionHead(nn.Module):
         state_tokens = self._disturbed(self._state_tokens(state, embodiment_id), drops_state)
         leading = self._leading_tokens(state_tokens)
         codes, modulations = self._times(bucket, prefix, leading.shape[1])
-        velocity = self._velocity(noisy, leading, codes, modulations, self._keys_values(features), embodiment_id, masks)
+        keys_values = self._keys_values(features, masks)
+        velocity = self._velocity(noisy, leading, codes, modulations, keys_values, embodiment_id, masks)
         mask = action_mask.float()
         if prefix is not None:
             mask = mask * ~prefix[..., None]
@@ -137,7 +138,7 @@ class ActionHead(nn.Module):
             embodiment_id: `(B,)` integers.
             noise: standard normal.
             num_steps: of the integration.
-            masks: of text and images, see `Dit.forward`.
+            masks: of the features, see `Dit.forward`.
             inpainting: an earlier chunk to continue; None: an independent chunk.
 
         Raises:
@@ -150,7 +151,7 @@ class ActionHead(nn.Module):
         if inpainting is not None and inpainting.is_prefix:
             prefix = inpainting.prefix(noise.shape[1])[None].to(noise.device)
         codes, modulations = self._times(bucket, prefix, leading.shape[1])
-        keys_values = self._keys_values(features)
+        keys_values = self._keys_values(features, masks)
 
         def velocity(actions: Tensor, step: int) -> Tensor:
             at = slice(step, step + 1)
@@ -247,8 +248,10 @@ class ActionHead(nn.Module):
             return state_tokens
         return torch.cat([state_tokens, self.future_tokens.weight.expand(len(state_tokens), -1, -1)], 1)
 
-    def _keys_values(self, features: Tensor) -> list[KeysValues | None]:
-        return self.dit.keys_values(features if self.refiner is None else self.refiner(features))
+    def _keys_values(self, features: Tensor, masks: ContextMasks | None) -> list[KeysValues | None]:
+        if self.refiner is not None:
+            features = self.refiner(features, None if masks is None else masks[2])
+        return self.dit.keys_values(features)
 
     def _velocity(
         self,
@@ -281,30 +284,31 @@ def _mask_token(width: int) -> nn.Parameter:
 
 
 class FeatureRefiner(nn.Module):
-    """Norm and self attention over the backbone's features; rows of padding take part."""
+    """Norm and self attention over the backbone's features; rows of padding take part unless a mask hides them."""
 
     def __init__(self, config: RefinerConfig, width: int, *, kernel: str) -> None:
         """Make the layers; `width` is that of the features."""
         super().__init__()
         self.norm = nn.LayerNorm(width) if config.has_norm else nn.Identity()
-        self.blocks = nn.Sequential(
-            *(
-                EncoderBlock(
-                    width,
-                    config.num_heads,
-                    4 * width,
-                    norm_eps=1e-5,
-                    kernel=kernel,
-                    dropout=config.dropout,
-                    final_dropout=config.final_dropout,
-                )
-                for _ in range(config.num_layers)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(
+                width,
+                config.num_heads,
+                4 * width,
+                norm_eps=1e-5,
+                kernel=kernel,
+                dropout=config.dropout,
+                final_dropout=config.final_dropout,
             )
+            for _ in range(config.num_layers)
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `(B, S, D)` to `(B, S, D)`."""
-        return self.blocks(self.norm(features))
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map `(B, S, D)` to `(B, S, D)`; `mask`: `(B, 1, 1, S)` bool, False where nothing attends to."""
+        x = self.norm(features)
+        for block in self.blocks:
+            x = block(x, mask=mask)
+        return x
 
 
 class CategoryLinear(nn.Module):

@@ -24,7 +24,8 @@ from gr00t_training.model.layers import Attention, FeedForward
 
 TIME_CHANNELS = 256
 KeysValues = tuple[Tensor, Tensor]
-ContextMasks = tuple[Tensor, Tensor]  # of text and images, (B, 1, 1, S) bool each, without padding
+# Of text, images and all tokens, (B, 1, 1, S) bool each, False at padding; None: everything is attended to.
+ContextMasks = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class Attends(str, Enum):
@@ -73,8 +74,8 @@ class Dit(nn.Module):
             modulations: result of `modulations`, N is B or 1; or a row per token, `(N, T, 2 D)`.
             masks: needed where text and images are attended to in turn.
         """
-        text_mask, image_mask = masks or (None, None)
-        chosen = {Attends.TEXT: text_mask, Attends.IMAGES: image_mask}
+        text_mask, image_mask, token_mask = masks or (None, None, None)
+        chosen = {Attends.TEXT: text_mask, Attends.IMAGES: image_mask, Attends.ALL: token_mask}
         for block, context, modulation in zip(self._blocks(), keys_values, modulations[:-1], strict=True):
             x = block(x, context, modulation, chosen.get(block.attends))
         shift, scale = modulations[-1].chunk(2, -1)  # shift first, unlike in the blocks

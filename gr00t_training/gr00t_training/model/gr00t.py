@@ -61,15 +61,20 @@ class Gr00tModel(nn.Module):
         """Type in which the model computes (outside autocast)."""
         return self.action_head.state_encoder.layer1.W.dtype
 
-    def plan(self, batch: Batch) -> Plan:
+    def plan(self, batch: Batch, *, hides_padding: bool = False) -> Plan:
         """Return everything that depends only on the prompt and the image sizes of a batch.
 
         Reads `input_ids`, `attention_mask` and `image_grid` only, on the host; waits for the device if they are on one.
 
+        Args:
+            batch: see above.
+            hides_padding: see `make_plan`.
+
         Raises:
             ValueError: image tokens and images do not agree.
         """
-        return make_plan(self.config, batch, next(self.parameters()).device, self.dtype)
+        device = next(self.parameters()).device
+        return make_plan(self.config, batch, device, self.dtype, hides_padding=hides_padding)
 
     def features(self, pixels: Tensor, plan: Plan) -> Tensor:
         """Return the backbone's features `(B, T, D)`; shapes are static and nothing waits for the device.
@@ -179,6 +184,8 @@ class Gr00tModel(nn.Module):
         noise: Tensor | None = None,
         num_steps: int | None = None,
         inpainting: Inpainting | None = None,
+        *,
+        hides_padding: bool = False,
     ) -> Tensor:
         """Return normalized actions `(B, H, A)` float32; call `check_batch` first.
 
@@ -187,6 +194,7 @@ class Gr00tModel(nn.Module):
             noise: `(B, H, A)` start of the sampler, standard normal; None: drawn.
             num_steps: denoising steps; None: the configuration's.
             inpainting: an earlier chunk to continue; None: an independent chunk.
+            hides_padding: see `make_plan`.
 
         Raises:
             ValueError: image tokens and images do not agree, or the earlier chunk does not fit.
@@ -195,7 +203,7 @@ class Gr00tModel(nn.Module):
         if noise is None:
             shape = (len(state), head.action_horizon, head.action_dim)
             noise = torch.randn(shape, dtype=self.dtype, device=state.device)
-        plan = self.plan(batch)
+        plan = self.plan(batch, hides_padding=hides_padding)
         return self.action_head.sample(
             self.features(batch["pixel_values"], plan),
             state,

@@ -157,18 +157,18 @@ class JointAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Attend from `x` `(B, T, D)` to itself; `rotary`: cosines and sines `(T, K)`."""
+    def forward(self, x: Tensor, *, rotary: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attend from `x` `(B, T, D)` to itself; `rotary`: cosines and sines `(T, K)`; `mask`: see `attend`."""
         heads = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))  # (B, N, T, K)
         if rotary is not None:
             # in float32 whatever the model's type, as the release does here and not in its language model
             q, k = rotate(q.float(), *rotary).to(v.dtype), rotate(k.float(), *rotary).to(v.dtype)
-        return self.out_proj(attend(q, k, v, kernel=self.kernel).transpose(1, 2).flatten(2))
+        return self.out_proj(attend(q, k, v, kernel=self.kernel, mask=mask).transpose(1, 2).flatten(2))
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm transformer block of unmasked self attention."""
+    """Pre-norm transformer block of self attention to all tokens, or to those that a mask shows."""
 
     def __init__(
         self,
@@ -191,9 +191,9 @@ class EncoderBlock(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = FeedForward(width, hidden, dropout=dropout, final_dropout=final_dropout)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Map `(B, T, D)` to `(B, T, D)`; `rotary`: cosines and sines `(T, K)`."""
-        y = self.self_attn(self.layer_norm1(x), rotary=rotary)
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, *, mask: Tensor | None = None) -> Tensor:
+        """Map `(B, T, D)` to `(B, T, D)`; `rotary`: cosines and sines `(T, K)`; `mask`: see `attend`."""
+        y = self.self_attn(self.layer_norm1(x), rotary=rotary, mask=mask)
         x = x + self.final_dropout(self.attention_dropout(y))
         return x + self.mlp(self.layer_norm2(x))
 

@@ -47,13 +47,12 @@ class ContextPlan:
 
     text_mask: Tensor | None  # (B, 1, 1, T) bool, tokens that are neither image nor padding; None: not needed
     image_mask: Tensor | None  # (B, 1, 1, T) bool, image tokens; None: not needed
+    token_mask: Tensor | None  # (B, 1, 1, T) bool, False at padding; None: nothing is padded, or it takes part
 
     @property
-    def context_masks(self) -> tuple[Tensor, Tensor] | None:
-        """Masks of text and images for the action head; None: it attends to everything."""
-        if self.text_mask is None or self.image_mask is None:
-            return None
-        return self.text_mask, self.image_mask
+    def context_masks(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Masks of text, images and all tokens for the action head; None: it attends to everything."""
+        return self.text_mask, self.image_mask, self.token_mask
 
     def layout(self) -> tuple[Any, ...]:
         """Return what two plans must share to be used with the same graph."""
@@ -77,7 +76,14 @@ class Plan(ContextPlan):
         return (*super().layout(), self.image_grid, self.padding_mask is None)
 
 
-def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Plan:
+def make_plan(
+    config: Gr00tConfig,
+    batch: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    hides_padding: bool = False,
+) -> Plan:
     """Compute the plan of a batch.
 
     Args:
@@ -86,6 +92,7 @@ def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.de
             `gr00t_training.model.gr00t`. Copied to the host if they are on a device.
         device: of the model.
         dtype: of the model's weights; some releases round positions to it.
+        hides_padding: as `make_context_plan`.
 
     Raises:
         ValueError: image tokens and images do not agree.
@@ -97,7 +104,7 @@ def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.de
     grids = _grids(batch, backbone)
     rows = _token_rows(backbone, is_image, grids)
     groups = _groups(backbone, grids, dtype)
-    context = make_context_plan(config, batch)
+    context = make_context_plan(config, batch, hides_padding=hides_padding)
     order = [i for group in groups for i in group.images] if backbone.is_packed else range(len(rows))
     plan = Plan(
         input_ids=ids,
@@ -107,29 +114,33 @@ def make_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], device: torch.de
         rotary=_language_rotary(backbone, is_token, rows, grids, dtype),
         text_mask=context.text_mask,
         image_mask=context.image_mask,
+        token_mask=context.token_mask,
         image_grid=grids,
         images=groups,
     )
     return map_tensors(plan, lambda tensor: tensor.to(device))
 
 
-def make_context_plan(config: Gr00tConfig, batch: Mapping[str, Tensor]) -> ContextPlan:
+def make_context_plan(config: Gr00tConfig, batch: Mapping[str, Tensor], *, hides_padding: bool = False) -> ContextPlan:
     """Compute the part of a plan that the action head needs, on the host.
 
     Args:
         config: of the model.
         batch: `input_ids` and `attention_mask` (may be absent).
+        hides_padding: whether the action head does not attend to padding, so that each sample is computed as if it were
+            alone. The releases of N1, N1.5 and N1.7 attend to it.
 
     Raises:
         ValueError: a sample has no image.
     """
-    if config.action_head.dit.attend_text_every_n is None:
-        return ContextPlan(None, None)
     ids, is_token = _tokens(batch)
+    token_mask = is_token[:, None, None] if hides_padding and not bool(is_token.all()) else None
+    if config.action_head.dit.attend_text_every_n is None:
+        return ContextPlan(None, None, token_mask)
     is_image = ids == config.backbone.image_token_id
     if not bool(is_image.any(1).all()):
         raise ValueError("input_ids: a sample has no image token, the model needs at least one image per sample")
-    return ContextPlan((is_token & ~is_image)[:, None, None], (is_token & is_image)[:, None, None])
+    return ContextPlan((is_token & ~is_image)[:, None, None], (is_token & is_image)[:, None, None], token_mask)
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:

@@ -54,7 +54,12 @@ class PlannedBatch:
 
 
 class BatchPlanner:
-    """Joins samples to planned batches; works in the loader's processes, so that the trainer never waits for it."""
+    """Joins samples to planned batches; works in the loader's processes, so that the trainer never waits for it.
+
+    Padding is hidden, also where the releases attend to it: a robot asks alone and without padding. In batches of
+    several tasks a short instruction nearly always has the same padding; a model that learned it so does not know it
+    alone.
+    """
 
     def __init__(self, pipeline: Pipeline, config: Gr00tConfig, dtype: torch.dtype) -> None:
         """Prepare.
@@ -76,5 +81,5 @@ class BatchPlanner:
         """
         batch = self._pipeline.collate(samples)
         check_batch(self._config, batch)
-        plan = make_plan(self._config, batch, torch.device("cpu"), self._dtype)
+        plan = make_plan(self._config, batch, torch.device("cpu"), self._dtype, hides_padding=True)
         return PlannedBatch({name: x for name, x in batch.items() if name not in HOST_KEYS}, plan)

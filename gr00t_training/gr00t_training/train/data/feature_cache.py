@@ -310,7 +310,7 @@ class FeaturePlanner:
         """Return the batch on the host."""
         rest = [{name: x for name, x in sample.items() if name != "features"} for sample in samples]
         batch = self._pipeline.collate(rest)
-        plan = make_context_plan(self._config, batch)
+        plan = make_context_plan(self._config, batch, hides_padding=True)
         longest = batch["input_ids"].shape[1]
         features = self._padding.new_empty(len(samples), longest, len(self._padding))  # (B, T, D)
         for place, sample in zip(features, samples, strict=True):
