@@ -86,7 +86,7 @@ class Setup:
         return planner([self.samples[position] for position in positions])
 
     def stored_batch(self, cache, positions):
-        planner, samples = FeaturePlanner(self.pipeline, self.model.config, cache.padding()), FeatureDataset(cache)
+        planner, samples = FeaturePlanner(self.pipeline, self.model.config), FeatureDataset(cache)
         return planner([samples[position] for position in positions])
 
     def loss(self, batch):
@@ -149,21 +149,11 @@ def test_frozen_backbone_in_bfloat16_loses_nothing(family, dataset, fixtures_dir
         assert setup.loss(setup.stored_batch(cache, positions))[0] == setup.loss(setup.batch(positions))[0]
 
 
-def test_padding_has_the_same_feature_everywhere(dataset, tmp_path):
-    setup = Setup("n1_compact", dataset)
-    batch = setup.batch([(0, 1), (0, 8)])
-    mask = batch.plan.padding_mask
-    assert (~mask).sum() >= 2
-    with torch.no_grad():
-        found = setup.model.hidden_features(batch.tensors["pixel_values"], batch.plan)[~mask]
-    torch.testing.assert_close(found, setup.built(tmp_path).padding().expand_as(found), rtol=1e-5, atol=1e-5)
-
-
 def test_fixed_views_are_those_of_the_first_epochs(dataset, tmp_path):
     setup = Setup("n1_compact", dataset, changes=ImageChanges(num_views=2))
     plain = StepDataset(setup.samples.sources, 3)
     cache = setup.built(tmp_path)
-    assert len(files(tmp_path)) == 5  # two episodes, two views, padding
+    assert len(files(tmp_path)) == 4  # two episodes, two views
     for epoch, view in [(0, 0), (1, 1), (2, 0), (5, 1)]:
         pixels = setup.samples[(epoch, 4)]["pixel_values"]
         assert torch.equal(pixels, plain[(view, 4)]["pixel_values"])
@@ -264,7 +254,7 @@ def test_part_of_a_process_that_was_killed_is_computed_by_another(dataset, tmp_p
     held = other.begin(block.names[view])
 
     def give_up():
-        while len(files(tmp_path)) < 2:  # padding and the other block
+        while len(files(tmp_path)) < 1:  # the other block
             waiting.wait(0.01)
         held.cancel()
 
@@ -380,7 +370,7 @@ def test_run_with_caches_equals_one_without_and_resumes(dataset, tmp_path):
     resumed.resume(half)
     parts = load_model(load_checkpoint(resumed.train())).state_dict()
     assert all(torch.equal(parts[name], weight) for name, weight in whole.items())
-    assert len(files(tmp_path / "features")) == 3  # two episodes and padding: the resumed run found them
+    assert len(files(tmp_path / "features")) == 2  # two episodes: the resumed run found them
 
 
 @pytest.mark.slow

@@ -340,7 +340,7 @@ class Trainer:
         if self._features:
             samples, planner = (
                 FeatureDataset(self._features),
-                FeaturePlanner(pipeline, config, self._features.padding()),
+                FeaturePlanner(pipeline, config),
             )
         loader = make_loader(
             samples,

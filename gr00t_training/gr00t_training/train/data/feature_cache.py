@@ -5,7 +5,7 @@
 A file holds the features of some hundred consecutive rows, in the type in which the backbone computes them. Its name is
 a digest of everything they depend on: weights and configuration of the backbone, prompts, videos, image processing, and
 the random choices where images have fixed views. They are those before the backbone's last projection, which always
-trains. Padding has the same feature everywhere, so it is stored once and a batch is padded like its prompts.
+trains. Padding has none: training hides it.
 
 Letters in shapes: B batch, T prompt tokens, D width of the backbone's features.
 """
@@ -33,7 +33,7 @@ from gr00t_training.io.cache_folder import CacheFolder, NewFile
 from gr00t_training.io.processes import starting_workers
 from gr00t_training.model.config import Gr00tConfig
 from gr00t_training.model.gr00t import Gr00tModel
-from gr00t_training.model.plan import HOST_KEYS, make_context_plan, make_plan
+from gr00t_training.model.plan import HOST_KEYS, make_context_plan
 from gr00t_training.train.data.frame_cache import file_states
 from gr00t_training.train.data.loader import start_loader
 from gr00t_training.train.data.mapped import HEADER_BYTES, map_array, write_header
@@ -101,14 +101,13 @@ class FeatureCache:
         self._width = model.config.backbone.language.hidden_size
         self._maps: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         backbone = backbone_digest(model, dtype)
-        self._padding = _digest(backbone, "padding") + ".npy"
         self._sources: list[_Features] = [self._name(number, backbone) for number in range(len(samples.sources))]
         row_bytes = self._width * dtype.itemsize
         cache.reserve({name: count * row_bytes + HEADER_BYTES for name, count in self.sizes().items()})
 
     def sizes(self) -> dict[str, int]:
         """Return the number of stored rows of each file."""
-        counts = {self._padding: 1}
+        counts: dict[str, int] = {}
         for source in self._sources:
             for block in source.blocks:
                 counts |= dict.fromkeys(block.names, int(source.lengths(block).sum()))
@@ -146,11 +145,6 @@ class FeatureCache:
         rows = torch.from_numpy(stored[ends[row] : ends[row + 1]].copy())
         return self._typed(rows), found.prompts[block.prompts[row]]
 
-    def padding(self) -> Tensor:
-        """Return the feature `(D,)` of padding."""
-        stored, _ = self._map(self._padding, np.ones(1, np.int64))
-        return self._typed(torch.from_numpy(stored[0].copy()))
-
     def build(
         self, model: Gr00tModel, *, batch_size: int, num_workers: int, autocast: torch.dtype | None = None
     ) -> None:
@@ -166,7 +160,6 @@ class FeatureCache:
             Gr00tError: a video cannot be read, or the cache cannot be written.
         """
         computer = _Computer(self.samples, model, autocast, self._dtype)
-        self._cache.make(self._padding, lambda file: _write(file, [computer.padding()], _STORED[self._dtype]))
         missing = self.missing()
         rows = sum(len(block.prompts) for _, block, _ in missing)
         if not rows:
@@ -294,17 +287,15 @@ class FeatureDataset(StepDataset):
 class FeaturePlanner:
     """Joins samples with features to planned batches; works in the loader's processes."""
 
-    def __init__(self, pipeline: Pipeline, config: Gr00tConfig, padding: Tensor) -> None:
+    def __init__(self, pipeline: Pipeline, config: Gr00tConfig) -> None:
         """Prepare.
 
         Args:
             pipeline: joins the samples.
             config: of the model.
-            padding: `(D,)` feature of padding.
         """
         self._pipeline = pipeline
         self._config = config
-        self._padding = padding
 
     def __call__(self, samples: Sequence[Mapping[str, Tensor]]) -> PlannedBatch:
         """Return the batch on the host."""
@@ -312,11 +303,10 @@ class FeaturePlanner:
         batch = self._pipeline.collate(rest)
         plan = make_context_plan(self._config, batch, hides_padding=True)
         longest = batch["input_ids"].shape[1]
-        features = self._padding.new_empty(len(samples), longest, len(self._padding))  # (B, T, D)
+        like = samples[0]["features"]
+        features = like.new_zeros(len(samples), longest, like.shape[1])  # (B, T, D)
         for place, sample in zip(features, samples, strict=True):
-            num_padding = longest - len(sample["features"])
-            place[:num_padding] = self._padding
-            place[num_padding:] = sample["features"]
+            place[longest - len(sample["features"]) :] = sample["features"]
         return PlannedBatch({"features": features} | {n: x for n, x in batch.items() if n not in HOST_KEYS}, plan)
 
 
@@ -378,15 +368,6 @@ class _Computer:
         on_device = batch.to(self._device)
         stored = self._run(on_device.tensors["pixel_values"], on_device.plan)
         return [rows.numpy() if is_token is None else rows[is_token[i]].numpy() for i, rows in enumerate(stored)]
-
-    def padding(self) -> np.ndarray:
-        """Return the feature of padding, `(1, D)`."""
-        pipeline = self._samples.pipeline
-        batch = pipeline.collate([self._samples[(0, 0)]])
-        batch["input_ids"] = torch.nn.functional.pad(batch["input_ids"], (1, 0), value=pipeline.tokenizer.pad_id)
-        batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], (1, 0))
-        plan = make_plan(self._model.config, batch, self._device, self._plan_dtype)
-        return self._run(batch["pixel_values"].to(self._device), plan)[0, :1].numpy()
 
     @torch.no_grad()
     def _run(self, pixels: Tensor, plan: Any) -> Tensor:
