@@ -273,7 +273,7 @@ def _features(samples: StepDataset, folder: Path, num_rows: int) -> tuple[StepDa
     rows = np.random.default_rng(0).integers(0, 2**14, (2**16, backbone.language.hidden_size), np.int16)
     for name, count in cache.sizes().items():
         disk.make(name, lambda file, count=count: np.save(file, rows[:count]))  # type: ignore[misc]
-    return FeatureDataset(cache), FeaturePlanner(pipeline, model.config, cache.padding())
+    return FeatureDataset(cache), FeaturePlanner(pipeline, model.config)
 
 
 def _lerobot(
