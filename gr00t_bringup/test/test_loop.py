@@ -17,12 +17,25 @@ from gr00t_recorder.ros.processes import NodeProcess, next_domain
 from gr00t_training.dataset.media.video import VideoReader
 from gr00t_training.policy.policy import Policy
 
+ATTEMPTS = 3
+
+
+def run_circle(folder: Path) -> tuple[int, str]:
+    """Return exit code and output of the whole circle."""
+    arguments = ("--output", folder, "--episodes", "1", "--steps", "2", "--round-s", "3")
+    with NodeProcess("gr00t_bringup.loop", *arguments, domain=next_domain(), OMP_NUM_THREADS="1") as process:
+        return process.process.wait(1200), process.output
+
 
 def test_circle_from_topics_to_a_moving_arm(tmp_path: Path) -> None:
-    arguments = ("--output", tmp_path / "loop", "--episodes", "1", "--steps", "2", "--round-s", "3")
-    with NodeProcess("gr00t_bringup.loop", *arguments, domain=next_domain(), OMP_NUM_THREADS="1") as process:
-        assert process.process.wait(1200) == 0, process.output
-        assert "live recording and converted bag agree: 1 episodes" in process.output
+    # On a loaded machine a marker, which has no stamp, may reach one of the two recorders a row later:
+    # then they have episodes of different length, the circle ends and says so, and a person repeats it.
+    for attempt in range(ATTEMPTS):
+        code, output = run_circle(tmp_path / "loop")
+        if code == 0 or "has episodes of" not in output or attempt == ATTEMPTS - 1:
+            break
+    assert code == 0, output
+    assert "live recording and converted bag agree: 1 episodes" in output
     folder = tmp_path / "loop"
     Policy.from_checkpoint(folder / "checkpoint" / "checkpoint-2", device="cpu")
     assert list((folder / "evaluation").glob("*.png"))
