@@ -119,6 +119,15 @@ def test_losses_and_gradients_are_those_with_images(family, positions, dataset, 
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max() + 1))
 
 
+def test_training_hides_padding(dataset, tmp_path):
+    """A robot asks without."""
+    setup, positions = Setup("n1_compact", dataset), [(0, 1), (0, 8)]
+    with_images = setup.batch(positions).plan
+    assert (~with_images.padding_mask).sum() >= 2
+    for plan in (with_images, setup.stored_batch(setup.built(tmp_path), positions).plan):
+        assert torch.equal(plan.token_mask[:, 0, 0], with_images.padding_mask)
+
+
 def test_features_of_one_batch_are_stored_bit_by_bit(dataset, tmp_path):
     setup = Setup("n1_compact", dataset)
     cache, batch = setup.built(tmp_path), setup.batch([(0, sample) for sample in range(4)])
