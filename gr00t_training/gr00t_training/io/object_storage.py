@@ -249,8 +249,7 @@ class RemoteFolder:
             raise _NoObjectError(f"{address}: no such object; check the address") from error
         except OSError as error:
             kind, status = _aws_error(str(error))
-            is_temporary = status.startswith("5") or any(part in kind for part in _UNAVAILABLE)
-            raised = _UnavailableError if is_temporary else DatasetError
+            raised = _UnavailableError if _may_answer_later(kind, status) else DatasetError
             raise raised(f"{printable(address)}: {self._reason(str(error))}") from error
 
     def _no_bucket(self) -> str:
@@ -267,7 +266,7 @@ class RemoteFolder:
             )
         if kind == "NETWORK_CONNECTION":
             return f"the storage does not answer; check the network, {_OTHER_STORAGE}"
-        if status.startswith("5") or any(part in kind for part in _UNAVAILABLE):
+        if _may_answer_later(kind, status):
             return f"the storage has an error of its own ({kind}); try again later"
         return f"the storage refuses it ({printable(text, 300)}); try again, and check AWS_ENDPOINT_URL"
 
@@ -284,6 +283,10 @@ def _aws_error(text: str) -> tuple[str, str]:
     """Return kind and HTTP status of an error of the SDK, as far as its text has them."""
     found = _AWS_ERROR.search(text)
     return (found[1], found[2] or "") if found else ("", "")
+
+
+def _may_answer_later(kind: str, status: str) -> bool:
+    return status.startswith("5") or any(part in kind for part in _UNAVAILABLE)
 
 
 @functools.lru_cache
