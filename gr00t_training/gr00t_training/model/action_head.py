@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gr00t_training.model.config import ActionHeadConfig, RefinerConfig
-from gr00t_training.model.dit import ContextMasks, Dit, KeysValues
-from gr00t_training.model.layers import EncoderBlock
+from gr00t_training.model.dit import Dit, KeysValues
+from gr00t_training.model.layers import NO_MASKS, ContextMasks, EncoderBlock
 from gr00t_training.model.sampler import Inpainting, integrate
 
 
@@ -80,7 +80,7 @@ class ActionHead(nn.Module):
         noise: Tensor,
         time: Tensor,
         *,
-        masks: ContextMasks | None = None,
+        masks: ContextMasks = NO_MASKS,
         drops_state: Tensor | None = None,
         delay: Tensor | None = None,
     ) -> Tensor:
@@ -127,7 +127,7 @@ class ActionHead(nn.Module):
         noise: Tensor,
         num_steps: int,
         *,
-        masks: ContextMasks | None = None,
+        masks: ContextMasks = NO_MASKS,
         inpainting: Inpainting | None = None,
     ) -> Tensor:
         """Integrate the velocity from `noise` `(B, H, A)` in `num_steps` Euler steps; returns `(B, H, A)`.
@@ -248,9 +248,9 @@ class ActionHead(nn.Module):
             return state_tokens
         return torch.cat([state_tokens, self.future_tokens.weight.expand(len(state_tokens), -1, -1)], 1)
 
-    def _keys_values(self, features: Tensor, masks: ContextMasks | None) -> list[KeysValues | None]:
+    def _keys_values(self, features: Tensor, masks: ContextMasks) -> list[KeysValues | None]:
         if self.refiner is not None:
-            features = self.refiner(features, None if masks is None else masks[2])
+            features = self.refiner(features, masks.tokens)
         return self.dit.keys_values(features)
 
     def _velocity(
@@ -261,7 +261,7 @@ class ActionHead(nn.Module):
         modulations: list[Tensor],
         keys_values: list[KeysValues | None],
         embodiment_id: Tensor,
-        masks: ContextMasks | None = None,
+        masks: ContextMasks = NO_MASKS,
     ) -> Tensor:
         horizon = actions.shape[1]
         x = self.action_encoder(actions, time_codes, embodiment_id)  # (B, H, D)

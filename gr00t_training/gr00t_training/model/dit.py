@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gr00t_training.model.config import DitConfig
-from gr00t_training.model.layers import Attention, FeedForward
+from gr00t_training.model.layers import NO_MASKS, Attention, ContextMasks, FeedForward
 
 TIME_CHANNELS = 256
 KeysValues = tuple[Tensor, Tensor]
-# Of text, images and all tokens, (B, 1, 1, S) bool each, False at padding; None: everything is attended to.
-ContextMasks = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class Attends(str, Enum):
@@ -64,7 +62,7 @@ class Dit(nn.Module):
         x: Tensor,
         keys_values: list[KeysValues | None],
         modulations: list[Tensor],
-        masks: ContextMasks | None = None,
+        masks: ContextMasks = NO_MASKS,
     ) -> Tensor:
         """Map tokens `(B, T, D)` to `(B, T, output_dim)`.
 
@@ -74,8 +72,7 @@ class Dit(nn.Module):
             modulations: result of `modulations`, N is B or 1; or a row per token, `(N, T, 2 D)`.
             masks: needed where text and images are attended to in turn.
         """
-        text_mask, image_mask, token_mask = masks or (None, None, None)
-        chosen = {Attends.TEXT: text_mask, Attends.IMAGES: image_mask, Attends.ALL: token_mask}
+        chosen = {Attends.TEXT: masks.text, Attends.IMAGES: masks.images, Attends.ALL: masks.tokens}
         for block, context, modulation in zip(self._blocks(), keys_values, modulations[:-1], strict=True):
             x = block(x, context, modulation, chosen.get(block.attends))
         shift, scale = modulations[-1].chunk(2, -1)  # shift first, unlike in the blocks

@@ -7,6 +7,8 @@ Letters in shapes: B batch, T tokens, S tokens attended to, D width, N heads, K 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name every PyTorch reader expects
@@ -41,6 +43,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, kernel: str, mask: Tensor | None 
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+class ContextMasks(NamedTuple):
+    """Features of the backbone to attend to, `(B, 1, 1, S)` bool each, False at padding; None: all of them."""
+
+    text: Tensor | None = None
+    images: Tensor | None = None
+    tokens: Tensor | None = None  # of text and images
+
+
+NO_MASKS = ContextMasks()
 
 
 class Attention(nn.Module):

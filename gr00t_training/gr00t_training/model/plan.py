@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gr00t_training.model.config import BackboneConfig, Gr00tConfig, QwenVisionConfig
-from gr00t_training.model.layers import rotary_frequencies, rotary_table
+from gr00t_training.model.layers import ContextMasks, rotary_frequencies, rotary_table
 
 Grid = tuple[int, int]  # rows and columns of patches
 Rotary = tuple[Tensor, Tensor]
@@ -50,9 +50,9 @@ class ContextPlan:
     token_mask: Tensor | None  # (B, 1, 1, T) bool, False at padding; None: nothing is padded, or it takes part
 
     @property
-    def context_masks(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Masks of text, images and all tokens for the action head; None: it attends to everything."""
-        return self.text_mask, self.image_mask, self.token_mask
+    def context_masks(self) -> ContextMasks:
+        """Masks for the action head."""
+        return ContextMasks(self.text_mask, self.image_mask, self.token_mask)
 
     def layout(self) -> tuple[Any, ...]:
         """Return what two plans must share to be used with the same graph."""
